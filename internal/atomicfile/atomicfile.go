@@ -1,0 +1,72 @@
+// Package atomicfile replaces whole files: a reader sees the old content or the
+// new content, never a part.
+package atomicfile
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Write replaces path with data. With sync it returns only after the data and the
+// directory entry are on stable storage; without, a power cut may leave an empty
+// file, which is enough for records that are void after one.
+func Write(path string, data []byte, mode os.FileMode, sync bool) error {
+	return WriteVia(filepath.Dir(path), path, data, mode, sync)
+}
+
+// WriteVia is Write with the temporary file in tmp, a directory on the same file
+// system whose left-overs somebody removes.
+func WriteVia(tmp, path string, data []byte, mode os.FileMode, sync bool) (err error) {
+	// The leading dot keeps temporary files out of listings of records.
+	f, err := os.CreateTemp(tmp, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	if err := fill(f, data, mode, sync); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	if !sync {
+		return nil
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func fill(f *os.File, data []byte, mode os.FileMode, sync bool) error {
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	if !sync {
+		return nil
+	}
+	return f.Sync()
+}
+
+// SyncDir makes the entries of dir durable: what was created in, renamed into or
+// removed from it.
+func SyncDir(dir string) (err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	return nil
+}

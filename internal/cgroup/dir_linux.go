@@ -1,0 +1,218 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"berth/container"
+)
+
+// Dir is a group's directory for one controller: where an isolator sets limits and
+// reads statistics. The names and the formats of the files depend on Version.
+//
+// Errors name the file. Their class is container.ErrNotFound when the directory is
+// gone (the container has ended), container.ErrNotSupported when only the file is
+// missing (this kernel does not have the feature) and none otherwise; the errno
+// of the kernel is wrapped.
+type Dir struct {
+	path    string
+	version Version
+}
+
+// DirAt returns the Dir of a directory that exists already: of a cgroup that is not
+// berth's, or of a temporary directory in a test, which holds the files of the
+// given version that shall be written.
+func DirAt(path string, version Version) Dir { return Dir{path: path, version: version} }
+
+// Version returns the version whose files the directory holds.
+func (d Dir) Version() Version { return d.version }
+
+// Path returns the path of the directory, for what has no file to read and
+// write: watching, bind mounting, attaching BPF programs.
+func (d Dir) Path() string { return d.path }
+
+// Write sets a file with one write(2). A nil error proves that the kernel took the
+// value, which it may have rounded. The empty value empties a list (cpuset.cpus).
+func (d Dir) Write(file, value string) error {
+	if err := writeAt(unix.AT_FDCWD, path.Join(d.path, file), value); err != nil {
+		return d.explain("write "+strconv.Quote(value)+" to", file, err)
+	}
+	return nil
+}
+
+// Read returns the content of a file, without the newline at its end.
+func (d Dir) Read(file string) (string, error) {
+	text, err := readAt(unix.AT_FDCWD, path.Join(d.path, file))
+	if err != nil {
+		return "", d.explain("read", file, err)
+	}
+	return strings.TrimSuffix(text, "\n"), nil
+}
+
+// ReadUint returns the number in a file. "max" and "-1", by which v2 and v1 say
+// that there is no limit, are math.MaxUint64.
+func (d Dir) ReadUint(file string) (uint64, error) {
+	text, err := d.Read(file)
+	if err != nil {
+		return 0, err
+	}
+	if text == "max" || text == "-1" {
+		return math.MaxUint64, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", path.Join(d.path, file), err)
+	}
+	return n, nil
+}
+
+// ReadKeyed returns the numbers of a file whose lines are "key number", such as
+// memory.stat, cpu.stat and memory.oom_control.
+func (d Dir) ReadKeyed(file string) (map[string]uint64, error) {
+	text, err := d.Read(file)
+	if err != nil {
+		return nil, err
+	}
+	values, err := parseKeyed(text)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path.Join(d.path, file), err)
+	}
+	return values, nil
+}
+
+func parseKeyed(text string) (map[string]uint64, error) {
+	values := make(map[string]uint64, strings.Count(text, "\n")+1)
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		key, number, found := strings.Cut(line, " ")
+		if !found {
+			return nil, fmt.Errorf("line %q is not a key and a number", line)
+		}
+		n, err := strconv.ParseUint(number, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("line %q: %w", line, err)
+		}
+		values[key] = n
+	}
+	return values, nil
+}
+
+// explain adds to the error of a system call what was tried and the class.
+func (d Dir) explain(verb, file string, err error) error {
+	name := path.Join(d.path, file)
+	switch {
+	case gone(err) && !exists(d.path):
+		return fmt.Errorf("%s %s: %w: the cgroup is gone: %w", verb, name, container.ErrNotFound, err)
+	case gone(err) && !exists(name):
+		return fmt.Errorf("%s %s: %w: %s: %w", verb, name, container.ErrNotSupported, featureOf(file, d.version), err)
+	}
+	// Also ENOENT and ENODEV can be about the value: a controller, a block device.
+	return fmt.Errorf("%s %s: %w", verb, name, err)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// gone reports whether a call failed because the file or its cgroup is not there
+// (any more). A cgroup that is removed while its file is open gives ENODEV.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
+}
+
+// features names, per prefix of a file's name, what a kernel must have to offer it.
+var features = []struct{ prefix, needs string }{
+	{"cgroup.kill", "Linux 5.14"},
+	{"cgroup.freeze", "Linux 5.2"},
+	{"cpu.cfs_", "CONFIG_CFS_BANDWIDTH"},
+	{"cpu.max", "CONFIG_CFS_BANDWIDTH"},
+	{"cpu.rt_", "CONFIG_RT_GROUP_SCHED"},
+	{"cpu.uclamp.", "CONFIG_UCLAMP_TASK_GROUP"},
+	{"memory.memsw.", "swap accounting (boot parameter swapaccount=1)"},
+	{"memory.swap.", "swap accounting (boot parameter swapaccount=1)"},
+	{"memory.kmem.", "CONFIG_MEMCG_KMEM"},
+	{"memory.oom.group", "Linux 4.19"},
+	{"memory.peak", "Linux 5.19"},
+	{"memory.reclaim", "Linux 5.19"},
+	{"blkio.throttle.", "CONFIG_BLK_DEV_THROTTLING"},
+	{"blkio.bfq.", "CONFIG_IOSCHED_BFQ with CONFIG_BFQ_GROUP_IOSCHED"},
+	{"io.max", "CONFIG_BLK_DEV_THROTTLING"},
+	{"io.latency", "CONFIG_BLK_CGROUP_IOLATENCY"},
+	{"hugetlb.", "a huge page size of that name"},
+}
+
+func featureOf(file string, version Version) string {
+	for _, feature := range features {
+		if strings.HasPrefix(file, feature.prefix) {
+			return "the kernel needs " + feature.needs
+		}
+	}
+	if strings.HasSuffix(file, ".pressure") {
+		return "the kernel needs CONFIG_PSI (boot parameter psi=1)"
+	}
+	controller, _, _ := strings.Cut(file, ".")
+	return fmt.Sprintf("the %s controller of cgroup %s has no such file in this kernel", controller, version)
+}
+
+// writeAt writes the value to an existing file, relative to an open directory, with
+// one write(2): the kernel takes each write as a whole value.
+// O_TRUNC means nothing to a cgroup and lets a temporary directory stand for one.
+func writeAt(dirFD int, name, value string) (err error) {
+	if value == "" {
+		value = "\n" // a write of no bytes would not reach the controller
+	}
+	fd, err := openAt(dirFD, name, unix.O_WRONLY|unix.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	// Any signal, also one that the Go runtime sends to itself, may end a write
+	// that waits for memory to be reclaimed.
+	n, err := retryEINTR(func() (int, error) { return unix.Write(fd, []byte(value)) })
+	if err == nil && n != len(value) {
+		return fmt.Errorf("only %d of %d bytes were taken", n, len(value))
+	}
+	return err
+}
+
+// readAt returns the whole content of a file, relative to an open directory.
+func readAt(dirFD int, name string) (string, error) {
+	fd, err := openAt(dirFD, name, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var text []byte
+	for buffer := make([]byte, 4096); ; {
+		n, err := retryEINTR(func() (int, error) { return unix.Read(fd, buffer) })
+		if err != nil {
+			return "", err
+		}
+		if n == 0 {
+			return string(text), nil
+		}
+		text = append(text, buffer[:n]...)
+	}
+}
+
+// openAt opens what is named, which may be a path below dirFD, and never makes it.
+func openAt(dirFD int, name string, flags int) (int, error) {
+	return retryEINTR(func() (int, error) { return unix.Openat(dirFD, name, flags|unix.O_CLOEXEC, 0) })
+}
+
+func retryEINTR(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}

@@ -1,0 +1,214 @@
+package cgroup
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"berth/container"
+)
+
+// Version is the version of the cgroup interface that serves a controller.
+type Version int
+
+// The versions. Their files have different names and formats.
+const (
+	V1 Version = 1
+	V2 Version = 2
+)
+
+// String returns "v1" or "v2".
+func (v Version) String() string { return fmt.Sprintf("v%d", int(v)) }
+
+// Host is the set of cgroup hierarchies that a host has mounted. It does not change.
+type Host struct {
+	hierarchies []hierarchy
+}
+
+type hierarchy struct {
+	version     Version
+	mount       string   // the mount point
+	controllers []string // as the kernel spells them in this version
+}
+
+// inEveryV2Cgroup holds the v1 controllers whose work every v2 cgroup does: they are
+// neither listed in cgroup.controllers nor enabled. cpu.stat has the times of
+// cpuacct, devices are judged by an attached BPF program.
+var inEveryV2Cgroup = []string{"cpuacct", "devices", "freezer", "perf_event"}
+
+// v2Name returns the name that v2 has for the controller of a v1 name.
+func v2Name(controller string) string {
+	if controller == "blkio" {
+		return "io"
+	}
+	return controller
+}
+
+// Detect returns what this host has mounted. A host without any hierarchy is a
+// Host that supports no group; a kernel without cgroups is an error of class
+// container.ErrNotSupported.
+func Detect() (*Host, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("detect cgroups: %w", err)
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("detect cgroups: %w: the kernel is built without CONFIG_CGROUPS: %w", container.ErrNotSupported, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("detect cgroups: %w", err)
+	}
+	host, err := parseHost(string(mounts), string(own), visible, availableControllers)
+	if err != nil {
+		return nil, fmt.Errorf("detect cgroups: %w", err)
+	}
+	return host, nil
+}
+
+// visible reports whether a path walk to the mount point ends in that mount, and
+// not in another one that was mounted over it later.
+func visible(m *mountinfo.Info) bool {
+	var st unix.Stat_t
+	return unix.Stat(m.Mountpoint, &st) == nil && st.Dev == unix.Mkdev(uint32(m.Major), uint32(m.Minor))
+}
+
+func availableControllers(mount string) (string, error) {
+	return Dir{path: mount, version: V2}.Read("cgroup.controllers")
+}
+
+// parseHost builds a Host from the texts of /proc/self/mountinfo and
+// /proc/self/cgroup. What else it must know of a mount it asks for.
+func parseHost(
+	mounts, own string,
+	visible func(*mountinfo.Info) bool,
+	available func(mount string) (string, error),
+) (*Host, error) {
+	infos, err := parseMounts(mounts)
+	if err != nil {
+		return nil, err
+	}
+	known := parseControllers(own)
+	host := &Host{}
+	slices.SortStableFunc(infos, func(a, b *mountinfo.Info) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, info := range infos {
+		h := hierarchy{version: V1, mount: info.Mountpoint}
+		if info.FSType == "cgroup2" {
+			h.version = V2
+		} else {
+			// The options also hold rw, xattr, release_agent=... and the like.
+			h.controllers = slices.DeleteFunc(strings.Split(info.VFSOptions, ","), func(option string) bool {
+				return !known[option]
+			})
+			if len(h.controllers) == 0 {
+				continue
+			}
+		}
+		if host.has(h) || !visible(info) {
+			continue
+		}
+		if h.version == V2 {
+			list, err := available(h.mount)
+			if err != nil {
+				return nil, err
+			}
+			h.controllers = strings.Fields(list)
+		}
+		host.hierarchies = append(host.hierarchies, h)
+	}
+	return host, nil
+}
+
+// rank orders mounts by preference. A hierarchy may be mounted several times, also
+// with a part of it as the root: the whole is preferred. v1 comes before v2, because
+// a controller that v2 always has is v1's as long as a v1 hierarchy holds it.
+func rank(m *mountinfo.Info) int {
+	rank := 0
+	if m.FSType == "cgroup2" {
+		rank += 2
+	}
+	if m.Root != "/" {
+		rank++
+	}
+	return rank
+}
+
+// parseMounts returns the cgroup mounts of a mountinfo text. Lines of other file
+// systems are not even split: an overlay of many layers has a line of more than
+// the 64 KiB that the library reads.
+func parseMounts(text string) ([]*mountinfo.Info, error) {
+	var lines strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, " - cgroup ") || strings.Contains(line, " - cgroup2 ") {
+			lines.WriteString(line)
+		}
+	}
+	return mountinfo.GetMountsFromReader(strings.NewReader(lines.String()), nil)
+}
+
+// parseControllers returns the controllers and the named hierarchies of a
+// /proc/<pid>/cgroup text, whose lines are "number:controller,...:path".
+func parseControllers(text string) map[string]bool {
+	known := map[string]bool{}
+	for line := range strings.Lines(text) {
+		fields := strings.SplitN(line, ":", 3)
+		if len(fields) != 3 || fields[1] == "" { // an empty list is the v2 tree
+			continue
+		}
+		for controller := range strings.SplitSeq(fields[1], ",") {
+			known[controller] = true
+		}
+	}
+	return known
+}
+
+// has reports whether the host holds the hierarchy already, from another mount.
+func (h *Host) has(other hierarchy) bool {
+	return slices.ContainsFunc(h.hierarchies, func(known hierarchy) bool {
+		return known.version == other.version &&
+			(known.version == V2 || slices.Equal(known.controllers, other.controllers))
+	})
+}
+
+// Version returns the version that serves the controller on this host, and false
+// when none does.
+func (h *Host) Version(controller string) (Version, bool) {
+	if found := h.find(controller); found != nil {
+		return found.version, true
+	}
+	return 0, false
+}
+
+// find returns the hierarchy that serves the controller, or nil.
+func (h *Host) find(controller string) *hierarchy {
+	for i := range h.hierarchies {
+		if h.hierarchies[i].serves(controller) {
+			return &h.hierarchies[i]
+		}
+	}
+	return nil
+}
+
+// unified returns the v2 tree, or nil.
+func (h *Host) unified() *hierarchy {
+	for i := range h.hierarchies {
+		if h.hierarchies[i].version == V2 {
+			return &h.hierarchies[i]
+		}
+	}
+	return nil
+}
+
+func (h *hierarchy) serves(controller string) bool {
+	if h.version == V1 {
+		return slices.Contains(h.controllers, controller)
+	}
+	return slices.Contains(inEveryV2Cgroup, controller) || slices.Contains(h.controllers, v2Name(controller))
+}
