@@ -108,7 +108,7 @@ func (r *rootFSJSON) check() error {
 	case len(r.DiffIDs) > MaxLayers:
 		return fmt.Errorf("%w: it has %d diff_ids, at most %d are allowed", container.ErrInvalid, len(r.DiffIDs), MaxLayers)
 	case slices.Contains(r.DiffIDs, ""):
-		return fmt.Errorf("%w: one of its diff_ids is null", container.ErrInvalid)
+		return fmt.Errorf("%w: one of its diff_ids is empty", container.ErrInvalid)
 	}
 	return nil
 }

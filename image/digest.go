@@ -12,8 +12,9 @@ import (
 const sha256Prefix = "sha256:"
 
 // Digest names bytes by their sha256: "sha256:" and 64 lower-case hexadecimal
-// digits. A Digest that comes from ParseDigest, DigestOf, a parser of this package
-// or a JSON document has that form, so it is safe in a path and in a URL.
+// digits. A Digest that comes from ParseDigest, DigestOf or a parser of this package
+// has that form, so it is safe in a path and in a URL; one that was read from JSON
+// has it or is "", which names nothing.
 type Digest string
 
 // ParseDigest reads the text form. The error is of class ErrNotSupported for
@@ -48,8 +49,12 @@ func (d Digest) String() string { return string(d) }
 // Hex returns the hexadecimal digits alone.
 func (d Digest) Hex() string { return strings.TrimPrefix(string(d), sha256Prefix) }
 
-// UnmarshalText is ParseDigest, so that a digest read from a JSON document is valid.
+// UnmarshalText is ParseDigest, and takes back the "" of a Digest that names nothing.
 func (d *Digest) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*d = ""
+		return nil
+	}
 	parsed, err := ParseDigest(string(text))
 	*d = parsed
 	return err

@@ -65,6 +65,24 @@ func TestDigestFromJSONIsValid(t *testing.T) {
 	}
 }
 
+// A record with a Name that has no digest can be read back.
+func TestNameThroughJSON(t *testing.T) {
+	for _, s := range []string{"docker.io/library/alpine:3", "docker.io/library/alpine@" + digestA} {
+		want, err := ParseName(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Name
+		if err := json.Unmarshal(text, &got); err != nil || got != want {
+			t.Fatalf("%s is read as %v, %v", text, got, err)
+		}
+	}
+}
+
 func FuzzParseDigest(f *testing.F) {
 	f.Add(digestA)
 	f.Add("sha512:" + strings.Repeat("0", 128))

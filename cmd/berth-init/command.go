@@ -1,0 +1,161 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"berth/launcher/plan"
+)
+
+// child is the command.
+type child struct {
+	pid   int
+	pidFD int
+}
+
+// start executes the command. The error has the exit code 127 when there is no such
+// command and 126 when it cannot be executed.
+func start(c plan.Command) (*child, error) {
+	if err := enterDirectory(c.Dir); err != nil {
+		return nil, err
+	}
+	file, err := lookUp(c)
+	if err != nil {
+		return nil, err
+	}
+	// Without a PID namespace this process is not the reaper of what the command
+	// leaves, unless it asks to be.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, step("become the reaper", err)
+	}
+	started := &child{}
+	started.pid, err = syscall.ForkExec(file, c.Args, &syscall.ProcAttr{
+		Env:   c.Env,
+		Files: []uintptr{0, 1, 2},
+		Sys: &syscall.SysProcAttr{
+			Credential: &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups},
+			PidFD:      &started.pidFD,
+		},
+	})
+	if err != nil {
+		return nil, execError(file, c, err)
+	}
+	return started, nil
+}
+
+// enterDirectory changes to the working directory, made when missing.
+func enterDirectory(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return step("make the working directory", err)
+	}
+	if err := os.Chdir(dir); err != nil {
+		return step("enter the working directory", err)
+	}
+	// A directory that is not below this root, reached by an open descriptor, has no
+	// name here; a command in it could climb to the host (CVE-2024-21626).
+	cwd := make([]byte, unix.PathMax)
+	if _, err := unix.Getcwd(cwd); err != nil {
+		return step("enter the working directory", err)
+	}
+	if cwd[0] != '/' { // "(unreachable)/..."
+		return fmt.Errorf("enter the working directory %s: it is outside of the container", dir)
+	}
+	return nil
+}
+
+// lookUp finds the file of the command, as execvp(3) does.
+func lookUp(c plan.Command) (string, error) {
+	if strings.Contains(c.Path, "/") {
+		return c.Path, nil
+	}
+	search := environ(c.Env, "PATH")
+	var denied bool
+	for _, dir := range strings.Split(search, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		file := path.Join(dir, c.Path)
+		info, err := os.Stat(file)
+		if err != nil || info.IsDir() {
+			continue
+		}
+		if info.Mode()&0o111 != 0 {
+			// A relative result keeps its slash: it must not be searched again.
+			return dir + "/" + c.Path, nil
+		}
+		denied = true
+	}
+	if denied {
+		return "", exitError{exitNotExecutable, fmt.Errorf("execute %q: %w", c.Path, unix.EACCES)}
+	}
+	return "", exitError{exitNotFound, fmt.Errorf("execute %q: not found in PATH (%s)", c.Path, search)}
+}
+
+func environ(env []string, name string) (value string) {
+	for _, entry := range env {
+		if v, ok := strings.CutPrefix(entry, name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+// execError says why the kernel did not execute the file, and with which exit code a
+// shell would say so.
+func execError(file string, c plan.Command, err error) error {
+	code := exitFailure
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		code = exitNotFound
+		if _, statErr := os.Stat(file); statErr == nil {
+			err = fmt.Errorf("its interpreter does not exist in the container: %w", err)
+		}
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EISDIR),
+		errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		code = exitNotExecutable
+	}
+	return exitError{code, fmt.Errorf("execute %q as %d:%d: %w", c.Path, c.UID, c.GID, err)}
+}
+
+// wait forwards signals to the command and reaps, until the command has ended. The
+// rest of the container ends with this process: the kernel kills a PID namespace
+// with its first process, and berth the cgroup.
+func (c *child) wait() (unix.WaitStatus, error) {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	go func() {
+		for s := range signals {
+			c.forward(s.(syscall.Signal))
+		}
+	}()
+	for {
+		var status unix.WaitStatus
+		switch pid, err := unix.Wait4(-1, &status, 0, nil); {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, step("wait for the command", err)
+		case pid == c.pid:
+			return status, nil
+		}
+	}
+}
+
+// forward sends a signal on to the command. By descriptor: its pid may be another's
+// by now.
+func (c *child) forward(s syscall.Signal) {
+	switch s {
+	case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // this process's own; the Go runtime uses SIGURG
+		return
+	}
+	// ESRCH: it has just ended.
+	_ = unix.PidfdSendSignal(c.pidFD, s, nil, 0)
+}

@@ -1,0 +1,94 @@
+//go:build linux
+
+// The runtime would keep the host's cgroup files open to follow its CPU limit, within
+// reach of the container through /proc/1/fd.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
+// Berth-init is the first process of a container. It waits until berth lets it go,
+// makes the container's view of the system as its plan says, executes the command,
+// forwards signals to it, reaps, and leaves the command's exit status in a file.
+// berth need not live meanwhile.
+//
+// It is a program of its own so that it is small: it stays in memory as long as its
+// container lives.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"berth/launcher/plan"
+)
+
+func main() {
+	// What berth's own parent left open is the host's, and the container could reach it
+	// through /proc/1/fd. Before anything else, while the runtime has no files.
+	if err := unix.CloseRange(plan.FirstForeignFD, ^uint(0), 0); err != nil {
+		os.Exit(exitFailure)
+	}
+	files := plan.Inherited()
+	if !released(files.Release) {
+		os.Exit(1) // berth has died before it let go; nothing was done
+	}
+	status, err := run(files)
+	if err != nil {
+		os.Exit(fail(files, err))
+	}
+	files.Status.WriteString(strconv.Itoa(int(status)))
+	if status.Exited() {
+		os.Exit(status.ExitStatus())
+	}
+	os.Exit(128 + int(status.Signal()))
+}
+
+// released waits for the byte that lets this process go.
+func released(release *os.File) bool {
+	var b [1]byte
+	_, err := io.ReadFull(release, b[:])
+	return err == nil
+}
+
+// run does the whole work and returns the wait status of the command.
+func run(files plan.Files) (unix.WaitStatus, error) {
+	// The command gets the standard streams and nothing else.
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return 0, step("mark files close-on-exec", err)
+	}
+	p, err := plan.Decode(files.Plan)
+	if err != nil {
+		return 0, err
+	}
+	if err := setUp(p); err != nil {
+		return 0, err
+	}
+	child, err := start(p.Command)
+	if err != nil {
+		return 0, err
+	}
+	// Closed without a report: the command was executed.
+	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close()); err != nil {
+		return 0, err
+	}
+	return child.wait()
+}
+
+// fail reports why the command was not executed, and records the exit status that
+// stands for it.
+func fail(files plan.Files, err error) (code int) {
+	code = exitFailure
+	var exit exitError
+	if errors.As(err, &exit) {
+		code = exit.code
+	}
+	// berth may be dead, so nobody may be there to read it.
+	json.NewEncoder(files.Report).Encode(plan.Report{Message: err.Error(), Code: code})
+	files.Status.WriteString(strconv.Itoa(code << 8))
+	return code
+}

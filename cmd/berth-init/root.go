@@ -1,0 +1,293 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"berth/internal/mount"
+	"berth/launcher/plan"
+)
+
+// root is the container's root while it is made. Paths of the container are resolved
+// below it by the kernel (openat2(2)), so that a link of the image leads nowhere else.
+type root struct {
+	fd   int
+	tree *mount.Detached // nil for the host's file system
+}
+
+// openRoot makes a mount of the root filesystem, which becomes the root of the
+// container. Device nodes of the image do nothing in it: the container's are in /dev.
+func openRoot(rootfs string) (*root, error) {
+	if rootfs == "" {
+		fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return &root{fd: fd}, step("open /", err)
+	}
+	tree, err := mount.Clone(rootfs, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := tree.Set(mount.NoDev, false); err != nil {
+		return nil, err
+	}
+	if err := tree.Attach(rootfs); err != nil {
+		return nil, err
+	}
+	return &root{fd: tree.FD(), tree: tree}, nil
+}
+
+func (r *root) close() error {
+	if r.tree == nil {
+		return unix.Close(r.fd)
+	}
+	return r.tree.Close()
+}
+
+// makeReadOnly concerns the root mount alone, not what is mounted in it.
+func (r *root) makeReadOnly() error {
+	if r.tree == nil {
+		return errors.New("the host's file system cannot be made read-only; run an image")
+	}
+	return r.tree.Set(mount.ReadOnly, false)
+}
+
+// open opens a path of the container as a place (O_PATH). With fixed, a link in it is
+// an error; otherwise links are followed inside the root.
+func (r *root) open(path string, fixed bool) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	if fixed {
+		how.Flags |= unix.O_NOFOLLOW
+		how.Resolve |= unix.RESOLVE_NO_SYMLINKS
+	}
+	for {
+		fd, err := unix.Openat2(r.fd, path, &how)
+		switch {
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		case errors.Is(err, unix.ELOOP) && fixed:
+			return -1, fmt.Errorf("%w: the image has a symbolic link there, which could lead the kernel's own files elsewhere", err)
+		}
+		return fd, err
+	}
+}
+
+// make opens a path and makes what is missing of it: directories, and in the end a
+// directory or an empty file.
+func (r *root) make(target string, directory, fixed bool) (int, error) {
+	fd, err := r.open(target, fixed)
+	if !errors.Is(err, unix.ENOENT) {
+		return fd, err
+	}
+	dir, base := path.Split(strings.TrimSuffix(path.Clean(target), "/"))
+	parent, err := r.make(dir, true, fixed)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(parent)
+	if err := makeNode(parent, base, directory); err != nil {
+		if errors.Is(err, unix.EROFS) {
+			return -1, fmt.Errorf("%w: the root filesystem is read-only and does not have %s: use an image that has it, or another --image_provisioner_backend", err, target)
+		}
+		return -1, err
+	}
+	return r.open(target, fixed)
+}
+
+func makeNode(parent int, name string, directory bool) error {
+	if directory {
+		return unix.Mkdirat(parent, name, 0o755)
+	}
+	fd, err := unix.Openat(parent, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+var mountAttrs = map[plan.Flags]mount.Attr{
+	plan.ReadOnly: mount.ReadOnly,
+	plan.NoSuid:   mount.NoSuid,
+	plan.NoDev:    mount.NoDev,
+	plan.NoExec:   mount.NoExec,
+}
+
+func attributes(flags plan.Flags) (attr mount.Attr) {
+	for flag, a := range mountAttrs {
+		if flags&flag != 0 {
+			attr |= a
+		}
+	}
+	return attr
+}
+
+// mount carries out one mount.
+func (r *root) mount(m plan.Mount) error {
+	source, directory, err := openSource(m)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := r.make(m.Target, directory, m.Fixed)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	return source.AttachAt(target)
+}
+
+// openSource makes the mount, with its flags, before anybody can see it, and says
+// whether it is of a directory.
+func openSource(m plan.Mount) (*mount.Detached, bool, error) {
+	attr := attributes(m.Flags)
+	if m.Type != "" {
+		var options []mount.Option
+		for _, o := range m.Options {
+			options = append(options, mount.Option(o))
+		}
+		d, err := mount.New(m.Type, m.Source, options, attr)
+		return d, true, err
+	}
+	info, err := os.Stat(m.Source)
+	if err != nil {
+		return nil, false, err
+	}
+	d, err := mount.Clone(m.Source, true)
+	if err != nil {
+		return nil, false, err
+	}
+	if attr != 0 {
+		if err := d.Set(attr, true); err != nil {
+			return nil, false, errors.Join(err, d.Close())
+		}
+	}
+	return d, info.IsDir(), nil
+}
+
+func (r *root) node(n plan.Node) error {
+	parent, err := r.open(path.Dir(n.Path), true)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(parent)
+	base := path.Base(n.Path)
+	if err := unix.Mknodat(parent, base, n.Mode, int(unix.Mkdev(n.Major, n.Minor))); err != nil {
+		return err
+	}
+	return unix.Fchmodat(parent, base, n.Mode&0o7777, 0) // whatever the umask is
+}
+
+func (r *root) link(l plan.Link) error {
+	parent, err := r.open(path.Dir(l.Path), true)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(parent)
+	return unix.Symlinkat(l.Target, parent, path.Base(l.Path))
+}
+
+// mask covers files with the container's /dev/null and directories with an empty
+// file system, one for all. A path that does not exist needs no mask; every other
+// failure is one, because a mask that is missing shows the host.
+func (r *root) mask(paths []string) error {
+	var empty *mount.Detached
+	for _, p := range paths {
+		target, isDir, err := r.openMaskable(p)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return step("mask "+p, err)
+		}
+		if isDir && empty == nil {
+			if empty, err = mount.New("tmpfs", "masked", []mount.Option{{Key: "mode", Value: "555"}}, mount.ReadOnly); err != nil {
+				return step("mask "+p, err)
+			}
+			defer empty.Close()
+		}
+		err = r.cover(target, isDir, empty)
+		unix.Close(target)
+		if err != nil {
+			return step("mask "+p, err)
+		}
+	}
+	return nil
+}
+
+func (r *root) openMaskable(p string) (fd int, isDir bool, err error) {
+	if fd, err = r.open(p, true); err != nil {
+		return -1, false, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return -1, false, errors.Join(err, unix.Close(fd))
+	}
+	return fd, st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+}
+
+func (r *root) cover(target int, isDir bool, empty *mount.Detached) error {
+	if isDir {
+		clone, err := mount.CloneFD(empty.FD())
+		if err != nil {
+			return err
+		}
+		defer clone.Close()
+		return clone.AttachAt(target)
+	}
+	null, err := r.openNull()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(null)
+	clone, err := mount.CloneFD(null)
+	if err != nil {
+		return err
+	}
+	defer clone.Close()
+	if err := clone.Set(mount.ReadOnly, false); err != nil {
+		return err
+	}
+	return clone.AttachAt(target)
+}
+
+// openNull opens /dev/null and makes sure that it is it.
+func (r *root) openNull() (int, error) {
+	fd, err := r.open("/dev/null", true)
+	if err != nil {
+		return -1, step("open /dev/null", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return -1, errors.Join(errors.New("/dev/null is not the null device"), unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// readOnly covers a path with a read-only mount of itself.
+func (r *root) readOnly(p string) error {
+	target, err := r.open(p, true)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	clone, err := mount.CloneFD(target)
+	if err != nil {
+		return err
+	}
+	defer clone.Close()
+	if err := clone.Set(mount.ReadOnly|mount.NoSuid|mount.NoDev|mount.NoExec, false); err != nil {
+		return err
+	}
+	return clone.AttachAt(target)
+}

@@ -1,0 +1,107 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"berth/internal/mount"
+	"berth/launcher/plan"
+)
+
+// setUp makes the container around this process. Each step has a reason to stand
+// where it stands.
+func setUp(p plan.Plan) (err error) {
+	// Before any mount, or the host would see it.
+	if err := step("separate the mounts from the host's", mount.MakePrivate("/")); err != nil {
+		return err
+	}
+	r, err := openRoot(p.Rootfs)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+
+	// In the order of the plan: a volume may lie in the sandbox, the sandbox in the
+	// root filesystem.
+	for _, m := range p.Mounts {
+		if err := step("mount "+m.Target, r.mount(m)); err != nil {
+			return err
+		}
+	}
+	// After the mounts, which they lie in.
+	for _, n := range p.Nodes {
+		if err := step("make device "+n.Path, r.node(n)); err != nil {
+			return err
+		}
+	}
+	for _, l := range p.Links {
+		if err := step("link "+l.Path, r.link(l)); err != nil {
+			return err
+		}
+	}
+	// After the nodes: masked files are covered by the container's own /dev/null.
+	if err := r.mask(p.Masked); err != nil {
+		return err
+	}
+	for _, path := range p.ReadOnly {
+		if err := step("make "+path+" read-only", r.readOnly(path)); err != nil {
+			return err
+		}
+	}
+	if p.ReadOnlyRootfs {
+		// After the mount points were made in it.
+		if err := step("make the root filesystem read-only", r.makeReadOnly()); err != nil {
+			return err
+		}
+	}
+	if p.Hostname != "" {
+		if err := step("set the host name", unix.Sethostname([]byte(p.Hostname))); err != nil {
+			return err
+		}
+	}
+	if p.Loopback {
+		if err := step("bring up the loopback device", upLoopback()); err != nil {
+			return err
+		}
+	}
+	if p.Rootfs == "" {
+		return nil
+	}
+	// Last: sources of mounts are the host's.
+	return step("enter the root filesystem", r.enter())
+}
+
+// enter makes the root filesystem the root of this mount namespace and drops the
+// host's from it.
+func (r *root) enter() error {
+	if err := unix.Fchdir(r.fd); err != nil {
+		return err
+	}
+	// The old root comes to lie on the new one, so that no directory is needed for
+	// it, and goes with the unmount (pivot_root(2), NOTES).
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount the host's root: %w", err)
+	}
+	return unix.Chdir("/")
+}
+
+func upLoopback() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, lo)
+}

@@ -1,0 +1,90 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"berth/container"
+	"berth/engine"
+)
+
+// agentFlag is a flag that several sub-commands take.
+type agentFlag func(*pflag.FlagSet, *engine.Config)
+
+// Flags of the stores and the provisioner.
+func storeFlags(f *pflag.FlagSet, c *engine.Config) {
+	f.StringVar(&c.WorkDir, "work_dir", c.WorkDir, "directory of images and root filesystems")
+	f.StringVar(&c.RuntimeDir, "runtime_dir", c.RuntimeDir, "directory of the records of running containers")
+	f.StringVar(&c.DockerStoreDir, "docker_store_dir", c.DockerStoreDir, "directory of docker images, with layers of its own (default: in --work_dir)")
+	f.StringSliceVar(&c.ImageProviders, "image_providers", c.ImageProviders, "kinds of images")
+	f.StringVar(&c.ImageProvisionerBackend, "image_provisioner_backend", c.ImageProvisionerBackend, "overlay, copy or bind (default: the first of overlay and copy that works)")
+}
+
+// Flags of a launch.
+func launchFlags(f *pflag.FlagSet, c *engine.Config) {
+	f.StringSliceVar(&c.Isolation, "isolation", c.Isolation, "isolators")
+	f.StringVar(&c.LauncherDir, "launcher_dir", c.LauncherDir, "directory of berth-init (default: that of berth)")
+	f.StringVar(&c.CgroupsRoot, "cgroups_root", c.CgroupsRoot, "cgroup that the containers' cgroups are made in")
+	f.StringVar(&c.SandboxDirectory, "sandbox_directory", c.SandboxDirectory, "where a container with an image finds its sandbox")
+}
+
+// configured gives a command a configuration that its flags fill in.
+func configured(cmd *cobra.Command, flags ...agentFlag) *engine.Config {
+	config := engine.DefaultConfig()
+	bothSpellings(cmd.Flags())
+	for _, add := range flags {
+		add(cmd.Flags(), &config)
+	}
+	return &config
+}
+
+// bothSpellings makes --work_dir and --work-dir the same flag.
+func bothSpellings(f *pflag.FlagSet) {
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(strings.ReplaceAll(name, "-", "_"))
+	})
+}
+
+// fromEnvironment sets the flags that were not given from BERTH_<NAME>.
+func fromEnvironment(f *pflag.FlagSet) error {
+	var err error
+	f.VisitAll(func(flag *pflag.Flag) {
+		name := "BERTH_" + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
+		value, ok := os.LookupEnv(name)
+		if !ok || flag.Changed || err != nil {
+			return
+		}
+		if setErr := f.Set(flag.Name, value); setErr != nil {
+			err = fmt.Errorf("environment variable %s: %w: %w", name, container.ErrInvalid, setErr)
+		}
+	})
+	return err
+}
+
+var binaryUnits = map[byte]float64{'k': 1 << 10, 'm': 1 << 20, 'g': 1 << 30, 't': 1 << 40}
+
+// parseBytes reads an amount of memory: a number with an optional unit k, m, g or t,
+// which may be followed by b or ib. Units are powers of 1024.
+func parseBytes(s string) (float64, error) {
+	number := strings.ToLower(strings.TrimSpace(s))
+	number = strings.TrimSuffix(strings.TrimSuffix(number, "b"), "i")
+	unit := 1.0
+	if n := len(number); n > 0 {
+		if u, ok := binaryUnits[number[n-1]]; ok {
+			number, unit = number[:n-1], u
+		}
+	}
+	value, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(value > 0) || math.IsInf(value, 0) {
+		return 0, fmt.Errorf("amount of memory %q: %w: use a number with an optional unit, as 64m or 1.5g", s, container.ErrInvalid)
+	}
+	return value * unit, nil
+}

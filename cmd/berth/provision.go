@@ -1,0 +1,62 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"berth/container"
+	"berth/engine"
+)
+
+func provisionCommand() *cobra.Command {
+	var name, platform, policy string
+	cmd := &cobra.Command{
+		Use:   "provision --id ID IMAGE",
+		Short: "Make a root filesystem of an image and print where it is, as JSON",
+		Long: `Make a root filesystem of an image and print where it is, as JSON. It stays until
+"berth destroy ID" or a reboot.`,
+		Args: cobra.ExactArgs(1),
+	}
+	config := configured(cmd, storeFlags, launchFlags)
+	cmd.Flags().StringVar(&name, "id", "", "what to destroy it by")
+	cmd.Flags().StringVar(&platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of the image (default: the host's)")
+	cmd.Flags().StringVar(&policy, "pull", pullMissing, "ask the registry always, when the image is missing, or never")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := fromEnvironment(cmd.Flags()); err != nil {
+			return err
+		}
+		id, err := container.ParseID(name)
+		if err != nil {
+			return fmt.Errorf("--id: %w", err)
+		}
+		img, err := imageOf(args[0], platform)
+		if err != nil {
+			return err
+		}
+		progress := newProgress(os.Stderr)
+		config.Progress = progress.event
+		ctx, stop := interruptible(cmd.Context())
+		defer stop()
+		e, err := engine.Open(ctx, *config)
+		if err != nil {
+			return err
+		}
+		if err := e.Recover(ctx); err != nil {
+			fmt.Fprintf(os.Stderr, "berth: warning: %v\n", err)
+		}
+		if err := applyPullPolicy(ctx, e.Images, img, policy); err != nil {
+			return err
+		}
+		rootfs, err := e.Provision(ctx, id, img)
+		progress.done()
+		if err != nil {
+			return err
+		}
+		return printResult(true, rootfs, nil)
+	}
+	return cmd
+}

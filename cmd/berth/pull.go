@@ -1,0 +1,55 @@
+//go:build linux
+
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"berth/engine"
+)
+
+func pullCommand() *cobra.Command {
+	var platform, policy string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "pull IMAGE",
+		Short: "Get an image into the store and print its id",
+		Args:  cobra.ExactArgs(1),
+	}
+	config := configured(cmd, storeFlags)
+	cmd.Flags().StringVar(&platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of the image (default: the host's)")
+	cmd.Flags().StringVar(&policy, "pull", pullMissing, "ask the registry always, when the image is missing, or never")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the image's record as JSON")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := fromEnvironment(cmd.Flags()); err != nil {
+			return err
+		}
+		img, err := imageOf(args[0], platform)
+		if err != nil {
+			return err
+		}
+		progress := newProgress(os.Stderr)
+		config.Progress = progress.event
+		ctx, stop := interruptible(cmd.Context())
+		defer stop()
+		images, err := engine.OpenImages(ctx, *config)
+		if err != nil {
+			return err
+		}
+		if err := images.Layers.Recover(ctx); err != nil {
+			return err
+		}
+		if err := applyPullPolicy(ctx, images, img, policy); err != nil {
+			return err
+		}
+		record, err := images.Pull(ctx, img)
+		progress.done()
+		if err != nil {
+			return err
+		}
+		return printResult(asJSON, record, func() error { return printLine(record.ID.String()) })
+	}
+	return cmd
+}

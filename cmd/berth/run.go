@@ -1,0 +1,315 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
+	"berth/container"
+	"berth/containerizer"
+	"berth/engine"
+	"berth/isolator/namespaces/net"
+)
+
+// runFlags are the flags of `berth run` that concern one container.
+type runFlags struct {
+	name, workdir, user, network, hostname, shell, pull, platform, containerInfo string
+	entrypoint                                                                   string
+	env                                                                          []string
+	cpus                                                                         float64
+	memory                                                                       string
+	pidsLimit                                                                    int
+	readOnly, interactive, remove                                                bool
+}
+
+func (r *runFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&r.name, "name", "", "id of the container (default: a random one)")
+	f.StringArrayVarP(&r.env, "env", "e", nil, "environment variable NAME=VALUE, or NAME for that of berth")
+	f.StringVarP(&r.workdir, "workdir", "w", "", "directory in which the command starts")
+	f.StringVarP(&r.user, "user", "u", "", "USER[:GROUP], names or numbers, as the image knows them")
+	f.Float64Var(&r.cpus, "cpus", 0, "limit of CPUs, as 0.5")
+	f.StringVar(&r.memory, "memory", "", "limit of memory, as 64m or 2g")
+	f.IntVar(&r.pidsLimit, "pids_limit", 0, "limit of processes and threads")
+	f.StringVar(&r.network, "network", "host", "host or none")
+	f.StringVar(&r.hostname, "hostname", "", "host name (default: the id)")
+	f.BoolVar(&r.readOnly, "read_only", false, "make the root filesystem read-only")
+	f.StringVar(&r.entrypoint, "entrypoint", "", "replaces the image's entrypoint and command")
+	f.StringVar(&r.shell, "shell", "", "execute `CMD` with sh -c")
+	f.StringVar(&r.pull, "pull", pullMissing, "ask the registry always, when the image is missing, or never")
+	f.StringVar(&r.platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of the image (default: the host's)")
+	f.StringVar(&r.containerInfo, "container_info", "", "a ContainerInfo as JSON, or a file with one")
+	f.BoolVarP(&r.interactive, "interactive", "i", false, "give the command berth's standard input")
+	f.BoolVar(&r.remove, "rm", true, "remove the container when it has ended; without an agent it always is")
+}
+
+func runCommand() *cobra.Command {
+	var flags runFlags
+	cmd := &cobra.Command{
+		Use:   "run [flags] [IMAGE] [flags] [[--] ARG...]",
+		Short: "Run a container in the foreground and exit with its status",
+		Long: `Run a container in the foreground and exit with its status: that of the command,
+128+n for signal n, 125 when berth fails, 126 when the command cannot be executed,
+127 when it does not exist, 137 when the container exceeded a limit.
+
+IMAGE is [docker://]REF or docker-archive:FILE[:REF]; without it the command runs on
+the host's file system. ARG... replaces the image's command and is appended to its
+entrypoint.`,
+		DisableFlagParsing: true, // flags are read before and after IMAGE, not in ARG...
+	}
+	config := configured(cmd, storeFlags, launchFlags)
+	flags.add(cmd.Flags())
+	cmd.Flags().BoolP("help", "h", false, "help for run")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		image, rest, err := splitRunArgs(cmd.Flags(), args)
+		switch {
+		case errors.Is(err, pflag.ErrHelp):
+			return cmd.Help()
+		case err != nil:
+			return fmt.Errorf("%w: see `berth run --help`", err)
+		}
+		if err := fromEnvironment(cmd.Flags()); err != nil {
+			return err
+		}
+		request, err := flags.request(cmd.Flags(), image, rest)
+		if err != nil {
+			return err
+		}
+		return run(cmd.Context(), *config, &flags, request)
+	}
+	return cmd
+}
+
+// splitRunArgs reads flags before and after IMAGE, up to "--" or the first other word.
+func splitRunArgs(f *pflag.FlagSet, args []string) (image string, rest []string, err error) {
+	f.SetInterspersed(false)
+	if err := f.Parse(args); err != nil {
+		return "", nil, err
+	}
+	if f.NArg() == 0 || f.ArgsLenAtDash() == 0 {
+		return "", f.Args(), nil
+	}
+	image = f.Arg(0)
+	// Parse leaves the flags of the first part as they are.
+	if err := f.Parse(f.Args()[1:]); err != nil {
+		return "", nil, err
+	}
+	return image, f.Args(), nil
+}
+
+// request turns the flags into the messages of the API.
+func (r *runFlags) request(f *pflag.FlagSet, image string, args []string) (*v1.ContainerConfig, error) {
+	info := &v1.ContainerInfo{}
+	if r.containerInfo != "" {
+		if err := readContainerInfo(r.containerInfo, info); err != nil {
+			return nil, err
+		}
+	}
+	info.Type = v1.ContainerInfo_MESOS.Enum()
+	if image != "" {
+		img, err := imageOf(image, r.platform)
+		if err != nil {
+			return nil, err
+		}
+		info.Mesos = &v1.ContainerInfo_MesosInfo{Image: img}
+	}
+	if r.hostname != "" {
+		info.Hostname = proto.String(r.hostname)
+	}
+	switch r.network {
+	case "host":
+	case net.None:
+		info.NetworkInfos = []*v1.NetworkInfo{{Name: proto.String(net.None)}}
+	default:
+		return nil, fmt.Errorf("--network %q: %w: known are host and none", r.network, container.ErrNotSupported)
+	}
+	config := &v1.ContainerConfig{
+		ContainerInfo:  info,
+		CommandInfo:    &v1.CommandInfo{Environment: r.environment()},
+		ImageArguments: args,
+		ReadOnlyRootfs: proto.Bool(r.readOnly),
+	}
+	if f.Changed("shell") {
+		if len(args) > 0 {
+			return nil, fmt.Errorf("--shell: %w: it is the whole command, and there are arguments", container.ErrInvalid)
+		}
+		config.CommandInfo.Shell, config.CommandInfo.Value = proto.Bool(true), proto.String(r.shell)
+	}
+	if f.Changed("entrypoint") {
+		config.Entrypoint = proto.String(r.entrypoint)
+	}
+	if r.user != "" {
+		config.User = proto.String(r.user)
+	}
+	if r.workdir != "" {
+		config.WorkingDirectory = proto.String(r.workdir)
+	}
+	return config, r.limits(f, config)
+}
+
+func readContainerInfo(value string, info *v1.ContainerInfo) error {
+	data := []byte(value)
+	if !strings.HasPrefix(strings.TrimSpace(value), "{") {
+		var err error
+		if data, err = os.ReadFile(value); err != nil {
+			return fmt.Errorf("--container_info: %w", err)
+		}
+	}
+	if err := v1.Unmarshal(data, info); err != nil {
+		return fmt.Errorf("--container_info: %w", err)
+	}
+	return nil
+}
+
+func (r *runFlags) environment() *v1.Environment {
+	env := &v1.Environment{}
+	for _, entry := range r.env {
+		name, value, ok := strings.Cut(entry, "=")
+		if !ok {
+			if value, ok = os.LookupEnv(name); !ok {
+				continue
+			}
+		}
+		env.Variables = append(env.Variables, &v1.Environment_Variable{Name: proto.String(name), Value: proto.String(value)})
+	}
+	return env
+}
+
+// limits sets what is limited, and requests as much as is allowed.
+func (r *runFlags) limits(f *pflag.FlagSet, config *v1.ContainerConfig) error {
+	config.Limits = make(map[string]*v1.Value_Scalar)
+	limit := func(name string, value float64) {
+		scalar := &v1.Value_Scalar{Value: proto.Float64(value)}
+		config.Limits[name] = scalar
+		config.Resources = append(config.Resources, &v1.Resource{Name: proto.String(name), Type: v1.Value_SCALAR.Enum(), Scalar: scalar})
+	}
+	if f.Changed("cpus") {
+		if !(r.cpus > 0) || math.IsInf(r.cpus, 0) {
+			return fmt.Errorf("--cpus %v: %w: it is a positive number", r.cpus, container.ErrInvalid)
+		}
+		limit("cpus", r.cpus)
+	}
+	if f.Changed("memory") {
+		bytes, err := parseBytes(r.memory)
+		if err != nil {
+			return fmt.Errorf("--memory: %w", err)
+		}
+		limit("mem", bytes/(1<<20))
+	}
+	if f.Changed("pids_limit") {
+		limit("pids", float64(r.pidsLimit))
+	}
+	return nil
+}
+
+// run launches the container, waits for it and cleans up.
+func run(ctx context.Context, config engine.Config, flags *runFlags, request *v1.ContainerConfig) error {
+	name := flags.name
+	if name == "" {
+		name = strings.ToLower(rand.Text()[:12])
+	}
+	id, err := container.ParseID(name)
+	if err != nil {
+		return fmt.Errorf("--name: %w", err)
+	}
+	progress := newProgress(os.Stderr)
+	config.Progress = progress.event
+	e, err := engine.Open(ctx, config)
+	if err != nil {
+		return err
+	}
+	if err := e.Recover(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "berth: warning: %v\n", err) // what others left is not this container's trouble
+	}
+	if img := request.GetContainerInfo().GetMesos().GetImage(); img != nil {
+		if err := applyPullPolicy(ctx, e.Images, img, flags.pull); err != nil {
+			return err
+		}
+	}
+	stdio, err := streams(flags.interactive)
+	if err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+
+	launchCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	launched := make(chan error, 1)
+	go func() {
+		launched <- e.Launch(launchCtx, id, containerizer.Request{Config: request, Stdio: stdio, Keeper: containerizer.Foreground})
+	}()
+	select {
+	case err = <-launched:
+	case s := <-signals:
+		cancel(fmt.Errorf("interrupted by %v", s))
+		err = <-launched
+	}
+	progress.done()
+	if err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go forward(ctx, e, id, signals, ended)
+	termination, err := e.Wait(ctx, id)
+	if err != nil {
+		return err
+	}
+	if termination.Message != "" {
+		fmt.Fprintf(os.Stderr, "berth: container %s: %s\n", id, termination.Message)
+	}
+	if code := termination.ExitCode(); code != 0 {
+		return exitStatus(code)
+	}
+	return nil
+}
+
+// grace is how long a container may take to end after a signal before it is killed.
+const grace = 10 * time.Second
+
+// forward sends berth's signals on to the container. When it has not ended some time
+// after the first one, or at the second one, it is destroyed.
+func forward(ctx context.Context, e *engine.Engine, id container.ID, signals <-chan os.Signal, ended <-chan struct{}) {
+	var overdue <-chan time.Time
+	for {
+		select {
+		case <-ended:
+			return
+		case s := <-signals:
+			if overdue == nil {
+				overdue = time.After(grace)
+				_ = e.Kill(ctx, id, s) // it may have just ended
+				continue
+			}
+		case <-overdue:
+		}
+		if _, err := e.Destroy(ctx, id); err != nil {
+			fmt.Fprintf(os.Stderr, "berth: %v\n", err)
+		}
+		return
+	}
+}
+
+// streams are the standard streams of the command: berth's own, but for the input,
+// which is empty unless asked for.
+func streams(interactive bool) ([3]*os.File, error) {
+	if interactive {
+		return [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, nil
+	}
+	null, err := os.Open(os.DevNull)
+	return [3]*os.File{null, os.Stdout, os.Stderr}, err
+}

@@ -1,0 +1,67 @@
+// Package containerizer defines the life of containers, from the launch to the exit
+// status.
+//
+//	unknown --Launch--> launching --> running --> (ended) --> unknown
+//
+// A launch that fails undoes what it did. A container that ends, by itself, by Kill, by
+// Destroy or by an isolator's limitation, is destroyed: when Wait returns, nothing of it
+// is left on the host.
+package containerizer
+
+import (
+	"context"
+	"os"
+
+	v1 "berth/api/v1"
+	"berth/container"
+)
+
+// Keeper says who judges a container whose containerizer is gone.
+type Keeper string
+
+// The keepers.
+const (
+	// Foreground: the process that launched it. Once that is dead, the container is to
+	// be destroyed by whoever finds it.
+	Foreground Keeper = "foreground"
+	// Operator: a person, by Destroy. Recovery leaves it alone.
+	Operator Keeper = "operator"
+)
+
+// Request is what to launch.
+type Request struct {
+	// Config's directory, rootfs and ephemeral volumes are filled in by the launch.
+	Config *v1.ContainerConfig
+	// Stdio are the standard streams of the command; they stay the caller's.
+	Stdio  [3]*os.File
+	Keeper Keeper
+}
+
+// Containerizer launches containers and looks after them. Its methods may be called
+// concurrently. Several processes may work in the same directories.
+type Containerizer interface {
+	// Recover destroys what dead processes have left. Call it before anything else. A
+	// failure for one container does not keep the others from being recovered.
+	Recover(ctx context.Context) error
+
+	// Launch starts a container and returns once its command was executed. An error
+	// proves that nothing is left of it, or says what could not be removed; the next
+	// Recover tries again.
+	//
+	// ErrExists: the id is in use. *launcher.StartError: the command cannot be
+	// executed. ErrInvalid, ErrNotSupported: the request. Other classes: see the
+	// provisioner and the store, for the image.
+	Launch(ctx context.Context, id container.ID, req Request) error
+
+	// Wait returns how the container ended, once nothing is left of it. It may be called
+	// while the container runs and, once, afterwards. ErrNotFound: no such container.
+	Wait(ctx context.Context, id container.ID) (container.Termination, error)
+
+	// Kill sends a signal to the container's command. ErrNotFound: no such container,
+	// or it has ended.
+	Kill(ctx context.Context, id container.ID, signal os.Signal) error
+
+	// Destroy ends a container, in whatever state it is, and returns when nothing is left
+	// of it. It may be repeated; false: there was none.
+	Destroy(ctx context.Context, id container.ID) (bool, error)
+}

@@ -1,0 +1,53 @@
+//go:build linux
+
+package mesos
+
+import (
+	"fmt"
+	"strings"
+
+	v1 "berth/api/v1"
+	"berth/container"
+)
+
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// environment is what the command finds: what isolators (and with them the image) give,
+// overridden by the request, completed by PATH and HOME. Nothing of berth's own
+// environment is in it.
+func environment(config *v1.ContainerConfig, given []string, home string) ([]string, error) {
+	var env environ
+	env.set("PATH", defaultPath)
+	if home != "" {
+		env.set("HOME", home)
+	}
+	for _, entry := range given {
+		if name, value, ok := strings.Cut(entry, "="); ok && name != "" {
+			env.set(name, value)
+		}
+	}
+	for _, v := range config.GetCommandInfo().GetEnvironment().GetVariables() {
+		if v.GetType() == v1.Environment_Variable_SECRET {
+			return nil, fmt.Errorf("environment variable %s: %w: secrets in the environment", v.GetName(), container.ErrNotSupported)
+		}
+		if v.GetName() == "" || strings.ContainsAny(v.GetName(), "=\x00") || strings.Contains(v.GetValue(), "\x00") {
+			return nil, fmt.Errorf("environment variable %q: %w: a name is not empty and has no '=', and neither name nor value has a NUL", v.GetName(), container.ErrInvalid)
+		}
+		env.set(v.GetName(), v.GetValue())
+	}
+	return env, nil
+}
+
+// environ is an environment in the order in which names came first.
+type environ []string
+
+func (e *environ) set(name, value string) {
+	entry := name + "=" + value
+	for i, old := range *e {
+		if strings.HasPrefix(old, name+"=") {
+			(*e)[i] = entry
+			return
+		}
+	}
+	*e = append(*e, entry)
+}

@@ -1,0 +1,101 @@
+//go:build linux
+
+package mesos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"berth/internal/atomicfile"
+)
+
+// phaseName is a phase as it is recorded.
+type phaseName string
+
+// The phases of a launch. The record of a container holds the one entered last.
+const (
+	admitted    phaseName = "ADMITTED"
+	provisioned phaseName = "PROVISIONING"
+	prepared    phaseName = "PREPARING"
+	forked      phaseName = "FORKING"
+	isolated    phaseName = "ISOLATING"
+	running     phaseName = "RUNNING"
+)
+
+// phase is one step of a launch and its reverse. An undo may be called for a phase that
+// never happened, or happened by half, or in another process.
+type phase struct {
+	name phaseName
+	do   func(context.Context) error
+	undo func(context.Context) error
+}
+
+// phases is a launch on one screen; nothing else decides the order.
+func (l *launch) phases() []phase {
+	return []phase{
+		{admitted, l.admit, l.forget},         // our record exists, nothing else does
+		{provisioned, l.provision, l.unmount}, // image -> root filesystem, and the sandbox
+		{prepared, l.prepare, l.cleanup},      // isolators, in order -> one plan
+		{forked, l.fork, l.kill},              // the child exists, in its cgroup, and waits
+		{isolated, l.isolate, nil},            // limits are set, watches armed, it still waits
+		{running, l.release, nil},             // let go; the child executes the command
+	}
+}
+
+// undoTimeout bounds the undoing of a launch, which is not to be cancelled with it.
+const undoTimeout = time.Minute
+
+// run goes through the phases. When one fails, it and those before are undone.
+func (l *launch) run(ctx context.Context) error {
+	phases := l.phases()
+	for i, p := range phases {
+		if err := l.enter(ctx, p); err != nil {
+			return errors.Join(err, l.undo(ctx, phases[:i+1]))
+		}
+	}
+	return nil
+}
+
+func (l *launch) enter(ctx context.Context, p phase) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if p.name != admitted { // which makes the place of the record
+		if err := l.checkpoint(p.name); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
+	err := p.do(ctx)
+	l.log.Debug("phase", slog.String("phase", string(p.name)), slog.Duration("took", time.Since(began)), slog.Any("error", err))
+	return err
+}
+
+func (l *launch) checkpoint(name phaseName) error {
+	if err := atomicfile.Write(l.records.Phase(), []byte(name+"\n"), 0o600, false); err != nil {
+		return fmt.Errorf("launch %s: record the phase: %w", l.id, err)
+	}
+	return nil
+}
+
+// undo goes backwards, and stops where something cannot be undone: what lies before it
+// may still be in use, and the record, which goes last, says that it is there.
+func (l *launch) undo(ctx context.Context, phases []phase) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for i := len(phases) - 1; i >= 0; i-- {
+		if phases[i].undo == nil {
+			continue
+		}
+		if err := phases[i].undo(ctx); err != nil {
+			return fmt.Errorf("clean up container %s: %w", l.id, err)
+		}
+	}
+	return nil
+}
+
+// undoAll destroys the container, whichever phase its launch had reached.
+func (l *launch) undoAll(ctx context.Context) error { return l.undo(ctx, l.phases()) }

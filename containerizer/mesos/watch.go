@@ -1,0 +1,65 @@
+//go:build linux
+
+package mesos
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"berth/container"
+	"berth/isolator"
+)
+
+// watch collects what the watching isolators of one container report. The zero pointer
+// is a watch that was never started.
+type watch struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	// first is closed when a limitation or a failure is there.
+	first chan struct{}
+
+	mu         sync.Mutex
+	limitation *container.Limitation
+	err        error
+}
+
+// startWatch runs until end.
+func startWatch(isolators []isolator.Isolator, id container.ID) *watch {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &watch{cancel: cancel, first: make(chan struct{})}
+	for _, i := range isolators {
+		if watcher, ok := i.(isolator.Watcher); ok {
+			w.done.Go(func() { w.take(watcher.Watch(ctx, id)) })
+		}
+	}
+	return w
+}
+
+// take keeps the first limitation and every failure.
+func (w *watch) take(limitation *container.Limitation, err error) {
+	if limitation == nil && err == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.limitation == nil && w.err == nil {
+		close(w.first)
+	}
+	if w.limitation == nil {
+		w.limitation = limitation
+	}
+	w.err = errors.Join(w.err, err)
+}
+
+// end stops the watch and returns what it has found. The cgroup is still to be there.
+func (w *watch) end() (*container.Limitation, error) {
+	if w == nil {
+		return nil, nil
+	}
+	w.cancel()
+	w.done.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.limitation, w.err
+}

@@ -1,0 +1,73 @@
+// Package engine builds a working containerizer out of a configuration: the one place
+// that knows every implementation. `berth run` uses it, and so does any program that
+// embeds berth.
+//
+// wire.go has a table for each kind of part, from its name to its constructor.
+package engine
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"berth/provisioner/store"
+	"berth/registry"
+)
+
+// Config says how an engine is set up. Its fields are the flags of the same names.
+type Config struct {
+	WorkDir    string // what survives a reboot; made when missing
+	RuntimeDir string // what does not
+
+	Isolation               []string
+	ImageProviders          []string
+	ImageProvisionerBackend string // empty: the first that works of overlay and copy
+	DockerStoreDir          string // empty: in WorkDir, with layers shared by all stores
+	LauncherDir             string // where berth-init is; empty: beside this program
+	CgroupsRoot             string
+	SandboxDirectory        string
+
+	// Registry says how registries are talked to.
+	Registry registry.Options
+	// Progress is told how pulls go; nil: nobody is.
+	Progress store.Progress
+	// Log takes what happens that no caller is told; nil: nobody.
+	Log *slog.Logger
+}
+
+// DefaultConfig returns what the flags default to.
+func DefaultConfig() Config {
+	return Config{
+		WorkDir:    "/var/lib/berth",
+		RuntimeDir: "/run/berth",
+		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/net",
+			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "docker/runtime"},
+		ImageProviders:   []string{"docker"},
+		CgroupsRoot:      "berth",
+		SandboxDirectory: "/mnt/mesos/sandbox",
+	}
+}
+
+func (c Config) launcherDir() (string, error) {
+	if c.LauncherDir != "" {
+		return filepath.Abs(c.LauncherDir)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Dir(program), nil
+}
+
+func (c Config) log() *slog.Logger {
+	if c.Log != nil {
+		return c.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// list splits a flag's value at commas.
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
+}

@@ -1,0 +1,59 @@
+package engine
+
+import (
+	"berth/internal/cgroup"
+	"berth/isolator"
+	"berth/isolator/cgroups/cpu"
+	"berth/isolator/cgroups/mem"
+	"berth/isolator/cgroups/pids"
+	"berth/isolator/docker/runtime"
+	filesystem "berth/isolator/filesystem/linux"
+	"berth/isolator/namespaces/ipc"
+	"berth/isolator/namespaces/net"
+	"berth/isolator/namespaces/pid"
+	"berth/isolator/namespaces/uts"
+	launcher "berth/launcher/linux"
+	"berth/provisioner/backend"
+	"berth/provisioner/backend/bind"
+	"berth/provisioner/backend/copy"
+	"berth/provisioner/backend/overlay"
+)
+
+// backends has every backend; the order is that in which a default is looked for.
+var backends = []struct {
+	name  string
+	make  func() backend.Backend
+	byNew bool // may be the default
+}{
+	{"overlay", func() backend.Backend { return overlay.New() }, true},
+	{"copy", func() backend.Backend { return copy.New() }, true},
+	{"bind", func() backend.Backend { return bind.New() }, false},
+}
+
+// parts are what isolators may be made of.
+type parts struct {
+	config   Config
+	launcher *launcher.Launcher
+	cgroups  *cgroup.Host
+}
+
+// isolators has every isolator, in the order in which they prepare a container: the
+// file system first, which the others mount into.
+var isolators = []struct {
+	name string
+	make func(p parts) isolator.Isolator
+	// controller that the isolator needs, if it does
+	controller string
+}{
+	{"filesystem/linux", func(p parts) isolator.Isolator {
+		return filesystem.New(filesystem.Options{SandboxDirectory: p.config.SandboxDirectory, Shm: !p.config.isolates("namespaces/ipc")})
+	}, ""},
+	{"cgroups/cpu", func(p parts) isolator.Isolator { return cpu.New(p.launcher) }, "cpu"},
+	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher) }, "memory"},
+	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
+	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New() }, ""},
+	{"namespaces/ipc", func(parts) isolator.Isolator { return ipc.New() }, ""},
+	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
+	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},
+	{"namespaces/net", func(parts) isolator.Isolator { return net.New() }, ""},
+}

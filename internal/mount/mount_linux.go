@@ -1,0 +1,185 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Attr is a set of MOUNT_ATTR_ flags.
+type Attr uint64
+
+// The attributes in use.
+const (
+	ReadOnly Attr = unix.MOUNT_ATTR_RDONLY
+	NoDev    Attr = unix.MOUNT_ATTR_NODEV
+	NoSuid   Attr = unix.MOUNT_ATTR_NOSUID
+	NoExec   Attr = unix.MOUNT_ATTR_NOEXEC
+)
+
+// Detached is a mount that is in no mount table yet. Close drops it unless it was
+// attached.
+type Detached struct {
+	fd int
+}
+
+// Option is one parameter of a file system; without a Value it is a flag.
+type Option struct {
+	Key, Value string
+}
+
+// New makes a file system of the given type. The error has the kernel's messages.
+func New(fstype, source string, options []Option, attr Attr) (*Detached, error) {
+	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open file system type %s: %w", fstype, err)
+	}
+	defer unix.Close(fs)
+	for _, o := range append([]Option{{"source", source}}, options...) {
+		if o.Value == "" {
+			err = unix.FsconfigSetFlag(fs, o.Key)
+		} else {
+			err = unix.FsconfigSetString(fs, o.Key, o.Value)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s option %s=%s: %w", fstype, o.Key, o.Value, withLog(fs, err))
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, fmt.Errorf("create %s file system: %w", fstype, withLog(fs, err))
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
+	if err != nil {
+		return nil, fmt.Errorf("mount %s file system: %w", fstype, withLog(fs, err))
+	}
+	return &Detached{fd: fd}, nil
+}
+
+// withLog adds what the kernel says on the file system's descriptor.
+func withLog(fs int, err error) error {
+	var lines []string
+	buf := make([]byte, 4096)
+	for {
+		n, readErr := unix.Read(fs, buf)
+		if readErr != nil || n <= 0 {
+			break
+		}
+		// Each message is "<e|w|i> text".
+		if _, text, ok := strings.Cut(strings.TrimSpace(string(buf[:n])), " "); ok {
+			lines = append(lines, text)
+		}
+	}
+	if len(lines) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, strings.Join(lines, "; "))
+}
+
+// Clone makes a bind mount of path, which may be a file; with recursive, of the
+// mounts below it too.
+func Clone(path string, recursive bool) (*Detached, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	return &Detached{fd: fd}, nil
+}
+
+// CloneFD makes a bind mount, not recursive, of what fd is open on.
+func CloneFD(fd int) (*Detached, error) {
+	clone, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil, fmt.Errorf("open_tree: %w", err)
+	}
+	return &Detached{fd: clone}, nil
+}
+
+// MakePrivate cuts the mount at path and those below it off from all others: nothing
+// propagates in or out.
+func MakePrivate(path string) error {
+	err := unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	if err != nil {
+		return &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+	}
+	return nil
+}
+
+// Set adds attributes; with recursive, to the mounts below too.
+func (d *Detached) Set(attr Attr, recursive bool) error {
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	err := unix.MountSetattr(d.fd, "", flags, &unix.MountAttr{Attr_set: uint64(attr)})
+	if err != nil {
+		return fmt.Errorf("mount_setattr: %w", err)
+	}
+	return nil
+}
+
+// Attach makes the mount visible at target, whose last component is not followed.
+func (d *Detached) Attach(target string) error {
+	err := unix.MoveMount(d.fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	if err != nil {
+		return &os.PathError{Op: "move_mount", Path: target, Err: err}
+	}
+	return nil
+}
+
+// AttachAt makes the mount visible at the file or directory that fd is open on.
+func (d *Detached) AttachAt(fd int) error {
+	err := unix.MoveMount(d.fd, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	return nil
+}
+
+// FD returns the descriptor of the mount's root (O_PATH); it is valid until Close.
+func (d *Detached) FD() int { return d.fd }
+
+// Close drops the descriptor; a mount that is attached nowhere ends with it.
+func (d *Detached) Close() error { return unix.Close(d.fd) }
+
+// ShareFromHost sets the propagation of the mount at target: what the host mounts
+// and unmounts below it is seen by copies of it in other namespaces, and the mount
+// itself follows its own origin, if it has one (slave, then shared).
+func ShareFromHost(target string) error {
+	for _, propagation := range []uint64{unix.MS_SLAVE, unix.MS_SHARED} {
+		err := unix.MountSetattr(unix.AT_FDCWD, target, 0, &unix.MountAttr{Propagation: propagation})
+		if err != nil {
+			return &os.PathError{Op: "mount_setattr", Path: target, Err: err}
+		}
+	}
+	return nil
+}
+
+// IsMountPoint reports whether a mount is on path; a missing path has none.
+func IsMountPoint(path string) (bool, error) {
+	var stx unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &stx)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// Detach removes the mount on path and those below it, whoever uses them: processes
+// that have files open there keep them. No mount there is not an error.
+func Detach(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return &os.PathError{Op: "umount", Path: path, Err: err}
+}

@@ -1,0 +1,73 @@
+//go:build linux
+
+package mem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/internal/cgroup"
+)
+
+// events is a file that becomes readable when something happens to a cgroup's memory:
+// an eventfd on v1, inotify on v2.
+type events struct {
+	file *os.File
+}
+
+func openEvents(dir cgroup.Dir) (*events, error) {
+	if dir.Version() == cgroup.V2 {
+		return openInotify(filepath.Join(dir.Path(), "memory.events"))
+	}
+	return openEventfd(dir)
+}
+
+// openEventfd registers for OOM notifications (cgroup-v1/memory.rst, section 10).
+func openEventfd(dir cgroup.Dir) (*events, error) {
+	control, err := os.Open(filepath.Join(dir.Path(), "memory.oom_control"))
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close() // the registration holds the cgroup's file by itself
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	e := &events{os.NewFile(uintptr(fd), "oom events")}
+	if err := dir.Write("cgroup.event_control", fmt.Sprintf("%d %d", fd, control.Fd())); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	return e, nil
+}
+
+// openInotify watches a file whose changes the kernel reports as modifications
+// (cgroup-v2.rst, "memory.events").
+func openInotify(path string) (*events, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("inotify_init1: %w", err)
+	}
+	e := &events{os.NewFile(uintptr(fd), "memory events")}
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_MODIFY|unix.IN_DELETE_SELF); err != nil {
+		return nil, errors.Join(&os.PathError{Op: "inotify_add_watch", Path: path, Err: err}, e.close())
+	}
+	return e, nil
+}
+
+// wait returns nil after an event and the cause when ctx has ended.
+func (e *events) wait(ctx context.Context) error {
+	// A deadline in the past ends the read.
+	stop := context.AfterFunc(ctx, func() { e.file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	buffer := make([]byte, 4096)
+	_, err := e.file.Read(buffer)
+	return err
+}
+
+func (e *events) close() error { return e.file.Close() }

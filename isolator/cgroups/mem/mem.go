@@ -1,0 +1,152 @@
+//go:build linux
+
+// Package mem is the isolator cgroups/mem: requested memory is kept for a container
+// as far as possible, a limit is enforced by the kernel. A container that the kernel's
+// OOM killer has visited ends, with the limit as the reason
+// (Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst).
+package mem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"berth/container"
+	"berth/internal/cgroup"
+	"berth/internal/resources"
+	"berth/isolator"
+)
+
+const (
+	controller = "memory"
+	resource   = "mem" // in MiB
+	mib        = 1 << 20
+	// below it not even the init process and a shell fit
+	minLimit = 6 * mib
+	minSoft  = 32 * mib // as in Mesos
+	noLimit  = 1 << 62  // v1 and v2 print different numbers for none, all above it
+)
+
+// Groups finds the cgroup of a container.
+type Groups interface {
+	Group(id container.ID) (*cgroup.Group, error)
+}
+
+// Isolator implements isolator.Isolator, isolator.Enforcer and isolator.Watcher.
+type Isolator struct {
+	groups Groups
+}
+
+// New returns the isolator.
+func New(groups Groups) *Isolator { return &Isolator{groups} }
+
+// Prepare implements isolator.Isolator.
+func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
+	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit*mib >= minLimit) {
+		return nil, fmt.Errorf("cgroups/mem: limit of %v MiB: %w: the least is %d MiB", limit, container.ErrInvalid, minLimit/mib)
+	}
+	return &isolator.LaunchInfo{Controllers: []string{controller}}, nil
+}
+
+func (i *Isolator) dir(id container.ID) (cgroup.Dir, error) {
+	group, err := i.groups.Group(id)
+	if err != nil {
+		return cgroup.Dir{}, err
+	}
+	return group.Dir(controller)
+}
+
+// Isolate implements isolator.Enforcer.
+func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) error {
+	dir, err := i.dir(c.ID)
+	if err != nil {
+		return err
+	}
+	for _, s := range settings(dir.Version(), c) {
+		if err := dir.Write(s.file, s.value); err != nil {
+			return fmt.Errorf("cgroups/mem: %w", err)
+		}
+	}
+	return nil
+}
+
+type setting struct{ file, value string }
+
+// settings are the files to write, in order.
+func settings(version cgroup.Version, c *isolator.Container) (all []setting) {
+	soft, hard := "memory.soft_limit_in_bytes", "memory.limit_in_bytes"
+	if version == cgroup.V2 {
+		soft, hard = "memory.low", "memory.max"
+	}
+	if request, ok := resources.Requested(c.Config, resource); ok {
+		all = append(all, setting{soft, bytes(max(minSoft, request*mib))})
+	}
+	if limit, ok := resources.Limit(c.Config, resource); ok {
+		all = append(all, setting{hard, bytes(limit * mib)})
+	}
+	return all
+}
+
+func bytes(n float64) string { return strconv.FormatInt(int64(n), 10) }
+
+// Watch implements isolator.Watcher.
+func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limitation, error) {
+	dir, err := i.dir(id)
+	if err != nil {
+		return nil, err
+	}
+	events, err := openEvents(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
+	}
+	defer events.close()
+	for {
+		ended := events.wait(ctx)
+		// Also when ctx has ended: the kill comes before the exit that ended it.
+		killed, err := killed(dir)
+		switch {
+		case errors.Is(err, container.ErrNotFound): // the cgroup is gone
+			return nil, nil
+		case err != nil:
+			return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
+		case killed:
+			return limitation(dir), nil
+		case ended != nil:
+			return nil, nil
+		}
+	}
+}
+
+// killed reports whether the kernel has killed a process for want of memory.
+func killed(dir cgroup.Dir) (bool, error) {
+	file := "memory.oom_control"
+	if dir.Version() == cgroup.V2 {
+		file = "memory.events"
+	}
+	counters, err := dir.ReadKeyed(file)
+	return counters["oom_kill"] > 0, err
+}
+
+func limitation(dir cgroup.Dir) *container.Limitation {
+	limitFile, peakFile := "memory.limit_in_bytes", "memory.max_usage_in_bytes"
+	if dir.Version() == cgroup.V2 {
+		limitFile, peakFile = "memory.max", "memory.peak"
+	}
+	l := &container.Limitation{Reason: container.ReasonLimitationMemory, Message: "memory limit exceeded"}
+	// For the message only: the limitation stands without them.
+	limit, limitErr := dir.ReadUint(limitFile)
+	peak, peakErr := dir.ReadUint(peakFile)
+	switch {
+	case limitErr != nil || peakErr != nil:
+	case limit >= noLimit:
+		l.Message = fmt.Sprintf("the host ran out of memory and the kernel killed a process: maximum used %d MiB", peak/mib)
+	default:
+		l.Message = fmt.Sprintf("memory limit of %d MiB exceeded: maximum used %d MiB", limit/mib, peak/mib)
+	}
+	return l
+}
+
+// Cleanup implements isolator.Isolator: the settings went with the cgroup, which is
+// the launcher's.
+func (i *Isolator) Cleanup(context.Context, container.ID) error { return nil }

@@ -1,0 +1,89 @@
+// Package isolator defines one aspect of the isolation of containers, and how the
+// aspects are put together.
+//
+// An isolator enforces (prepares what the launch needs and sets limits), isolates
+// (separates the container from others) and reports (watches for what the container
+// may not do). It does not launch: Prepare returns its part of the launch as data, and
+// the launcher carries out the sum.
+//
+// For each container, in this order:
+//
+//	Prepare   one isolator after the other, in the order of the engine's table
+//	Isolate   after the fork, while the init process waits
+//	Watch     from then until the container ends
+//	Cleanup   in reverse order, whatever came before
+package isolator
+
+import (
+	"context"
+
+	v1 "berth/api/v1"
+	"berth/container"
+	"berth/image"
+	"berth/launcher"
+	"berth/launcher/plan"
+)
+
+// Container is what isolators know of the container that is prepared.
+type Container struct {
+	ID     container.ID
+	Config *v1.ContainerConfig
+	// Image is the configuration of the image that the root filesystem was made of;
+	// nil without an image.
+	Image *image.Config
+}
+
+// Isolator is one aspect. Its methods may be called concurrently for different
+// containers.
+type Isolator interface {
+	// Prepare returns the isolator's part of the launch; nil: nothing. What it makes on
+	// the host it makes so that Cleanup finds it without further knowledge.
+	// ErrInvalid, ErrNotSupported: the request cannot be fulfilled, here or at all.
+	Prepare(ctx context.Context, c *Container) (*LaunchInfo, error)
+
+	// Cleanup removes what Prepare and Isolate have made. It may be repeated, and called
+	// for a container that was never prepared.
+	Cleanup(ctx context.Context, id container.ID) error
+}
+
+// Enforcer is an isolator that acts on the forked container before it is released.
+type Enforcer interface {
+	// Isolate sets limits or joins namespaces. pid is the waiting init process.
+	Isolate(ctx context.Context, c *Container, pid int) error
+}
+
+// Watcher is an isolator that can end a container.
+type Watcher interface {
+	// Watch waits for the container to exceed a limit, and returns how, or nil when
+	// ctx has ended. nil proves that until the end of ctx it had not happened: a cause
+	// is never lost to a race with the exit that it brings about.
+	Watch(ctx context.Context, id container.ID) (*container.Limitation, error)
+}
+
+// LaunchInfo is one isolator's part of a launch. The zero value adds nothing.
+type LaunchInfo struct {
+	Namespaces  []launcher.Namespace
+	Controllers []string // in whose hierarchies the container needs a cgroup
+
+	Mounts   []plan.Mount
+	Nodes    []plan.Node
+	Links    []plan.Link
+	Masked   []string
+	ReadOnly []string
+	Hostname string
+	Loopback bool
+
+	// Of the following each may come from one isolator only.
+	Command    *Command
+	WorkingDir string
+	User       string // USER[:GROUP], names or numbers, as the root filesystem knows them
+
+	// Env is overridden by the environment of the request.
+	Env []string
+}
+
+// Command is what to execute: Path is looked up like that of plan.Command.
+type Command struct {
+	Path string
+	Args []string // with argv[0]
+}

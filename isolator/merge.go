@@ -1,0 +1,57 @@
+package isolator
+
+import (
+	"fmt"
+	"slices"
+
+	"berth/container"
+)
+
+// Merge puts the parts of a launch together. Lists are joined in order, namespaces and
+// controllers once each; what only one isolator may say is an error of class
+// ErrInvalid when two say it.
+func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
+	var sum LaunchInfo
+	for _, info := range infos {
+		if info == nil {
+			continue
+		}
+		sum.Namespaces = append(sum.Namespaces, info.Namespaces...)
+		sum.Controllers = append(sum.Controllers, info.Controllers...)
+		sum.Mounts = append(sum.Mounts, info.Mounts...)
+		sum.Nodes = append(sum.Nodes, info.Nodes...)
+		sum.Links = append(sum.Links, info.Links...)
+		sum.Masked = append(sum.Masked, info.Masked...)
+		sum.ReadOnly = append(sum.ReadOnly, info.ReadOnly...)
+		sum.Env = append(sum.Env, info.Env...)
+		sum.Loopback = sum.Loopback || info.Loopback
+		for _, err := range []error{
+			once(&sum.Command, info.Command, "a command"),
+			once(&sum.User, info.User, "a user"),
+			once(&sum.WorkingDir, info.WorkingDir, "a working directory"),
+			once(&sum.Hostname, info.Hostname, "a host name"),
+		} {
+			if err != nil {
+				return LaunchInfo{}, err
+			}
+		}
+	}
+	slices.Sort(sum.Namespaces)
+	sum.Namespaces = slices.Compact(sum.Namespaces)
+	slices.Sort(sum.Controllers)
+	sum.Controllers = slices.Compact(sum.Controllers)
+	return sum, nil
+}
+
+// once takes over what part says, unless an earlier part said something.
+func once[T comparable](sum *T, part T, what string) error {
+	var none T
+	if part == none {
+		return nil
+	}
+	if *sum != none {
+		return fmt.Errorf("%w: two isolators specify %s", container.ErrInvalid, what)
+	}
+	*sum = part
+	return nil
+}

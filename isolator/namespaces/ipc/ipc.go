@@ -1,0 +1,61 @@
+// Package ipc is the isolator namespaces/ipc: System V IPC and POSIX message queues of
+// the container are its own, and so is its shared memory in /dev/shm.
+// LinuxInfo.ipc_mode SHARE_PARENT asks for the host's instead; shm_size bounds
+// /dev/shm.
+package ipc
+
+import (
+	"context"
+	"fmt"
+
+	v1 "berth/api/v1"
+	"berth/container"
+	"berth/isolator"
+	"berth/launcher"
+	"berth/launcher/plan"
+)
+
+// Isolator implements isolator.Isolator.
+type Isolator struct{}
+
+// New returns the isolator.
+func New() *Isolator { return &Isolator{} }
+
+// Prepare implements isolator.Isolator.
+func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
+	linux := c.Config.GetContainerInfo().GetLinuxInfo()
+	shared := linux.GetIpcMode() == v1.LinuxInfo_SHARE_PARENT
+	sized := linux != nil && linux.ShmSize != nil
+	if shared && sized {
+		return nil, fmt.Errorf("namespaces/ipc: %w: shm_size needs ipc_mode PRIVATE; the host's /dev/shm has its own size", container.ErrInvalid)
+	}
+	rootfs := c.Config.GetRootfs() != ""
+	switch {
+	case shared && rootfs:
+		return &isolator.LaunchInfo{Mounts: []plan.Mount{{Target: "/dev/shm", Source: "/dev/shm", Fixed: true}}}, nil
+	case shared:
+		return nil, nil
+	}
+	info := &isolator.LaunchInfo{Namespaces: []launcher.Namespace{launcher.IPC}}
+	if rootfs || sized {
+		info.Mounts = append(info.Mounts, shm(linux))
+	}
+	if rootfs {
+		info.Mounts = append(info.Mounts, plan.Mount{Target: "/dev/mqueue", Source: "mqueue", Type: "mqueue", Fixed: true,
+			Flags: plan.NoSuid | plan.NoDev | plan.NoExec})
+	}
+	return info, nil
+}
+
+func shm(linux *v1.LinuxInfo) plan.Mount {
+	m := plan.Mount{Target: "/dev/shm", Source: "shm", Type: "tmpfs", Fixed: true,
+		Flags:   plan.NoSuid | plan.NoDev | plan.NoExec,
+		Options: []plan.Option{{Key: "mode", Value: "1777"}}}
+	if linux.GetShmSize() > 0 {
+		m.Options = append(m.Options, plan.Option{Key: "size", Value: fmt.Sprintf("%dm", linux.GetShmSize())})
+	}
+	return m
+}
+
+// Cleanup implements isolator.Isolator: the namespace went with its processes.
+func (i *Isolator) Cleanup(context.Context, container.ID) error { return nil }

@@ -1,0 +1,36 @@
+// Package pid is the isolator namespaces/pid: the container sees only its own
+// processes, and all of them end with its first one. LinuxInfo.share_pid_namespace
+// asks for the host's instead.
+package pid
+
+import (
+	"context"
+
+	"berth/container"
+	"berth/isolator"
+	"berth/launcher"
+	"berth/launcher/plan"
+)
+
+// Isolator implements isolator.Isolator.
+type Isolator struct{}
+
+// New returns the isolator.
+func New() *Isolator { return &Isolator{} }
+
+// Prepare implements isolator.Isolator.
+func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
+	if c.Config.GetContainerInfo().GetLinuxInfo().GetSharePidNamespace() {
+		return nil, nil
+	}
+	info := &isolator.LaunchInfo{Namespaces: []launcher.Namespace{launcher.PID}}
+	if c.Config.GetRootfs() == "" {
+		// The host's /proc shows the host's processes; a root filesystem has its own.
+		info.Mounts = []plan.Mount{{Target: "/proc", Source: "proc", Type: "proc", Fixed: true,
+			Flags: plan.NoSuid | plan.NoDev | plan.NoExec}}
+	}
+	return info, nil
+}
+
+// Cleanup implements isolator.Isolator: the namespace went with its processes.
+func (i *Isolator) Cleanup(context.Context, container.ID) error { return nil }

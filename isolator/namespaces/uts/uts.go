@@ -1,0 +1,37 @@
+// Package uts is the isolator namespaces/uts: the container has a host name of its own,
+// ContainerInfo.hostname or else the container's id.
+package uts
+
+import (
+	"context"
+	"fmt"
+
+	"berth/container"
+	"berth/isolator"
+	"berth/launcher"
+)
+
+// maxName is HOST_NAME_MAX of the kernel.
+const maxName = 64
+
+// Isolator implements isolator.Isolator.
+type Isolator struct{}
+
+// New returns the isolator.
+func New() *Isolator { return &Isolator{} }
+
+// Prepare implements isolator.Isolator.
+func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
+	name := c.Config.GetContainerInfo().GetHostname()
+	if len(name) > maxName {
+		return nil, fmt.Errorf("namespaces/uts: host name %q: %w: it has %d bytes, at most %d are allowed", name, container.ErrInvalid, len(name), maxName)
+	}
+	if name == "" {
+		name = c.ID.Value()
+		name = name[:min(len(name), maxName)]
+	}
+	return &isolator.LaunchInfo{Namespaces: []launcher.Namespace{launcher.UTS}, Hostname: name}, nil
+}
+
+// Cleanup implements isolator.Isolator: the namespace went with its processes.
+func (i *Isolator) Cleanup(context.Context, container.ID) error { return nil }

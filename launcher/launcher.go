@@ -1,0 +1,86 @@
+// Package launcher defines how a container's processes are started and ended.
+//
+// A launcher forks the init process of a container into its namespaces and its
+// cgroup, where it waits. Release lets it go: it then makes the container as its plan
+// says and executes the command. From there on the launcher's process is not needed:
+// the init process records the command's exit status itself.
+//
+//	absent --Fork--> waiting --Release--> running --(command ends)--> ended
+//
+// Destroy leads from each of them back to absent.
+package launcher
+
+import (
+	"context"
+	"os"
+
+	"berth/container"
+	"berth/launcher/plan"
+)
+
+// Namespace is a kind of Linux namespace, by the name of namespaces(7).
+type Namespace string
+
+// The namespaces that a launcher can give a container of its own.
+const (
+	Mount   Namespace = "mnt"
+	PID     Namespace = "pid"
+	IPC     Namespace = "ipc"
+	UTS     Namespace = "uts"
+	Network Namespace = "net"
+)
+
+// Spec is what to fork.
+type Spec struct {
+	Plan       plan.Plan
+	Namespaces []Namespace
+	// Controllers are those in whose hierarchies the container needs a cgroup.
+	Controllers []string
+	// Stdio are the standard streams of the command.
+	Stdio [3]*os.File
+	// Status is the path of the file that takes the wait status of the command; it is
+	// made by Fork.
+	Status string
+}
+
+// Launcher starts and ends containers. Its methods may be called concurrently for
+// different containers.
+type Launcher interface {
+	// Fork starts the init process of a container, in its namespaces and its cgroup,
+	// and leaves it waiting. It records what it makes before it makes it.
+	//
+	// After an error the caller owes a Destroy. ErrNotSupported: the host lacks a
+	// controller or a namespace.
+	Fork(ctx context.Context, id container.ID, spec Spec) (Process, error)
+
+	// Destroy kills every process of the container and removes its cgroup. A nil error
+	// proves that none is left. It may be repeated, and called for a container that
+	// was never forked, or was forked by another process.
+	Destroy(ctx context.Context, id container.ID) error
+}
+
+// Process is the init process of a container that this process has forked.
+type Process interface {
+	// Pid is that of the init process, on the host.
+	Pid() int
+
+	// Release lets the init process go and waits until the command was executed. The
+	// error is a *StartError when it was not.
+	Release(ctx context.Context) error
+
+	// Signal sends a signal to the init process, which forwards it to the command.
+	// ErrNotFound: it has ended.
+	Signal(s os.Signal) error
+
+	// Wait returns when the init process has ended.
+	Wait(ctx context.Context) error
+}
+
+// StartError says that the command of a container was not executed. It is the
+// container's or the image's fault as often as berth's.
+type StartError struct {
+	Message string
+	Code    int // 125, 126 or 127, as a command-line tool exits for it
+}
+
+func (e *StartError) Error() string { return e.Message }

@@ -1,0 +1,248 @@
+//go:build linux
+
+// Package linux is the launcher for Linux: it clones the init process into the
+// container's namespaces and owns the container's cgroup in every hierarchy.
+//
+// A process of the container is in its cgroup from birth where the host has a
+// cgroup v2 tree (clone3(2) with CLONE_INTO_CGROUP), and in those of cgroup v1 before
+// it is released. So killing the cgroup kills the container, whatever it forks.
+package linux
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"berth/container"
+	"berth/internal/atomicfile"
+	"berth/internal/cgroup"
+	"berth/internal/mount"
+	"berth/launcher"
+	"berth/launcher/plan"
+	"berth/state"
+)
+
+// initName is the program that becomes the first process of a container.
+const initName = "berth-init"
+
+// Options are what a Launcher is made of.
+type Options struct {
+	Layout      state.Layout
+	Cgroups     *cgroup.Host
+	CgroupsRoot string // relative to each hierarchy
+	Dir         string // where berth-init is
+}
+
+// Launcher implements launcher.Launcher.
+type Launcher struct {
+	Options
+}
+
+var _ launcher.Launcher = (*Launcher)(nil)
+
+// New returns the launcher. ErrFailedPrecondition: not root, or no berth-init.
+func New(o Options) (*Launcher, error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("linux launcher: %w: it makes namespaces and mounts and needs root; this is user %d", container.ErrFailedPrecondition, os.Geteuid())
+	}
+	if _, err := os.Stat(filepath.Join(o.Dir, initName)); err != nil {
+		return nil, fmt.Errorf("linux launcher: %w: %w: install %s there, or name its directory with --launcher_dir", container.ErrFailedPrecondition, err, initName)
+	}
+	return &Launcher{Options: o}, nil
+}
+
+// cgroupRecord is the file `cgroup` of a container.
+type cgroupRecord struct {
+	Path        string   `json:"path"`
+	Controllers []string `json:"controllers"`
+}
+
+// Group returns the container's cgroup as it was recorded. ErrNotFound when it has
+// none: it was never forked.
+func (l *Launcher) Group(id container.ID) (*cgroup.Group, error) {
+	data, err := os.ReadFile(l.Layout.Container(id).Cgroup())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cgroup of container %s: %w", id, container.ErrNotFound)
+	}
+	var rec cgroupRecord
+	if err == nil {
+		err = json.Unmarshal(data, &rec)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cgroup of container %s: %w", id, err)
+	}
+	return l.Cgroups.Group(rec.Path, rec.Controllers)
+}
+
+func (l *Launcher) makeGroup(id container.ID, controllers []string) (*cgroup.Group, error) {
+	path := filepath.Join(append([]string{l.CgroupsRoot}, id.Values()...)...)
+	group, err := l.Cgroups.Group(path, controllers)
+	if err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(cgroupRecord{group.Path(), group.Controllers()})
+	if err != nil {
+		return nil, err
+	}
+	if err := atomicfile.Write(l.Layout.Container(id).Cgroup(), append(data, '\n'), 0o600, false); err != nil {
+		return nil, err
+	}
+	return group, group.Create()
+}
+
+// Fork implements launcher.Launcher.
+func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec) (launcher.Process, error) {
+	group, err := l.makeGroup(id, spec.Controllers)
+	if err != nil {
+		return nil, fmt.Errorf("fork container %s: %w", id, err)
+	}
+	p, err := l.clone(spec, group)
+	if err != nil {
+		return nil, fmt.Errorf("fork container %s: %w", id, err)
+	}
+	if err := group.Enter(p.pid); err != nil {
+		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.abandon(ctx))
+	}
+	pid := strconv.Itoa(p.pid) + "\n"
+	if err := atomicfile.Write(l.Layout.Container(id).Pid(), []byte(pid), 0o600, false); err != nil {
+		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.abandon(ctx))
+	}
+	return p, nil
+}
+
+// clone starts berth-init, which waits.
+func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, err error) {
+	program, err := l.openInit()
+	if err != nil {
+		return nil, err
+	}
+	defer program.Close()
+	p, files, err := openChannels(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(files.List())
+	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec.Namespaces)}
+	unified, err := group.UnifiedFD()
+	if err != nil {
+		return nil, errors.Join(err, p.closeChannels())
+	}
+	if unified != nil {
+		defer unified.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(unified.Fd())
+	}
+	// By the descriptor: what is executed is the file that was opened, read-only.
+	path := "/proc/self/fd/" + strconv.Itoa(program.FD())
+	p.process, err = os.StartProcess(path, []string{initName}, &os.ProcAttr{
+		Env:   []string{}, // nothing of berth's environment is the container's
+		Dir:   "/",
+		Files: append(spec.Stdio[:], files.List()...),
+		Sys:   attr,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start %s: %w", initName, err), p.closeChannels())
+	}
+	p.pid = p.process.Pid
+	return p, nil
+}
+
+// openInit opens berth-init on a read-only mount of its own that is in no mount
+// table: the container reaches it through /proc/1/exe and cannot write to it
+// (CVE-2019-5736), while all containers share its pages.
+func (l *Launcher) openInit() (*mount.Detached, error) {
+	program, err := mount.Clone(filepath.Join(l.Dir, initName), false)
+	if err != nil {
+		return nil, err
+	}
+	if err := program.Set(mount.ReadOnly, false); err != nil {
+		return nil, errors.Join(err, program.Close())
+	}
+	return program, nil
+}
+
+func cloneFlags(namespaces []launcher.Namespace) (flags uintptr) {
+	for _, ns := range namespaces {
+		flags |= map[launcher.Namespace]uintptr{
+			launcher.Mount:   unix.CLONE_NEWNS,
+			launcher.PID:     unix.CLONE_NEWPID,
+			launcher.IPC:     unix.CLONE_NEWIPC,
+			launcher.UTS:     unix.CLONE_NEWUTS,
+			launcher.Network: unix.CLONE_NEWNET,
+		}[ns]
+	}
+	return flags
+}
+
+// openChannels opens what berth and berth-init share: the process's ends, and the
+// files for berth-init.
+func openChannels(spec launcher.Spec) (_ *process, files plan.Files, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(files.List())
+		}
+	}()
+	if files.Plan, err = planFile(spec.Plan); err != nil {
+		return nil, files, err
+	}
+	if files.Status, err = os.OpenFile(spec.Status, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+		return nil, files, err
+	}
+	p := &process{}
+	if files.Release, p.release, err = os.Pipe(); err != nil {
+		return nil, files, err
+	}
+	if p.report, files.Report, err = os.Pipe(); err != nil {
+		return nil, files, errors.Join(err, p.release.Close())
+	}
+	return p, files, nil
+}
+
+// planFile returns the encoded plan as a file without a name.
+func planFile(p plan.Plan) (*os.File, error) {
+	fd, err := unix.MemfdCreate("plan", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "plan")
+	if err := p.Encode(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.Seek(0, 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// Destroy implements launcher.Launcher.
+func (l *Launcher) Destroy(ctx context.Context, id container.ID) error {
+	group, err := l.Group(id)
+	if errors.Is(err, container.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := group.Kill(ctx); err != nil {
+		return fmt.Errorf("destroy container %s: %w", id, err)
+	}
+	if err := group.Remove(ctx); err != nil {
+		return fmt.Errorf("destroy container %s: %w", id, err)
+	}
+	return nil
+}

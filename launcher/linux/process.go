@@ -1,0 +1,88 @@
+//go:build linux
+
+package linux
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"berth/container"
+	"berth/launcher"
+	"berth/launcher/plan"
+)
+
+// process is a berth-init that this process has forked.
+type process struct {
+	pid     int
+	process *os.Process
+	release *os.File // write end
+	report  *os.File // read end
+
+	reap sync.Once
+	done chan struct{}
+	err  error
+}
+
+func (p *process) Pid() int { return p.pid }
+
+func (p *process) closeChannels() error {
+	return errors.Join(p.release.Close(), p.report.Close())
+}
+
+// abandon ends a process that was not released: the end of the pipe tells it.
+func (p *process) abandon(ctx context.Context) error {
+	return errors.Join(p.closeChannels(), p.Wait(ctx))
+}
+
+// Release implements launcher.Process.
+func (p *process) Release(ctx context.Context) error {
+	defer p.closeChannels()
+	// Closing the pipe ends the read below.
+	stop := context.AfterFunc(ctx, func() { p.report.Close() })
+	defer stop()
+	if _, err := p.release.Write([]byte{1}); err != nil {
+		return fmt.Errorf("release the container's init process: %w", err)
+	}
+	var report plan.Report
+	err := json.NewDecoder(p.report).Decode(&report)
+	switch {
+	case err == io.EOF: // closed by execve
+		return nil
+	case context.Cause(ctx) != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return fmt.Errorf("wait for the container's init process: %w", err)
+	}
+	return &launcher.StartError{Message: report.Message, Code: report.Code}
+}
+
+// Wait implements launcher.Process.
+func (p *process) Wait(ctx context.Context) error {
+	p.reap.Do(func() {
+		p.done = make(chan struct{})
+		go func() { // ends with the process
+			_, p.err = p.process.Wait()
+			close(p.done)
+		}()
+	})
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Signal implements launcher.Process.
+func (p *process) Signal(s os.Signal) error {
+	err := p.process.Signal(s)
+	if errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal %v: the container has ended: %w", s, container.ErrNotFound)
+	}
+	return err
+}

@@ -1,0 +1,36 @@
+// Package layer turns a tar stream into a verified, durable layer on disk and
+// keeps it for all image stores.
+//
+// A layer is named by the sha256 of its uncompressed tar, its diffID, and exists
+// in forms. The form "tree" is a directory that overlayfs can stack: whiteouts are
+// character devices 0/0, opaque directories carry trusted.overlay.opaque. Beside
+// the tree lies the rest of the tar (headers and padding, in the format of
+// tar-split), so that the very same tar can be made again.
+//
+//	<store>/
+//	    lock                            serialises sweeps with everything below
+//	    layers/<diffID>/tree/fs/        the tree
+//	    layers/<diffID>/tree/split.zst  what the tar has beside file contents
+//	    layers/<diffID>/tree/info.json  Info
+//	    leases/<name>                   diffIDs that a live process relies on
+//	    staging/<name>/...              what the lease's process is unpacking or removing
+//
+// # States
+//
+// A layer is absent, staged or visible. Lease.Unpack stages it: bytes are written
+// below the lease's staging directory and verified. Lease.Commit makes all that a
+// lease has staged durable and then visible, by a rename. Only a visible layer can
+// be used. Sweep makes layers absent: it renames them into its own staging
+// directory and removes them there.
+//
+// A process relies on a layer between finding it and recording that it uses it. It
+// says so by Lease.Hold; a sweep leaves held layers alone. A lease is a file that
+// its process has locked, so it ends with its process; Recover removes what dead
+// leases left.
+//
+// # Trust
+//
+// A tar is hostile input. The unpacker never leaves the tree, never follows a
+// symbolic link, makes no node that could steer overlayfs and stays within Limits.
+// It follows the OCI image specification, "Image Layer Filesystem Changeset".
+package layer

@@ -1,0 +1,111 @@
+package layer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"berth/container"
+	"berth/image"
+	"berth/internal/readahead"
+)
+
+// Unpack stages the layer whose tar, compressed with gzip or zstd or not at all, is
+// the content of blob. It reads blob to its end, in one pass and with bounded
+// memory: one goroutine reads and inflates, the other hashes and writes. When ctx
+// ends it waits for a Read of blob that is under way.
+//
+// A nil error proves that the tar had the digest want (when want is not empty) and
+// that the tree is whole; it becomes visible by Commit. An error of blob is
+// returned as it is; of class ErrInvalid are a blob that is no tar, a tar that is
+// hostile or beyond the limits, and a wrong digest.
+func (l *Lease) Unpack(ctx context.Context, want image.Digest, blob io.Reader) (Info, error) {
+	info, dir, err := l.stage(ctx, want, blob)
+	if err != nil {
+		return Info{}, l.store.withRemedy(errors.Join(err, removeTree(dir)))
+	}
+	l.mu.Lock()
+	l.staged = append(l.staged, stagedLayer{id: info.DiffID, form: Tree, dir: dir})
+	l.mu.Unlock()
+	return info, nil
+}
+
+func (l *Lease) stage(ctx context.Context, want image.Digest, blob io.Reader) (info Info, dir string, err error) {
+	if dir, err = l.newStaging(); err != nil {
+		return Info{}, dir, err
+	}
+	src := &source{r: blob}
+	inflated, err := inflate(src)
+	if err != nil {
+		return Info{}, dir, err
+	}
+	ahead := readahead.New(inflated)
+	// In this order: the goroutine of ahead reads from inflated.
+	defer func() { err = errors.Join(err, ahead.Close(), inflated.Close()) }()
+
+	sum := sha256.New()
+	budget := &budget{limits: l.store.limits, compressed: src.n.Load}
+	info, err = makeTree(io.TeeReader(metered(ctx, ahead, budget), sum), dir, budget)
+	if err != nil {
+		return Info{}, dir, err
+	}
+	info.Version, info.DiffID = 1, image.DigestOfSum([sha256.Size]byte(sum.Sum(nil)))
+	switch {
+	case info.Size == 0:
+		return Info{}, dir, fmt.Errorf("%w: it is empty, not a tar archive", container.ErrInvalid)
+	case want != "" && info.DiffID != want:
+		return Info{}, dir, fmt.Errorf("%w: its uncompressed content has the digest %s, the image's configuration says %s",
+			container.ErrInvalid, info.DiffID, want)
+	}
+	return info, dir, writeInfo(dir, info)
+}
+
+func writeInfo(dir string, info Info) error {
+	data, err := json.Marshal(info)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "info.json"), append(data, '\n'), 0o600)
+}
+
+// source reads a blob. It keeps the error of the blob, which tells a blob that
+// cannot be read (a broken download, say) from one that has the wrong bytes.
+type source struct {
+	r   io.Reader
+	n   atomic.Int64 // compressed bytes so far; another goroutine asks
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.n.Add(int64(n))
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// metered charges the bytes of the uncompressed stream r to the budget, and ends the
+// stream with its context: all that takes long goes by this stream.
+func metered(ctx context.Context, r io.Reader, budget *budget) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		n, err := r.Read(p)
+		if err := budget.spend(int64(n)); err != nil {
+			return n, err
+		}
+		return n, err
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -1,0 +1,24 @@
+//go:build !linux
+
+package layer
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"berth/container"
+	"berth/image"
+)
+
+func makeTree(io.Reader, string, *budget) (Info, error) {
+	return Info{}, fmt.Errorf("unpack a layer: %w on this system, needs Linux", container.ErrNotSupported)
+}
+
+func syncFilesystem(*os.File) error { return container.ErrNotSupported }
+
+// Check is Linux only.
+func (s *Store) Check(_ context.Context, id image.Digest, _ Form) ([]Problem, error) {
+	return nil, fmt.Errorf("check layer %s: %w on this system, needs Linux", id, container.ErrNotSupported)
+}

@@ -1,0 +1,50 @@
+// Package backend defines how layers become a root filesystem.
+//
+// A backend stacks layers of one form at a path. A root filesystem is absent or
+// provisioned; Provision and Destroy move it between the two, and a failed or
+// interrupted Provision leaves something that Destroy removes.
+//
+//	<dir>/rootfses/<id>    the root filesystem, handed to Provision as a path
+//	<dir>/scratch/<id>     what the backend needs beside it (upper, work)
+//
+// The conformance suite is backendtest; a new backend is done when
+// backendtest.Run is green for it.
+package backend
+
+import (
+	"context"
+
+	"berth/layer"
+)
+
+// Layer is a visible layer in the form of the backend.
+type Layer struct {
+	Path      string // absolute, without links
+	Whiteouts bool   // it hides names of layers below it
+}
+
+// Backend makes root filesystems of layers. Its methods may be called concurrently
+// for different root filesystems; the caller serialises calls for the same one.
+type Backend interface {
+	// Form is the form of the layers that Provision takes.
+	Form() layer.Form
+
+	// Provision makes the root filesystem of the layers, base first, at rootfs,
+	// which does not exist; dir, which exists, is the backend's directory for the
+	// container. It returns the directories beside rootfs that hold what the
+	// container writes, for a disk quota to count.
+	//
+	// A nil error proves that rootfs shows the layers stacked by the rules of the
+	// OCI image specification, owned and dated as the layers say. Whatever is done
+	// below rootfs never changes a layer.
+	//
+	// After an error the caller owes a Destroy. ErrInvalid: no layers, or layers that
+	// this backend cannot stack.
+	Provision(ctx context.Context, layers []Layer, rootfs, dir string) (ephemeral []string, err error)
+
+	// Destroy removes the root filesystem and its scratch directory, and reports
+	// whether there was any of both. Files that are open in it, and a mount that
+	// somebody uses, do not stop it. It may be repeated, and called for what
+	// Provision never finished.
+	Destroy(ctx context.Context, rootfs, dir string) (bool, error)
+}

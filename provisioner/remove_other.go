@@ -1,0 +1,8 @@
+//go:build !linux
+
+package provisioner
+
+import "os"
+
+// removeUnmounted removes a container's directory; nothing is ever mounted there.
+func removeUnmounted(dir string) error { return os.RemoveAll(dir) }

@@ -1,0 +1,165 @@
+package docker
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"unicode/utf8"
+
+	"berth/container"
+	"berth/image"
+	"berth/internal/atomicfile"
+	"berth/layer"
+	"berth/provisioner/store"
+)
+
+// record is an image record on disk. Manifest and Config are the bytes as they were
+// received, so that their digests can be checked and the image be exported.
+type record struct {
+	Version int `json:"version"` // of this form: 1
+	store.Record
+	ManifestDigest image.Digest `json:"manifestDigest,omitempty"` // none for an archive
+	Source         *sourceFile  `json:"source,omitempty"`         // none for a registry
+	Blobs          []blob       `json:"blobs"`                    // of the layers in Layers
+	Manifest       string       `json:"manifest,omitempty"`
+	Config         string       `json:"config"`
+}
+
+// blob is where the layer with DiffID came from.
+type blob struct {
+	DiffID    image.Digest `json:"diffID"`
+	Digest    image.Digest `json:"digest"`
+	Size      int64        `json:"size"`
+	MediaType string       `json:"mediaType"`
+}
+
+// sourceFile identifies the content of an archive file, as make and rsync do.
+type sourceFile struct {
+	Path  string `json:"path"`
+	Size  int64  `json:"size"`
+	Mtime int64  `json:"mtime"` // ns
+	Inode uint64 `json:"inode"`
+}
+
+func statSource(path string) (*sourceFile, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	return &sourceFile{Path: path, Size: info.Size(), Mtime: info.ModTime().UnixNano(),
+		Inode: info.Sys().(*syscall.Stat_t).Ino}, nil
+}
+
+// unchanged reports whether the file is the one that was read; what came from a
+// registry does not change.
+func (f *sourceFile) unchanged() bool {
+	if f == nil {
+		return true
+	}
+	now, err := statSource(f.Path)
+	return err == nil && *now == *f
+}
+
+// records is a directory of records, one file each.
+type records struct {
+	dir string
+}
+
+func openRecords(dir string) (records, error) {
+	return records{dir}, os.MkdirAll(dir, 0o700)
+}
+
+// path names the file after the image, or after a digest of its name where that is
+// longer than a file name may be.
+func (r records) path(k key) string {
+	const maxName = 200
+	name := url.PathEscape(k.String())
+	if len(name) > maxName {
+		sum := sha256.Sum256([]byte(k.String()))
+		name = name[:maxName-2*sha256.Size] + hex.EncodeToString(sum[:])
+	}
+	return filepath.Join(r.dir, name+".json")
+}
+
+// load reads a record; ErrNotFound when there is none.
+func (r records) load(k key) (*record, error) {
+	return readRecord(r.path(k))
+}
+
+func readRecord(path string) (*record, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, container.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	var rec record
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return nil, fmt.Errorf("image record %s: %w: remove the file to have the image pulled again", path, err)
+	}
+	if rec.Version != 1 {
+		return nil, fmt.Errorf("image record %s of version %d: %w: it was written by a newer berth", path, rec.Version, container.ErrNotSupported)
+	}
+	return &rec, nil
+}
+
+// save makes a record durable and then visible, by way of the lease's directory.
+func (r records) save(k key, rec *record, lease *layer.Lease) error {
+	if !utf8.ValidString(rec.Manifest) || !utf8.ValidString(rec.Config) {
+		return fmt.Errorf("%w: the manifest or the configuration is not UTF-8", container.ErrInvalid)
+	}
+	tmp, err := lease.Dir()
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	encode := json.NewEncoder(&text)
+	encode.SetEscapeHTML(false)
+	encode.SetIndent("", "  ")
+	if err := encode.Encode(rec); err != nil {
+		return err
+	}
+	return atomicfile.WriteVia(tmp, r.path(k), []byte(text.String()), 0o600, true)
+}
+
+func (r records) remove(k key) error {
+	if err := os.Remove(r.path(k)); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(r.dir)
+}
+
+func (r records) list() ([]store.Record, error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	var all []store.Record
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") {
+			continue
+		}
+		rec, err := readRecord(filepath.Join(r.dir, e.Name()))
+		if errors.Is(err, container.ErrNotFound) { // removed meanwhile
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rec.Record)
+	}
+	slices.SortFunc(all, func(a, b store.Record) int {
+		return strings.Compare(a.Reference+"\x00"+a.Platform, b.Reference+"\x00"+b.Platform)
+	})
+	return all, nil
+}

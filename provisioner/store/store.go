@@ -1,0 +1,96 @@
+// Package store defines how an image is found, fetched and kept.
+//
+// A store understands one kind of image. It maps what a user asks for to an image:
+// an ordered list of layers, which lie in a layer.Store that several stores may
+// share, and a configuration. What it has fetched it records, so that the next Get
+// needs no network.
+//
+// An image is absent or recorded. A recorded image says what its layers are; should
+// one of them be absent, Get fetches it again.
+package store
+
+import (
+	"context"
+	"time"
+
+	v1 "berth/api/v1"
+	"berth/image"
+	"berth/layer"
+)
+
+// Image is an image whose layers are visible and stay so until Release.
+type Image struct {
+	Record
+	Config *image.Config
+	lease  *layer.Lease
+}
+
+// NewImage ties an image to the lease that holds its layers.
+func NewImage(record Record, config *image.Config, lease *layer.Lease) *Image {
+	return &Image{Record: record, Config: config, lease: lease}
+}
+
+// Release gives up the hold on the layers. Whoever goes on using them has recorded
+// that before.
+func (i *Image) Release() error { return i.lease.Release() }
+
+// Record is what a store keeps of an image.
+type Record struct {
+	// Reference is the canonical name; Platform is set when one was asked for.
+	Reference string `json:"reference"`
+	Platform  string `json:"platform,omitempty"`
+	// ID is the digest of the image's configuration.
+	ID image.Digest `json:"id"`
+	// Layers are the diffIDs, base first, each once: of a layer that occurs again
+	// higher up, only the upper place has an effect.
+	Layers []image.Digest `json:"layers"`
+	Pulled time.Time      `json:"pulled"`
+}
+
+// Store is one kind of images. Its methods may be called concurrently, also in several
+// processes on one directory.
+type Store interface {
+	// Get returns the image, with its layers in the given form. Unless img.Cached is
+	// false, an image that is recorded and whose layers are all there is returned
+	// without asking its source.
+	//
+	// A nil error proves that every layer had its digest and is on stable storage,
+	// and that the image is recorded. The caller owes a Release. After an error
+	// nothing new is visible but, possibly, whole layers.
+	//
+	// ErrInvalid: the name or what was found under it is malformed; ErrNotFound: no
+	// such image or none for the platform; ErrDenied, ErrUnavailable: see package
+	// registry.
+	Get(ctx context.Context, img *v1.Image, form layer.Form) (*Image, error)
+
+	// List returns the recorded images, ordered by reference.
+	List(ctx context.Context) ([]Record, error)
+
+	// Remove forgets the images recorded under a name, for every platform. Their
+	// layers stay until the next sweep. ErrNotFound when there is none.
+	Remove(ctx context.Context, img *v1.Image) error
+}
+
+// Stage is where a layer is on its way into the store.
+type Stage int
+
+// The stages, in order; a layer that was there already is Present from the start.
+const (
+	Waiting Stage = iota
+	Fetching
+	Unpacked
+	Present
+)
+
+// Event tells how one layer of a pull goes.
+type Event struct {
+	Image string
+	Layer image.Digest // of the blob
+	Stage Stage
+	Done  int64 // bytes of the blob, Total in all
+	Total int64
+}
+
+// Progress is told of every change, by several goroutines at a time; it must not
+// block.
+type Progress func(Event)

@@ -1,0 +1,145 @@
+package registry
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"berth/container"
+	"berth/image"
+)
+
+// grant is what lets requests into a repository. The zero grant lets in where no
+// credentials are asked for.
+type grant struct {
+	header string // of the field Authorization
+	// secrets must not be printed, whoever says them.
+	secrets []string
+	// credentials of the user stand behind it; else it is an anonymous token.
+	credentials bool
+}
+
+// session is what a client knows of one repository. Tokens are per repository, and
+// a token that serves for one may be refused for its neighbour.
+type session struct {
+	turn  chan struct{} // holds one element when nobody is at work here
+	grant grant
+}
+
+func (c *Client) session(n image.Name) *session {
+	key := n.Registry + "/" + n.Repository
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s, found := c.sessions[key]; found {
+		return s
+	}
+	if len(c.sessions) >= maxSessions {
+		clear(c.sessions) // costs each of them one more request
+	}
+	s := &session{turn: make(chan struct{}, 1)}
+	s.turn <- struct{}{}
+	c.sessions[key] = s
+	return s
+}
+
+// enter waits for whoever fetches a token for the session, so that parallel
+// requests share one.
+func (s *session) enter(ctx context.Context) error {
+	select {
+	case <-s.turn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *session) leave() { s.turn <- struct{}{} }
+
+func (s *session) current(ctx context.Context) (grant, error) {
+	if err := s.enter(ctx); err != nil {
+		return grant{}, err
+	}
+	defer s.leave()
+	return s.grant, nil
+}
+
+// renew replaces the grant that a registry refused with a 401; refused is the
+// error that it is if no other grant can be had.
+func (c *Client) renew(ctx context.Context, s *session, n image.Name, used grant, answer *reply, refused error) (grant, error) {
+	if err := s.enter(ctx); err != nil {
+		return grant{}, err
+	}
+	defer s.leave()
+	if s.grant.header != used.header {
+		return s.grant, nil // another request was here first
+	}
+	renewed, err := c.authorize(ctx, n, answer)
+	switch {
+	case err != nil:
+		return grant{}, err
+	case renewed.header == used.header:
+		return grant{}, refused
+	}
+	s.grant = renewed
+	return renewed, nil
+}
+
+// authorize answers a 401.
+func (c *Client) authorize(ctx context.Context, n image.Name, answer *reply) (grant, error) {
+	credentials, err := c.credentials(ctx, n)
+	if err != nil {
+		return grant{}, fmt.Errorf("look up credentials for %s: %w", n.Registry, err)
+	}
+	challenges := parseChallenges(answer.Header.Values("WWW-Authenticate"))
+	basic, hasBasic := basicGrant(credentials)
+	bearer, wantsBearer := pick(challenges, "bearer")
+	_, wantsBasic := pick(challenges, "basic")
+	switch {
+	case credentials.RegistryToken != "":
+		return bearerGrant(credentials.RegistryToken, true), nil
+	case wantsBearer:
+		return c.fetchToken(ctx, tokenRequest{name: n, from: answer.url, challenge: bearer, credentials: credentials, basic: basic})
+	case wantsBasic && hasBasic:
+		return basic, nil
+	case wantsBasic:
+		return grant{}, fmt.Errorf("%s: %w: it asks for a password: %s", answer.place(), container.ErrDenied, deniedRemedy(n, grant{}))
+	}
+	return grant{}, fmt.Errorf("%s: %w: the answer is 401 without a way to authenticate that berth knows (Basic, Bearer)",
+		answer.place(), container.ErrDenied)
+}
+
+func (c *Client) credentials(ctx context.Context, n image.Name) (*authn.AuthConfig, error) {
+	repository, err := name.NewRepository(n.Registry + "/" + n.Repository)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", container.ErrInvalid, err)
+	}
+	authenticator, err := authn.Resolve(ctx, c.keychain, repository)
+	if err != nil {
+		return nil, err
+	}
+	return authn.Authorization(ctx, authenticator)
+}
+
+func bearerGrant(token string, credentials bool) grant {
+	return grant{header: "Bearer " + token, secrets: []string{token}, credentials: credentials}
+}
+
+// basicGrant is false, and the zero grant, without a name or password.
+func basicGrant(a *authn.AuthConfig) (grant, bool) {
+	pair := a.Username + ":" + a.Password
+	encoded := base64.StdEncoding.EncodeToString([]byte(pair))
+	if pair == ":" {
+		if a.Auth == "" {
+			return grant{}, false
+		}
+		encoded = a.Auth
+		decoded, _ := base64.StdEncoding.DecodeString(encoded)
+		pair = string(decoded)
+	}
+	_, password, _ := strings.Cut(pair, ":")
+	return grant{header: "Basic " + encoded, secrets: []string{encoded, password}, credentials: true}, true
+}

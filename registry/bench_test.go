@@ -1,0 +1,47 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"berth/image"
+)
+
+// BenchmarkBlob is to be read beside BenchmarkSHA256: the reader is to add nothing else
+// to the network.
+func BenchmarkBlob(b *testing.B) {
+	content := bytes.Repeat([]byte("0123456789abcdef"), 64<<20/16)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(content) }))
+	defer server.Close()
+	c := newTestClient(anonymous)
+	name, err := image.ParseName(server.Listener.Addr().String() + "/a")
+	if err != nil {
+		b.Fatal(err)
+	}
+	d := image.Descriptor{Digest: image.DigestOf(content), Size: int64(len(content))}
+	b.SetBytes(d.Size)
+	b.ReportAllocs()
+	for b.Loop() {
+		r, err := c.Blob(context.Background(), name, d)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			b.Fatal(err)
+		}
+		r.Close()
+	}
+}
+
+func BenchmarkSHA256(b *testing.B) {
+	content := make([]byte, 64<<20)
+	b.SetBytes(int64(len(content)))
+	for b.Loop() {
+		sha256.Sum256(content)
+	}
+}

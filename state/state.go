@@ -1,0 +1,198 @@
+// Package state says where everything lies on disk. Every path of the two
+// directories of berth is made here, and nowhere else but inside a layer store,
+// which package layer draws.
+//
+//	<work>                                              survives a reboot; 0700
+//	    store/                                          layers, see package layer
+//	    store/docker/images/<reference>.json            image records of the docker store
+//	    provisioner/containers/<id>[/containers/<child>...]/
+//	        layers                                      the layers of each root filesystem
+//	        backends/<backend>/rootfses/<rootfs>        a root filesystem
+//	        backends/<backend>/scratch/<rootfs>         what the backend needs beside it
+//	    containers/<id>[/containers/<child>...]/        sandbox: the container's own files
+//	    containers/<id>.foreground                      the sandbox is to go with its container
+//	<runtime>                                           gone after a reboot; 0700
+//	    lock                                            serialises admission and recovery
+//	    containers/<id>[/containers/<child>...]/
+//	        keeper                                      who may judge the container, locked by it
+//	        config                                      the request
+//	        phase                                       the phase of the launch entered last
+//	        cgroup                                      path and controllers of its cgroup
+//	        pid                                         of the init process
+//	        status                                      wait status of the command
+//
+// Records are JSON or one plain value, replaced as a whole by a rename.
+package state
+
+import (
+	"os"
+	"path/filepath"
+
+	"berth/container"
+)
+
+// Layout is the pair of directories that an engine works in.
+type Layout struct {
+	Work    string
+	Runtime string
+}
+
+// NewLayout makes both directories, with mode 0700 and parents, and resolves links in
+// their paths: mounts are looked up by these paths in the mount table, which has
+// no links.
+func NewLayout(work, runtime string) (Layout, error) {
+	work, err := realDir(work)
+	if err != nil {
+		return Layout{}, err
+	}
+	runtime, err = realDir(runtime)
+	return Layout{Work: work, Runtime: runtime}, err
+}
+
+func realDir(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(dir)
+}
+
+// Store is the directory of the layers and image records.
+func (l Layout) Store() string { return filepath.Join(l.Work, "store") }
+
+// DockerStore is where the docker store keeps its records.
+func (l Layout) DockerStore() string { return filepath.Join(l.Store(), "docker") }
+
+// Provisioner is the root of what the provisioner makes.
+func (l Layout) Provisioner() Provisioner {
+	return Provisioner{root: filepath.Join(l.Work, "provisioner")}
+}
+
+// Sandbox is the directory of the container's own files.
+func (l Layout) Sandbox(id container.ID) string { return nested(l.Work, id) }
+
+// Sandboxes holds the sandboxes.
+func (l Layout) Sandboxes() string { return filepath.Join(l.Work, "containers") }
+
+// ForegroundSuffix ends the names of Foreground markers. No id has a dot in a value.
+const ForegroundSuffix = ".foreground"
+
+// Foreground marks a sandbox that nobody wants after its container has ended. It
+// survives a reboot, which the container's record does not.
+func (l Layout) Foreground(id container.ID) string { return l.Sandbox(id) + ForegroundSuffix }
+
+// RuntimeLock is the file whose lock serialises admission and recovery.
+func (l Layout) RuntimeLock() string { return filepath.Join(l.Runtime, "lock") }
+
+// RuntimeContainers holds a directory for each root container.
+func (l Layout) RuntimeContainers() string { return filepath.Join(l.Runtime, "containers") }
+
+// Container is the directory of a container's records.
+func (l Layout) Container(id container.ID) Container {
+	return Container{Dir: nested(l.Runtime, id)}
+}
+
+// Container is the records of one container.
+type Container struct {
+	Dir string
+}
+
+// Keeper is locked by the process that the container belongs to.
+func (c Container) Keeper() string { return filepath.Join(c.Dir, "keeper") }
+
+// Config is the request.
+func (c Container) Config() string { return filepath.Join(c.Dir, "config") }
+
+// Phase is the phase of the launch entered last.
+func (c Container) Phase() string { return filepath.Join(c.Dir, "phase") }
+
+// Cgroup names the container's cgroup.
+func (c Container) Cgroup() string { return filepath.Join(c.Dir, "cgroup") }
+
+// Pid identifies the init process.
+func (c Container) Pid() string { return filepath.Join(c.Dir, "pid") }
+
+// Status is where the init process leaves the command's wait status.
+func (c Container) Status() string { return filepath.Join(c.Dir, "status") }
+
+// Provisioner is the tree of the provisioner.
+type Provisioner struct {
+	root string
+}
+
+// Root is the directory of the tree.
+func (p Provisioner) Root() string { return p.root }
+
+// Containers holds a directory for each root container.
+func (p Provisioner) Containers() string { return filepath.Join(p.root, "containers") }
+
+// Container is the directory of one container.
+func (p Provisioner) Container(id container.ID) string { return nested(p.root, id) }
+
+// Layers is the record of the layers of a container's root filesystems.
+func (p Provisioner) Layers(id container.ID) string {
+	return filepath.Join(p.Container(id), "layers")
+}
+
+// Backends holds a directory for each backend that the container uses.
+func (p Provisioner) Backends(id container.ID) string {
+	return filepath.Join(p.Container(id), "backends")
+}
+
+// BackendDir is the directory of one backend of a container.
+func (p Provisioner) BackendDir(id container.ID, backend string) string {
+	return filepath.Join(p.Backends(id), backend)
+}
+
+// Rootfs is a root filesystem below a BackendDir.
+func Rootfs(backendDir, rootfsID string) string {
+	return filepath.Join(backendDir, "rootfses", rootfsID)
+}
+
+// Scratch is what a backend needs beside a root filesystem. It finds it by the root
+// filesystem's path alone, so that no record can contradict it.
+func Scratch(backendDir, rootfs string) string {
+	return filepath.Join(backendDir, "scratch", filepath.Base(rootfs))
+}
+
+// nested is root/containers/<id>[/containers/<child>...].
+func nested(root string, id container.ID) string {
+	for _, value := range id.Values() {
+		root = filepath.Join(root, "containers", value)
+	}
+	return root
+}
+
+// Children lists the containers nested in parent, and in the directory of no
+// container the root containers; dir is the directory that holds "containers".
+func Children(dir string, parent container.ID) ([]container.ID, error) {
+	entries, err := os.ReadDir(filepath.Join(dir, "containers"))
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var ids []container.ID
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		id, err := childID(parent, e.Name())
+		if err != nil {
+			continue // not ours
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+func childID(parent container.ID, value string) (container.ID, error) {
+	if parent.IsZero() {
+		return container.ParseID(value)
+	}
+	return parent.Child(value)
+}
