@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"berth/provisioner/store"
 	"berth/registry"
@@ -65,9 +64,4 @@ func (c Config) log() *slog.Logger {
 		return c.Log
 	}
 	return slog.New(slog.DiscardHandler)
-}
-
-// list splits a flag's value at commas.
-func list(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
 }

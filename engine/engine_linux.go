@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer/mesos"
+	"berth/internal/atomicfile"
 	"berth/internal/cgroup"
 	"berth/isolator"
-	"berth/layer"
 	launcher "berth/launcher/linux"
+	"berth/layer"
 	"berth/provisioner"
 	"berth/provisioner/backend"
 	"berth/provisioner/store"
@@ -42,6 +45,9 @@ func (c Config) isolates(name string) bool { return slices.Contains(c.Isolation,
 // OpenImages opens the stores and the provisioner. ErrInvalid: the configuration;
 // ErrNotSupported: a backend that was asked for does not work here.
 func OpenImages(ctx context.Context, c Config) (*Images, error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("%w: berth gives files the owners that images say, makes mounts and namespaces, and needs root; this is user %d", container.ErrFailedPrecondition, os.Geteuid())
+	}
 	layout, err := state.NewLayout(c.WorkDir, c.RuntimeDir)
 	if err != nil {
 		return nil, fmt.Errorf("open --work_dir and --runtime_dir: %w", err)
@@ -76,16 +82,50 @@ func (i *Images) openProvisioner(ctx context.Context, c Config) (err error) {
 	for _, b := range backends {
 		all[b.name] = b.make()
 	}
+	paths := i.Layout.Provisioner()
+	if err := os.MkdirAll(paths.Containers(), 0o700); err != nil {
+		return fmt.Errorf("open provisioner: %w", err)
+	}
 	chosen := c.ImageProvisionerBackend
 	if chosen == "" {
-		chosen = "overlay"
+		if chosen, err = i.defaultBackend(ctx); err != nil {
+			return err
+		}
 	}
 	if _, ok := all[chosen]; !ok {
 		return fmt.Errorf("--image_provisioner_backend: %q: %w: known are %s", chosen, container.ErrInvalid, backendNames())
 	}
 	i.Provisioner, err = provisioner.New(provisioner.Options{
-		Paths: i.Layout.Provisioner(), Layers: i.Layers, Stores: i.Stores, Backends: all, Backend: chosen})
+		Paths: paths, Layers: i.Layers, Stores: i.Stores, Backends: all, Backend: chosen})
 	return err
+}
+
+// defaultBackend returns the first backend that works on the file system of the
+// provisioner. What was found by trying holds until the next boot, for this file system.
+func (i *Images) defaultBackend(ctx context.Context) (string, error) {
+	root := i.Layout.Provisioner().Root()
+	info, err := os.Stat(root)
+	if err != nil {
+		return "", fmt.Errorf("choose a backend: %w", err)
+	}
+	stamp := fmt.Sprintf("on device %#x\n", info.Sys().(*syscall.Stat_t).Dev)
+	if data, err := os.ReadFile(i.Layout.Backend()); err == nil {
+		if name, ok := strings.CutSuffix(string(data), " "+stamp); ok {
+			return name, nil
+		}
+	}
+	var reasons []error
+	for _, b := range backends {
+		if !b.byDefault {
+			continue
+		}
+		if err := backend.Probe(ctx, b.make(), root); err != nil {
+			reasons = append(reasons, fmt.Errorf("%s: %w", b.name, err))
+			continue
+		}
+		return b.name, atomicfile.Write(i.Layout.Backend(), []byte(b.name+" "+stamp), 0o600, false)
+	}
+	return "", fmt.Errorf("choose a backend: none works: %w", errors.Join(reasons...))
 }
 
 func backendNames() string {

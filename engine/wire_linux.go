@@ -21,9 +21,9 @@ import (
 
 // backends has every backend; the order is that in which a default is looked for.
 var backends = []struct {
-	name  string
-	make  func() backend.Backend
-	byNew bool // may be the default
+	name      string
+	make      func() backend.Backend
+	byDefault bool // may be chosen without being asked for
 }{
 	{"overlay", func() backend.Backend { return overlay.New() }, true},
 	{"copy", func() backend.Backend { return copy.New() }, true},

@@ -13,6 +13,7 @@
 //	    containers/<id>.foreground                      the sandbox is to go with its container
 //	<runtime>                                           gone after a reboot; 0700
 //	    lock                                            serialises admission and recovery
+//	    backend                                         the backend that was found to work
 //	    containers/<id>[/containers/<child>...]/
 //	        keeper                                      who may judge the container, locked by it
 //	        config                                      the request
@@ -86,6 +87,9 @@ func (l Layout) Foreground(id container.ID) string { return l.Sandbox(id) + Fore
 
 // RuntimeLock is the file whose lock serialises admission and recovery.
 func (l Layout) RuntimeLock() string { return filepath.Join(l.Runtime, "lock") }
+
+// Backend holds which backend was found to work, and for which file system.
+func (l Layout) Backend() string { return filepath.Join(l.Runtime, "backend") }
 
 // RuntimeContainers holds a directory for each root container.
 func (l Layout) RuntimeContainers() string { return filepath.Join(l.Runtime, "containers") }

@@ -103,6 +103,16 @@ type ContainerConfig struct {
 	ContainerClass *ContainerClass `protobuf:"varint,14,opt,name=container_class,json=containerClass,enum=mesos.slave.ContainerClass" json:"container_class,omitempty"`
 	// The sandbox: an absolute path on the host.
 	Directory *string `protobuf:"bytes,3,opt,name=directory" json:"directory,omitempty"`
+	// Arguments in Docker's sense: they replace the image's Cmd and are appended to its
+	// Entrypoint; without an Entrypoint the first one is the command. Only read when
+	// `command_info` has neither a value nor arguments.
+	ImageArguments []string `protobuf:"bytes,101,rep,name=image_arguments,json=imageArguments" json:"image_arguments,omitempty"`
+	// Replaces the image's Entrypoint and discards its Cmd; set and empty: there is none.
+	Entrypoint *string `protobuf:"bytes,102,opt,name=entrypoint" json:"entrypoint,omitempty"`
+	// Where the command starts; wins over the image's WorkingDir.
+	WorkingDirectory *string `protobuf:"bytes,103,opt,name=working_directory,json=workingDirectory" json:"working_directory,omitempty"`
+	// The root filesystem itself cannot be written, only what is mounted into it.
+	ReadOnlyRootfs *bool `protobuf:"varint,104,opt,name=read_only_rootfs,json=readOnlyRootfs" json:"read_only_rootfs,omitempty"`
 	// Paths on the host that hold what the container writes to its root filesystem.
 	// They live as long as the container and count as its disk.
 	EphemeralVolumes []string `protobuf:"bytes,15,rep,name=ephemeral_volumes,json=ephemeralVolumes" json:"ephemeral_volumes,omitempty"`
@@ -186,6 +196,34 @@ func (x *ContainerConfig) GetDirectory() string {
 		return *x.Directory
 	}
 	return ""
+}
+
+func (x *ContainerConfig) GetImageArguments() []string {
+	if x != nil {
+		return x.ImageArguments
+	}
+	return nil
+}
+
+func (x *ContainerConfig) GetEntrypoint() string {
+	if x != nil && x.Entrypoint != nil {
+		return *x.Entrypoint
+	}
+	return ""
+}
+
+func (x *ContainerConfig) GetWorkingDirectory() string {
+	if x != nil && x.WorkingDirectory != nil {
+		return *x.WorkingDirectory
+	}
+	return ""
+}
+
+func (x *ContainerConfig) GetReadOnlyRootfs() bool {
+	if x != nil && x.ReadOnlyRootfs != nil {
+		return *x.ReadOnlyRootfs
+	}
+	return false
 }
 
 func (x *ContainerConfig) GetEphemeralVolumes() []string {
@@ -294,14 +332,20 @@ var File_berth_api_v1_containerizer_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_containerizer_proto_rawDesc = "" +
 	"\n" +
-	" berth/api/v1/containerizer.proto\x12\vmesos.slave\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\xe1\x04\n" +
+	" berth/api/v1/containerizer.proto\x12\vmesos.slave\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\x81\x06\n" +
 	"\x0fContainerConfig\x128\n" +
 	"\fcommand_info\x18\v \x01(\v2\x15.mesos.v1.CommandInfoR\vcommandInfo\x12>\n" +
 	"\x0econtainer_info\x18\f \x01(\v2\x17.mesos.v1.ContainerInfoR\rcontainerInfo\x120\n" +
 	"\tresources\x18\r \x03(\v2\x12.mesos.v1.ResourceR\tresources\x12@\n" +
 	"\x06limits\x18\x10 \x03(\v2(.mesos.slave.ContainerConfig.LimitsEntryR\x06limits\x12D\n" +
 	"\x0fcontainer_class\x18\x0e \x01(\x0e2\x1b.mesos.slave.ContainerClassR\x0econtainerClass\x12\x1c\n" +
-	"\tdirectory\x18\x03 \x01(\tR\tdirectory\x12+\n" +
+	"\tdirectory\x18\x03 \x01(\tR\tdirectory\x12'\n" +
+	"\x0fimage_arguments\x18e \x03(\tR\x0eimageArguments\x12\x1e\n" +
+	"\n" +
+	"entrypoint\x18f \x01(\tR\n" +
+	"entrypoint\x12+\n" +
+	"\x11working_directory\x18g \x01(\tR\x10workingDirectory\x12(\n" +
+	"\x10read_only_rootfs\x18h \x01(\bR\x0ereadOnlyRootfs\x12+\n" +
 	"\x11ephemeral_volumes\x18\x0f \x03(\tR\x10ephemeralVolumes\x12\x12\n" +
 	"\x04user\x18\x04 \x01(\tR\x04user\x12\x16\n" +
 	"\x06rootfs\x18\x05 \x01(\tR\x06rootfs\x1aQ\n" +

@@ -1,0 +1,45 @@
+# Targets for people and for CI; `make help` lists them.
+.POSIX:
+.PHONY: help build demo test soak bench lint check generate clean
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+# Static, and without paths of the machine in it.
+BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' Makefile
+
+build: ## bin/berth and bin/berth-init
+	$(BUILD) -o bin/ ./cmd/berth ./cmd/berth-init
+
+demo: build ## run a container from an image that is pulled from a registry on loopback
+	script/packages demo
+	script/demo
+
+test: ## every test; root, and the packages it needs are installed
+	script/packages test
+	BERTH_TEST_REQUIRE_ROOT=1 go test -race -timeout 20m ./...
+
+soak: ## the tests with larger counts
+	script/packages test
+	BERTH_TEST_REQUIRE_ROOT=1 BERTH_TEST_SOAK=1 go test -timeout 120m ./internal/e2e/...
+
+bench: build ## berth beside whichever of podman, skopeo+umoci, crun, runc, ctr are installed
+	script/packages bench
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench/...
+
+lint: ## formatting, vet, staticcheck, the direction of imports, other systems
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt these files'; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go test ./internal/imports
+	GOOS=darwin go build ./...
+
+check: lint test ## what CI runs, but for the demo
+
+generate: ## code that is generated from other files
+	script/packages test
+	go generate ./...
+
+clean: ## remove what was built
+	rm -rf bin
