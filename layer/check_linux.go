@@ -2,6 +2,7 @@ package layer
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -51,7 +53,7 @@ func (s *Store) Check(ctx context.Context, id image.Digest, form Form) ([]Proble
 		c.found.add("", "its tar cannot be made again: %v", compareErr)
 	case got.DiffID != id:
 		c.found.add("", "its tar has the digest %s", got.DiffID)
-	case err == nil && got != info:
+	case err == nil && !got.equal(info):
 		c.found.add("", "its record is %+v, found was %+v", info, got)
 	}
 	return c.found, nil
@@ -115,6 +117,10 @@ func (c *checker) compare(ctx context.Context, root int, splitFile string) (Info
 	if err := c.walk(ctx, node{parent: root, base: "."}); err != nil {
 		return Info{}, err
 	}
+	if c.role("")&hasEntry == 0 { // the root
+		c.info.Implied = append(c.info.Implied, []byte("."))
+	}
+	slices.SortFunc(c.info.Implied, bytes.Compare)
 	c.info.Version, c.info.Size, c.info.DiffID = 1, made.n, image.DigestOfSum([sha256.Size]byte(sum.Sum(nil)))
 	return c.info, nil
 }
@@ -368,6 +374,7 @@ func (c *checker) visit(ctx context.Context, n node) error {
 
 // compareImplied compares a directory that has no entry of its own.
 func (c *checker) compareImplied(n node) {
+	c.info.Implied = append(c.info.Implied, []byte(n.path()))
 	diffs, err := attributeDifferences(n, impliedDirectory)
 	if err != nil {
 		diffs = append(diffs, err.Error())

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/image"
+	"berth/internal/testrig"
 )
 
 // testLimits keep bombs small.
@@ -33,9 +35,7 @@ type reporter interface {
 
 func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("owners, devices and trusted.* attributes need root")
-	}
+	testrig.RequireRoot(t)
 }
 
 func newStore(t testing.TB, limits Limits) *Store {
@@ -242,5 +242,31 @@ func wantTree(t reporter, got, want map[string]string) {
 		if _, ok := want[name]; !ok && name != "." {
 			t.Errorf("%q is too many: %s", name, g)
 		}
+	}
+}
+
+// mountNew mounts a new file system for as long as the test runs.
+func mountNew(t testing.TB, kind, size string, options ...string) string {
+	t.Helper()
+	mnt := testrig.TempDir(t)
+	mount := []string{"-t", kind, "-o", "size=" + size, "none", mnt}
+	if kind != "tmpfs" {
+		testrig.RequireTools(t, "mkfs."+kind)
+		img := filepath.Join(t.TempDir(), "img")
+		run(t, "truncate", "--size="+size, img)
+		run(t, "mkfs."+kind, append(append([]string{"-q"}, options...), img)...)
+		mount = []string{"-o", "loop", img, mnt}
+	}
+	if out, err := exec.Command("mount", mount...).CombinedOutput(); err != nil {
+		t.Skipf("%s cannot be mounted: %v: %s", kind, err, out)
+	}
+	t.Cleanup(func() { run(t, "umount", mnt) })
+	return mnt
+}
+
+func run(t testing.TB, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", name, err, out)
 	}
 }

@@ -266,7 +266,7 @@ func TestHostileBlobsAreRefused(t *testing.T) {
 	tarball := archive(file("x", strings.Repeat("0123456789", 1000)))
 	packed := gzipped(t, tarball)
 	zpacked := zstded(t, tarball)
-	bomb := archive(file("x", string(make([]byte, 64<<20))))
+	bomb := archive(file("x", string(make([]byte, 24<<20))))
 	for _, c := range []struct {
 		name string
 		blob []byte
@@ -293,8 +293,8 @@ func TestHostileBlobsAreRefused(t *testing.T) {
 		{"zstd with a window of 64 MiB", append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 16 << 3}, make([]byte, 100)...), "window"},
 		{"gzip bomb", gzipped(t, bomb), "bomb"},
 		{"zstd bomb", zstded(t, bomb, zstd.WithWindowSize(1<<20)), "bomb"},
-		{"gzip bomb after the end of the archive", gzipped(t, append(archive(), make([]byte, 64<<20)...)), "bomb"},
-		{"gzip bomb in a whiteout", gzipped(t, archive(file(".wh.x", string(make([]byte, 64<<20))))), "bomb"},
+		{"gzip bomb after the end of the archive", gzipped(t, append(archive(), make([]byte, 24<<20)...)), "bomb"},
+		{"gzip bomb in a whiteout", gzipped(t, archive(file(".wh.x", string(make([]byte, 24<<20))))), "bomb"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := attack(t, "", bytes.NewReader(c.blob))

@@ -51,8 +51,8 @@ func TestOnlyCommitMakesALayerVisible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Info{Version: 1, DiffID: image.DigestOf(blob), Size: int64(len(blob)), Entries: 1, Nodes: 1}
-	if info != want {
+	want := Info{Version: 1, DiffID: image.DigestOf(blob), Size: int64(len(blob)), Entries: 1, Nodes: 1, Implied: [][]byte{[]byte(".")}}
+	if !info.equal(want) {
 		t.Errorf("unpacked %+v, want %+v", info, want)
 	}
 	wantAbsent := func() {
@@ -72,7 +72,7 @@ func TestOnlyCommitMakesALayerVisible(t *testing.T) {
 	if ids, err := s.List(); err != nil || !slices.Equal(ids, []image.Digest{info.DiffID}) {
 		t.Errorf("listed: %v, %v", ids, err)
 	}
-	if got, err := s.Info(info.DiffID, Tree); err != nil || got != want {
+	if got, err := s.Info(info.DiffID, Tree); err != nil || !got.equal(want) {
 		t.Errorf("its record: %+v, %v", got, err)
 	}
 	if swept := sweep(t, s); len(swept) != 0 {
@@ -398,7 +398,7 @@ func playRole(role, store string) error {
 		}
 	case "unpack":
 		stuck := readerFunc(func([]byte) (int, error) { ready(); return 0, io.EOF })
-		blob := archive(many(3000, func(i int) member { return file(fmt.Sprintf("d/%d", i), "x") })...)
+		blob := archive(many(500, func(i int) member { return file(fmt.Sprintf("d/%d", i), "x") })...)
 		_, err := l.Unpack(ctx, "", io.MultiReader(bytes.NewReader(blob), stuck))
 		return err
 	case "stage":

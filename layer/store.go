@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"berth/container"
 	"berth/image"
@@ -28,6 +30,16 @@ type Info struct {
 	Entries   int          `json:"entries"`   // of the tar
 	Nodes     int          `json:"nodes"`     // below the root of the tree
 	Whiteouts int          `json:"whiteouts"` // and opaque markers
+	// Implied are the directories that have no entry in the tar, and so no owner, mode
+	// and times of their own: where lower layers have them too, theirs count. The root
+	// is ".". Names need not be UTF-8, so JSON has them in base64.
+	Implied [][]byte `json:"implied,omitempty"`
+}
+
+// equal reports whether two records say the same.
+func (i Info) equal(other Info) bool {
+	return i.Version == other.Version && i.DiffID == other.DiffID && i.Size == other.Size && i.Entries == other.Entries &&
+		i.Nodes == other.Nodes && i.Whiteouts == other.Whiteouts && slices.EqualFunc(i.Implied, other.Implied, bytes.Equal)
 }
 
 // Store is the layers below one directory. Several processes may use one directory

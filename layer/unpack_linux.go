@@ -8,6 +8,8 @@ import (
 	"hash"
 	"hash/crc64"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +36,9 @@ type unpacker struct {
 	buffer []byte
 	// directories get their times last: whatever is made in them changes these.
 	directories []directoryTime
-	whiteouts   int
+	// implied are the directories that have had no entry so far.
+	implied   map[string]bool
+	whiteouts int
 }
 
 type directoryTime struct {
@@ -54,10 +58,12 @@ func unpack(stream io.Reader, root int, split *splitWriter, budget *budget) (Inf
 		tar:    tar.NewReader(recorded),
 		crc:    crc64.New(fileSum),
 		buffer: make([]byte, 256<<10),
+
+		implied: make(map[string]bool),
 	}
 	defer u.tree.close()
-	// The root gets a time even when it has no entry.
-	if err := u.remember(".", impliedDirectory); err != nil {
+	// The root is there even when it has no entry.
+	if err := u.imply("."); err != nil {
 		return Info{}, err
 	}
 	for {
@@ -157,11 +163,17 @@ func isOwner(id int) bool { return id >= 0 && int64(id) <= maxOwner }
 func (u *unpacker) parent(dir string) (int, error) {
 	fd, made, err := u.tree.directory(dir)
 	for _, name := range made {
-		if err := u.remember(name, impliedDirectory); err != nil {
+		if err := u.imply(name); err != nil {
 			return -1, err
 		}
 	}
 	return fd, err
+}
+
+// imply notes a directory that is there because names go through it.
+func (u *unpacker) imply(name string) error {
+	u.implied[name] = true
+	return u.remember(name, impliedDirectory)
 }
 
 // make creates the node that hdr describes. Every creation is exclusive, so that no
@@ -196,6 +208,7 @@ func (u *unpacker) sameDirectory(hdr *tar.Header, n node) error {
 	if err := u.tree.setAttributes(n, hdr); err != nil {
 		return err
 	}
+	delete(u.implied, n.path())
 	return u.remember(n.path(), hdr)
 }
 
@@ -399,5 +412,9 @@ func (u *unpacker) finish() (Info, error) {
 			return Info{}, fmt.Errorf("%s: %w", quote(d.path), err)
 		}
 	}
-	return Info{Size: u.stream.n, Entries: u.budget.entries, Nodes: u.tree.nodes, Whiteouts: u.whiteouts}, nil
+	info := Info{Size: u.stream.n, Entries: u.budget.entries, Nodes: u.tree.nodes, Whiteouts: u.whiteouts}
+	for _, name := range slices.Sorted(maps.Keys(u.implied)) {
+		info.Implied = append(info.Implied, []byte(name))
+	}
+	return info, nil
 }

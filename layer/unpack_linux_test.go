@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/testrig"
 )
 
 // legitTars are accepted; the tree is as described, and Check finds it clean.
@@ -182,12 +184,12 @@ func TestUmaskDoesNotMatter(t *testing.T) {
 // An incompressible file of more than the base of the limits is no bomb, also when
 // its header comes long before its data.
 func TestLargeIncompressibleFile(t *testing.T) {
-	s := newStore(t, Limits{Entries: 10, NameBytes: 1000, Base: 1 << 20, Ratio: 2, Depth: 10})
-	noise := pseudoRandom(8 << 20)
+	s := newStore(t, Limits{Entries: 10, NameBytes: 1000, Base: 1 << 20, Ratio: 1, Depth: 10})
+	noise := pseudoRandom(4 << 20)
 	for _, blob := range [][]byte{
 		archive(file("big", noise)),
 		gzipped(t, archive(file("big", noise))),
-		archive(sparse("big", 8<<20+4096, "4096,8388608", noise)),
+		archive(sparse("big", 4<<20+4096, "4096,4194304", noise)),
 	} {
 		wantClean(t, s, addLayer(t, s, blob).DiffID)
 	}
@@ -207,9 +209,7 @@ func pseudoRandom(n int) string {
 // Whatever GNU tar makes of a tree gives the same tree.
 func TestFormatsOfGNUTar(t *testing.T) {
 	needRoot(t)
-	if _, err := exec.LookPath("tar"); err != nil {
-		t.Skip("there is no tar command: ", err)
-	}
+	testrig.RequireTools(t, "tar")
 	src := t.TempDir()
 	makeSource(t, src)
 	want := look(t, src)
@@ -281,11 +281,11 @@ func makeSource(t *testing.T, src string) {
 	}
 	defer f.Close()
 	for i := range 10 {
-		if _, err := f.WriteAt([]byte(fmt.Sprint("fragment ", i)), int64(i)<<20); err != nil {
+		if _, err := f.WriteAt([]byte(fmt.Sprint("fragment ", i)), int64(i)<<18); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := f.Truncate(16 << 20); err != nil {
+	if err := f.Truncate(4 << 20); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -349,33 +349,5 @@ func TestFileSystems(t *testing.T) {
 				t.Errorf("sweep: %v, %v", swept, err)
 			}
 		})
-	}
-}
-
-// mountNew mounts a new file system for as long as the test runs.
-func mountNew(t *testing.T, kind, size string, options ...string) string {
-	t.Helper()
-	mnt := t.TempDir()
-	mount := []string{"-t", kind, "-o", "size=" + size, "none", mnt}
-	if kind != "tmpfs" {
-		img := filepath.Join(t.TempDir(), "img")
-		if _, err := exec.LookPath("mkfs." + kind); err != nil {
-			t.Skip("the file system cannot be made: ", err)
-		}
-		run(t, "truncate", "--size="+size, img)
-		run(t, "mkfs."+kind, append(append([]string{"-q"}, options...), img)...)
-		mount = []string{"-o", "loop", img, mnt}
-	}
-	if out, err := exec.Command("mount", mount...).CombinedOutput(); err != nil {
-		t.Skipf("%s cannot be mounted: %v: %s", kind, err, out)
-	}
-	t.Cleanup(func() { run(t, "umount", mnt) })
-	return mnt
-}
-
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v: %s", name, err, out)
 	}
 }

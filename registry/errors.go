@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -22,6 +23,7 @@ func networkError(ctx context.Context, err error) error {
 	if errors.As(err, &withURL) {
 		err = withURL.Err // a URL may carry secrets, and the caller states the place
 	}
+	var dial *net.OpError
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	switch {
@@ -37,6 +39,9 @@ func networkError(ctx context.Context, err error) error {
 	if errors.Is(err, io.EOF) {
 		// Not wrapped: who reads a blob must never take it for the blob's end.
 		return fmt.Errorf("%w: the connection was closed", container.ErrUnavailable)
+	}
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		return fmt.Errorf("%w: %w: is the name right, and does a registry listen there?", container.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", container.ErrUnavailable, err)
 }

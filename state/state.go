@@ -26,6 +26,7 @@
 package state
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -195,8 +196,12 @@ func Children(dir string, parent container.ID) ([]container.ID, error) {
 }
 
 func childID(parent container.ID, value string) (container.ID, error) {
-	if parent.IsZero() {
-		return container.ParseID(value)
+	if !parent.IsZero() {
+		return parent.Child(value)
 	}
-	return parent.Child(value)
+	id, err := container.ParseID(value)
+	if err == nil && id.Value() != value {
+		err = fmt.Errorf("%q is not one value", value)
+	}
+	return id, err
 }

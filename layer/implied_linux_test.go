@@ -1,0 +1,40 @@
+package layer
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+)
+
+// Directories without an entry are recorded: backends give them what lower layers say.
+func TestImpliedDirectories(t *testing.T) {
+	for name, c := range map[string]struct {
+		tar  []byte
+		want string
+	}{
+		"none":                       {archive(dir("./"), dir("a/"), file("a/b", "x")), "[]"},
+		"the root":                   {archive(dir("a/"), file("a/b", "x")), "[.]"},
+		"parents":                    {archive(file("a/b/c", "x")), "[. a a/b]"},
+		"an entry comes later":       {archive(file("a/b/c", "x"), dir("a/b/"), dir("./")), "[a]"},
+		"of a whiteout":              {archive(file("a/.wh.b", "")), "[. a]"},
+		"in the place of a whiteout": {archive(dir("./"), file(".wh.a", ""), file("a/b", "x")), "[a]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLease(t, newStore(t, testLimits))
+			info, err := l.Unpack(context.Background(), "", bytes.NewReader(c.tar))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprintf("%s", info.Implied); got != c.want {
+				t.Errorf("implied %s, want %s", got, c.want)
+			}
+			if err := l.Commit(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if problems, err := l.store.Check(context.Background(), info.DiffID, Tree); err != nil || len(problems) > 0 {
+				t.Errorf("check: %v, %v", problems, err)
+			}
+		})
+	}
+}
