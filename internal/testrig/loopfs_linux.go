@@ -1,0 +1,95 @@
+package testrig
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// smallestFS is how many megabytes mkfs insists on.
+var smallestFS = map[string]int{"ext4": 8, "xfs": 300, "btrfs": 128}
+
+// mkfsFlags: ext4 without a journal would be no test of durability.
+var mkfsFlags = map[string][]string{"ext4": {"-q", "-F", "-O", "has_journal"}, "xfs": {"-q", "-f"}, "btrfs": {"-q", "-f"}}
+
+// LoopFS mounts a new file system ("ext4" with a journal, "xfs", "btrfs") from a
+// sparse file and returns where. A size below what mkfs insists on is raised to
+// that (xfs 300 MB, btrfs 128 MB). It is unmounted and its loop device freed at
+// the end; a file system that is then still in use is an error of the test.
+//
+// The test is skipped where mkfs or the kernel does not know the file system.
+func LoopFS(tb testing.TB, fstype string, sizeMB int) (dir string) {
+	tb.Helper()
+	RequireRoot(tb)
+	flags, ok := mkfsFlags[fstype]
+	if !ok {
+		tb.Fatalf("LoopFS knows no %q", fstype)
+	}
+	mkfs := "mkfs." + fstype
+	if _, err := toolPath(mkfs); err != nil {
+		tb.Skipf("needs %s, which is not installed", mkfs)
+	}
+	base := TempDir(tb)
+	image := filepath.Join(base, "image")
+	f, err := os.Create(image)
+	if err == nil {
+		err = f.Truncate(int64(max(sizeMB, smallestFS[fstype])) << 20)
+		f.Close()
+	}
+	if err != nil {
+		tb.Fatalf("make the file of the file system: %v", err)
+	}
+	tool{}.run(tb, mkfs, append(flags, image)...)
+	dir = filepath.Join(base, "mnt")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	// mount frees the loop device by itself at the unmount, even when that comes
+	// after our death.
+	if _, err := (tool{}).try("mount", "-t", fstype, "-o", "loop", image, dir); err != nil {
+		if !kernelKnows(fstype) {
+			tb.Skipf("this kernel has no %s", fstype)
+		}
+		tb.Fatalf("mount the %s: %v", fstype, err)
+	}
+	tb.Cleanup(func() {
+		if err := removeLoopFS(dir, image); err != nil {
+			tb.Errorf("remove the %s: %v", fstype, err)
+		}
+	})
+	return dir
+}
+
+func kernelKnows(fstype string) bool {
+	known, err := os.ReadFile("/proc/filesystems")
+	return err == nil && strings.Contains(string(known), "\t"+fstype+"\n")
+}
+
+// removeLoopFS unmounts with a little patience, then by force.
+func removeLoopFS(dir, image string) error {
+	err := eventually(2*time.Second, func() error { return unix.Unmount(dir, unix.UMOUNT_NOFOLLOW) })
+	if err != nil {
+		if err := unmountBelow(dir); err != nil {
+			return err
+		}
+		return fmt.Errorf("unmount %s: %w: something still uses it", dir, err)
+	}
+	return eventually(5*time.Second, func() error {
+		devices, err := loopDevices()
+		if err != nil {
+			return err
+		}
+		for device, file := range devices {
+			if file == image {
+				return fmt.Errorf("%s is still attached to %s", device, strconv.Quote(image))
+			}
+		}
+		return nil
+	})
+}
