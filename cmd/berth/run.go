@@ -256,7 +256,12 @@ func run(ctx context.Context, config engine.Config, flags *runFlags, request *v1
 	case err = <-launched:
 	case s := <-signals:
 		cancel(fmt.Errorf("interrupted by %v", s))
-		err = <-launched
+		if err = <-launched; err == nil { // it came too late for the launch, so it is for the command
+			select {
+			case signals <- s:
+			default: // as many as fit are waiting already
+			}
+		}
 	}
 	progress.done()
 	if err != nil {
