@@ -48,13 +48,17 @@ func (i *Images) Pull(ctx context.Context, img *v1.Image) (store.Record, error) 
 
 // Has reports whether an image is recorded.
 func (i *Images) Has(ctx context.Context, img *v1.Image) (bool, error) {
-	all, err := i.List(ctx)
+	s, err := i.store(img)
 	if err != nil {
 		return false, err
 	}
-	reference, err := image.ParseReference(ImageName(img))
-	return slices.ContainsFunc(all, func(rec store.Record) bool {
-		return rec.Reference == reference.String() && rec.Platform == img.GetPlatform()
+	reference, err := s.Reference(img)
+	if err != nil {
+		return false, err
+	}
+	recorded, err := s.List(ctx)
+	return slices.ContainsFunc(recorded, func(rec store.Record) bool {
+		return rec.Reference == reference && rec.Platform == img.GetPlatform()
 	}), err
 }
 
@@ -78,7 +82,7 @@ func (i *Images) Remove(ctx context.Context, img *v1.Image) ([]image.Digest, err
 	if err != nil {
 		return nil, err
 	}
-	reference, err := image.ParseReference(ImageName(img))
+	reference, err := s.Reference(img)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +91,7 @@ func (i *Images) Remove(ctx context.Context, img *v1.Image) ([]image.Digest, err
 		return nil, err
 	}
 	for _, use := range uses {
-		if use.Image == reference.String() {
+		if use.Image == reference {
 			return nil, fmt.Errorf("remove image %s: %w: the container %s uses it; destroy that first", reference, container.ErrFailedPrecondition, use.Container)
 		}
 	}

@@ -269,6 +269,13 @@ func TestDockerArchive(t *testing.T) {
 	}
 	b := testrig.Berth(t)
 	expect(t, b.Run("run", "docker-archive:"+archive+":other:1", "true"), 125, "other:1", "local/busybox:1")
+	// However the file is named, it is one image.
+	t.Chdir(filepath.Dir(archive))
+	expect(t, b.Run("provision", "--id", "mine", "docker-archive:saved.tar"), 0)
+	expect(t, b.Run("run", "--pull=never", "docker-archive:./saved.tar", "true"), 0)
+	expect(t, b.Run("rmi", "docker-archive:"+archive), 125, "mine uses it")
+	expect(t, b.Run("destroy", "mine"), 0)
+	expect(t, b.Run("rmi", "docker-archive:saved.tar"), 0)
 }
 
 func TestCheckNamesWhatIsBroken(t *testing.T) {

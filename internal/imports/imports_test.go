@@ -29,6 +29,10 @@ var rooms = []struct {
 	{"launcher/plan", nil},
 	{"launcher/*", []string{"launcher", "launcher/plan", "container", "state", "internal/*"}},
 	{"launcher", []string{"launcher/plan", "container"}},
+	// Conformance suites may use what makes tests possible.
+	{"provisioner/backend/backendtest", []string{"provisioner/backend", "layer", "container", "state", "internal/*"}},
+	{"provisioner/store/storetest", []string{"provisioner/store", "layer", "image", "container", "api/v1", "internal/*"}},
+	{"isolator/isolatortest", []string{"isolator", "launcher", "launcher/plan", "image", "container", "api/v1", "internal/*"}},
 	{"provisioner/backend/*", []string{"provisioner/backend", "layer", "container", "state", "internal/*"}},
 	{"provisioner/backend", []string{"layer", "container", "internal/*"}},
 	{"provisioner/store/*", []string{"provisioner/store", "layer", "registry", "image", "container", "api/v1", "internal/*"}},

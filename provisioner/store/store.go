@@ -59,9 +59,13 @@ type Store interface {
 	// nothing new is visible but, possibly, whole layers.
 	//
 	// ErrInvalid: the name or what was found under it is malformed; ErrNotFound: no
-	// such image or none for the platform; ErrDenied, ErrUnavailable: see package
-	// registry.
+	// such image or none for the platform; ErrNotSupported: it is of a kind that this
+	// store does not read; ErrDenied, ErrUnavailable: see package registry.
 	Get(ctx context.Context, img *v1.Image, form layer.Form) (*Image, error)
+
+	// Reference returns the name under which an image is recorded, Record.Reference,
+	// whether it is or not. Errors are those of Get that concern the name.
+	Reference(img *v1.Image) (string, error)
 
 	// List returns the recorded images, ordered by reference.
 	List(ctx context.Context) ([]Record, error)
@@ -74,7 +78,8 @@ type Store interface {
 // Stage is where a layer is on its way into the store.
 type Stage int
 
-// The stages, in order; a layer that was there already is Present from the start.
+// The stages. A layer goes from Waiting to Unpacked; one that was there already is
+// Present and nothing else.
 const (
 	Waiting Stage = iota
 	Fetching

@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
-	"strings"
+	"syscall"
 
 	"berth/container"
 	"berth/image"
@@ -19,7 +20,12 @@ import (
 // manifest.json, or, before Docker 1.10, with the file `repositories` and a
 // directory for each layer. It reads the file in place, by an index of its members.
 type archiveSource struct {
-	file      *os.File
+	archive
+	file *os.File
+}
+
+// archive is an image in an archive whose members are known.
+type archive struct {
 	reference image.Reference
 	want      image.Platform
 	members   *members
@@ -27,44 +33,58 @@ type archiveSource struct {
 }
 
 func openArchive(reference image.Reference, want image.Platform) (*archiveSource, error) {
-	file, err := os.Open(reference.Path)
+	// Without O_NONBLOCK, a FIFO would be waited for.
+	file, err := os.OpenFile(reference.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", container.ErrNotFound, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &archiveSource{file: file, reference: reference, want: want, at: make(map[image.Digest]member)}, nil
+	return &archiveSource{archive: archive{reference: reference, want: want}, file: file}, nil
 }
 
 func (a *archiveSource) Close() error { return a.file.Close() }
 
 func (a *archiveSource) resolve(ctx context.Context) (*resolved, error) {
-	stat, err := statSource(a.reference.Path)
+	// Of the open file and before it is read: should another take its place, or it
+	// change meanwhile, then it is not the recorded one.
+	info, err := a.file.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if a.members, err = indexMembers(ctx, a.file); err != nil {
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read archive %s: %w: it is not a regular file", a.reference.Path, container.ErrInvalid)
+	}
+	if a.members, err = indexMembers(ctx, a.file, info.Size()); err != nil {
 		return nil, fmt.Errorf("read archive: %w", err)
 	}
-	var found *resolved
-	if a.members.has("manifest.json") {
-		found, err = a.resolveManifest(ctx)
-	} else {
-		found, err = a.resolveRepositories(ctx)
-	}
+	found, err := a.find(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if !a.want.Accepts(found.parsed.Platform) {
-		return nil, fmt.Errorf("image for %s: %w: the archive's is for %s", a.want, container.ErrNotFound, found.parsed.Platform)
-	}
-	found.file = stat
+	found.file = identify(a.reference.Path, info)
 	return found, nil
 }
 
 func (a *archiveSource) open(_ context.Context, l fetchable) (io.ReadCloser, error) {
 	return io.NopCloser(a.members.open(a.at[l.diffID])), nil
+}
+
+// find resolves the reference.
+func (a *archive) find(ctx context.Context) (found *resolved, err error) {
+	if a.members.has("manifest.json") {
+		found, err = a.findInManifest()
+	} else {
+		found, err = a.findInRepositories(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := suits(a.want, found.parsed.Platform); err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // savedImage is an entry of manifest.json.
@@ -74,7 +94,7 @@ type savedImage struct {
 	Layers   []string
 }
 
-func (a *archiveSource) resolveManifest(ctx context.Context) (*resolved, error) {
+func (a *archive) findInManifest() (*resolved, error) {
 	var images []savedImage
 	if err := a.members.decode("manifest.json", &images); err != nil {
 		return nil, err
@@ -87,11 +107,11 @@ func (a *archiveSource) resolveManifest(ctx context.Context) (*resolved, error) 
 	if err != nil {
 		return nil, err
 	}
-	return a.assemble(ctx, config, chosen.Layers)
+	return a.assemble(config, chosen.Layers)
 }
 
 // choose returns the image that the reference names, or the only one.
-func (a *archiveSource) choose(images []savedImage) (savedImage, error) {
+func (a *archive) choose(images []savedImage) (savedImage, error) {
 	if a.reference.Name.IsZero() && len(images) == 1 {
 		return images[0], nil
 	}
@@ -107,7 +127,7 @@ func (a *archiveSource) choose(images []savedImage) (savedImage, error) {
 	return savedImage{}, a.notInArchive(tags)
 }
 
-func (a *archiveSource) notInArchive(tags []string) error {
+func (a *archive) notInArchive(tags []string) error {
 	const most = 20
 	if len(tags) > most {
 		tags = append(tags[:most:most], "...")
@@ -119,7 +139,7 @@ func (a *archiveSource) notInArchive(tags []string) error {
 }
 
 // assemble pairs the layers' members with the diffIDs of the configuration.
-func (a *archiveSource) assemble(_ context.Context, config []byte, layers []string) (*resolved, error) {
+func (a *archive) assemble(config []byte, layers []string) (*resolved, error) {
 	parsed, err := image.ParseConfig(config)
 	if err != nil {
 		return nil, err
@@ -127,6 +147,7 @@ func (a *archiveSource) assemble(_ context.Context, config []byte, layers []stri
 	if len(parsed.DiffIDs) != len(layers) {
 		return nil, fmt.Errorf("%w: the manifest has %d layers, the configuration names %d", container.ErrInvalid, len(layers), len(parsed.DiffIDs))
 	}
+	a.at = make(map[image.Digest]member)
 	found := &resolved{config: config, parsed: parsed}
 	for i, name := range layers {
 		m, err := a.members.find(name)
@@ -140,12 +161,12 @@ func (a *archiveSource) assemble(_ context.Context, config []byte, layers []stri
 	return found, nil
 }
 
-// resolveRepositories reads the older layout: a name leads to the topmost layer,
-// each layer's json to its parent. It has no diffIDs, so the layers are read twice.
-func (a *archiveSource) resolveRepositories(ctx context.Context) (*resolved, error) {
+// findInRepositories reads the older layout: a name leads to the topmost layer, each
+// layer's json to its parent. It has no diffIDs, so the layers are read twice.
+func (a *archive) findInRepositories(ctx context.Context) (*resolved, error) {
 	var repositories map[string]map[string]string
 	if err := a.members.decode("repositories", &repositories); err != nil {
-		return nil, fmt.Errorf("%w: it has neither manifest.json nor, for archives older than Docker 1.10, repositories", err)
+		return nil, fmt.Errorf("%w; and there is no manifest.json, which archives since Docker 1.10 have", err)
 	}
 	top, err := a.topLayer(repositories)
 	if err != nil {
@@ -155,43 +176,54 @@ func (a *archiveSource) resolveRepositories(ctx context.Context) (*resolved, err
 	if err != nil {
 		return nil, err
 	}
-	var diffIDs []image.Digest
 	var layers []string
 	for _, id := range chain {
-		name := id + "/layer.tar"
+		layers = append(layers, id+"/layer.tar")
+	}
+	config.RootFS = rootFS{Type: "layers"}
+	if config.RootFS.DiffIDs, err = a.digestAll(ctx, layers); err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	return a.assemble(body, layers)
+}
+
+func (a *archive) digestAll(ctx context.Context, names []string) (digests []image.Digest, err error) {
+	for _, name := range names {
 		m, err := a.members.find(name)
 		if err != nil {
 			return nil, err
 		}
 		digest, err := digestOf(ctx, a.members.open(m))
 		if err != nil {
-			return nil, fmt.Errorf("archive member %s: %w", name, err)
+			return nil, fmt.Errorf("archive member %.100q: %w", name, err)
 		}
-		diffIDs, layers = append(diffIDs, digest), append(layers, name)
+		digests = append(digests, digest)
 	}
-	config.RootFS = rootFS{Type: "layers", DiffIDs: diffIDs}
-	body, err := json.Marshal(config)
-	if err != nil {
-		return nil, err
-	}
-	return a.assemble(ctx, body, layers)
+	return digests, nil
 }
 
-func (a *archiveSource) topLayer(repositories map[string]map[string]string) (string, error) {
-	var tags, tops []string
+// topLayer returns the topmost layer of the image that the reference names, or of the
+// only one, which may have several names.
+func (a *archive) topLayer(repositories map[string]map[string]string) (string, error) {
+	tops := make(map[string]string) // name -> layer
 	for repository, versions := range repositories {
 		for tag, top := range versions {
-			full := repository + ":" + tag
-			if name, err := image.ParseName(full); err == nil && name == a.reference.Name {
-				return top, nil
-			}
-			tags, tops = append(tags, full), append(tops, top)
+			tops[repository+":"+tag] = top
 		}
 	}
-	if a.reference.Name.IsZero() && len(tops) == 1 {
-		return tops[0], nil
+	tags := slices.Sorted(maps.Keys(tops))
+	for _, tag := range tags {
+		if name, err := image.ParseName(tag); err == nil && name == a.reference.Name {
+			return tops[tag], nil
+		}
 	}
-	slices.Sort(tags)
+	if only := slices.Compact(slices.Sorted(maps.Values(tops))); a.reference.Name.IsZero() && len(only) == 1 {
+		return only[0], nil
+	}
 	return "", a.notInArchive(tags)
 }
 
@@ -211,7 +243,7 @@ type rootFS struct {
 }
 
 // layerChain returns the ids of the layers, base first, and the json of the topmost.
-func (a *archiveSource) layerChain(top string) (chain []string, config layerJSON, err error) {
+func (a *archive) layerChain(top string) (chain []string, config layerJSON, err error) {
 	for id := top; id != ""; {
 		if slices.Contains(chain, id) {
 			return nil, config, fmt.Errorf("%w: the layer %q is its own ancestor", container.ErrInvalid, id)
@@ -251,6 +283,3 @@ func digestOf(ctx context.Context, r io.Reader) (image.Digest, error) {
 		}
 	}
 }
-
-// cleanMember is the form in which members are looked up.
-func cleanMember(name string) string { return strings.TrimPrefix(strings.TrimSuffix(name, "/"), "./") }

@@ -35,6 +35,7 @@ type Store struct {
 	layers   *layer.Store
 	registry *registry.Client
 	records  records
+	pulls    pulls
 	progress store.Progress
 }
 
@@ -81,12 +82,15 @@ func parseKey(img *v1.Image) (key, error) {
 	if err != nil {
 		return key{}, err
 	}
+	if img.GetDocker().GetConfig() != nil {
+		return key{}, fmt.Errorf("image %s: credentials in the request: %w; give them to the docker configuration of the user that runs berth",
+			reference, container.ErrNotSupported)
+	}
 	switch reference.Transport {
 	case image.Docker:
 	case image.DockerArchive:
-		// The record is of this file, from wherever berth is called.
-		if reference.Path, err = filepath.Abs(reference.Path); err != nil {
-			return key{}, fmt.Errorf("image %s: %w", reference, err)
+		if reference, err = absolute(reference); err != nil {
+			return key{}, err
 		}
 	default:
 		return key{}, fmt.Errorf("image %s: %w: the docker store has no images of the transport %s",
@@ -97,6 +101,21 @@ func parseKey(img *v1.Image) (key, error) {
 		return key{}, err
 	}
 	return k, nil
+}
+
+// absolute makes the record one of this file, from wherever berth is called.
+func absolute(reference image.Reference) (image.Reference, error) {
+	path, err := filepath.Abs(reference.Path)
+	if err != nil {
+		return reference, fmt.Errorf("image %s: %w", reference, err)
+	}
+	reference.Path = path
+	// The current directory may have what a reference cannot have, a colon above all.
+	if parsed, err := image.ParseReference(reference.String()); err != nil || parsed != reference {
+		return reference, fmt.Errorf("image %q: %w: its path from the root has a colon, a control character or no UTF-8: move or link the file to another directory",
+			reference, container.ErrInvalid)
+	}
+	return reference, nil
 }
 
 // Get implements store.Store.
@@ -114,10 +133,23 @@ func (s *Store) Get(ctx context.Context, img *v1.Image, form layer.Form) (_ *sto
 			err = errors.Join(err, lease.Release())
 		}
 	}()
-	if img.GetCached() {
-		cached, err := s.cached(ctx, k, form, lease)
-		if cached != nil || err != nil {
-			return cached, err
+	return s.get(ctx, k, img.GetCached(), form, lease)
+}
+
+func (s *Store) get(ctx context.Context, k key, cached bool, form layer.Form, lease *layer.Lease) (*store.Image, error) {
+	if cached {
+		if found, err := s.cached(ctx, k, form, lease); found != nil || err != nil {
+			return found, err
+		}
+	}
+	end, err := s.pulls.begin(ctx, k)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", k, err)
+	}
+	defer end()
+	if cached { // perhaps somebody else has pulled it meanwhile
+		if found, err := s.cached(ctx, k, form, lease); found != nil || err != nil {
+			return found, err
 		}
 	}
 	pulled, err := s.pull(ctx, k, form, lease)
@@ -150,6 +182,15 @@ func (s *Store) cached(ctx context.Context, k key, form layer.Form, lease *layer
 	return store.NewImage(rec.Record, config, lease), nil
 }
 
+// Reference implements store.Store.
+func (s *Store) Reference(img *v1.Image) (string, error) {
+	k, err := parseKey(img)
+	if err != nil {
+		return "", err
+	}
+	return k.reference.String(), nil
+}
+
 // List implements store.Store.
 func (s *Store) List(context.Context) ([]store.Record, error) {
 	return s.records.list()
@@ -170,10 +211,11 @@ func (s *Store) Remove(_ context.Context, img *v1.Image) error {
 		if rec.Reference != k.reference.String() {
 			continue
 		}
-		if err := s.records.remove(key{k.reference, rec.Platform}); err != nil {
-			return err
+		was, err := s.records.remove(key{k.reference, rec.Platform})
+		if err != nil {
+			return fmt.Errorf("remove image %s: %w", k, err)
 		}
-		removed = true
+		removed = removed || was
 	}
 	if !removed {
 		return fmt.Errorf("remove image %s: %w in the store", k, container.ErrNotFound)

@@ -7,8 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"math"
 	"path"
+	"strings"
 
 	"berth/container"
 	"berth/image"
@@ -16,14 +17,18 @@ import (
 
 const (
 	maxMembers = 100_000
-	maxLinks   = 8
+	// maxNames bounds the names of the members together: a pax header alone has room
+	// for a megabyte.
+	maxNames = 32 << 20
+	maxLinks = 8
 )
 
 // members is an index of a tar file: where the content of each member begins.
 // Nothing but names and offsets is in memory.
 type members struct {
-	file   *os.File
+	file   io.ReaderAt
 	byName map[string]member
+	names  int // bytes
 }
 
 type member struct {
@@ -32,41 +37,116 @@ type member struct {
 }
 
 // indexMembers reads the headers of a tar file and skips the contents.
-func indexMembers(ctx context.Context, file *os.File) (*members, error) {
+func indexMembers(ctx context.Context, file io.ReaderAt, size int64) (*members, error) {
+	if err := refuseCompressed(file); err != nil {
+		return nil, err
+	}
 	m := &members{file: file, byName: make(map[string]member)}
-	archive := tar.NewReader(file)
+	section := io.NewSectionReader(file, 0, size)
+	archive := tar.NewReader(section)
+	var end int64 // of the last member
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
 		hdr, err := archive.Next()
 		switch {
-		case err == io.EOF && len(m.byName) > 0:
+		case err == io.EOF && 0 < end && end < size:
 			return m, nil
-		case err == io.EOF, errors.Is(err, tar.ErrHeader):
-			return nil, fmt.Errorf("%w: it is not an uncompressed tar archive", container.ErrInvalid)
-		case errors.Is(err, io.ErrUnexpectedEOF):
-			return nil, fmt.Errorf("%w: the file is cut off: %w", container.ErrInvalid, err)
+		case err == io.EOF && end > 0, errors.Is(err, io.ErrUnexpectedEOF):
+			// Blocks of zeros end an archive: one that ends with a member was cut between two.
+			return nil, errCut(size)
+		case end == 0 && (err == io.EOF || errors.Is(err, tar.ErrHeader)):
+			return nil, fmt.Errorf("%w: it is not a tar archive", container.ErrInvalid)
+		case errors.Is(err, tar.ErrHeader):
+			return nil, fmt.Errorf("%w: the file is damaged: no member begins after byte %d", container.ErrInvalid, end)
 		case err != nil:
 			return nil, err
-		case len(m.byName) == maxMembers:
-			return nil, fmt.Errorf("%w: it has more than %d members", container.ErrInvalid, maxMembers)
 		}
 		// archive/tar reads no further than the header, so the content begins here.
-		offset, err := file.Seek(0, io.SeekCurrent)
+		offset, err := section.Seek(0, io.SeekCurrent)
 		if err != nil {
 			return nil, err
 		}
-		name := cleanMember(hdr.Name)
-		switch hdr.Typeflag {
-		case tar.TypeReg:
-			m.byName[name] = member{offset: offset, size: hdr.Size}
-		case tar.TypeSymlink: // docker save links layers that it has written already
-			m.byName[name] = member{link: path.Join(path.Dir(name), hdr.Linkname)}
-		case tar.TypeLink:
-			m.byName[name] = member{link: cleanMember(hdr.Linkname)}
+		if err := m.add(hdr, offset); err != nil {
+			return nil, err
+		}
+		if end = endOf(hdr, offset); end > size {
+			return nil, errCut(size)
 		}
 	}
+}
+
+func errCut(size int64) error {
+	return fmt.Errorf("%w: the file is cut off: it ends after %d bytes without the mark of its end", container.ErrInvalid, size)
+}
+
+func (m *members) add(hdr *tar.Header, offset int64) error {
+	name := cleanMember(hdr.Name)
+	switch {
+	case isSparse(hdr):
+		// Its content is not what lies in the archive.
+		return fmt.Errorf("member %.100q: %w: it is stored as a sparse file: pack the archive without --sparse", name, container.ErrNotSupported)
+	case hdr.Typeflag == tar.TypeReg:
+		m.byName[name] = member{offset: offset, size: hdr.Size}
+	case hdr.Typeflag == tar.TypeSymlink: // docker save links layers that it has written already
+		m.byName[name] = member{link: path.Join(path.Dir(name), hdr.Linkname)}
+	case hdr.Typeflag == tar.TypeLink:
+		m.byName[name] = member{link: cleanMember(hdr.Linkname)}
+	}
+	m.names += len(hdr.Name) + len(hdr.Linkname)
+	if len(m.byName) > maxMembers || m.names > maxNames {
+		return fmt.Errorf("%w: it has more than %d members, or names of more than %d bytes", container.ErrInvalid, maxMembers, maxNames)
+	}
+	return nil
+}
+
+// endOf returns where a member ends whose content begins at offset.
+func endOf(hdr *tar.Header, offset int64) int64 {
+	const block = 512
+	end := offset
+	switch hdr.Typeflag {
+	case tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
+		// No content, whatever the header says of a size.
+	default:
+		end += min(hdr.Size, math.MaxInt64/2) // no sum can overflow
+	}
+	return (end + block - 1) / block * block
+}
+
+func isSparse(hdr *tar.Header) bool {
+	if hdr.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for key := range hdr.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+// compressions are told by the first bytes of a file.
+var compressions = []struct{ magic, name, undo string }{
+	{"\x1f\x8b", "gzip", "gunzip"},
+	{"BZh", "bzip2", "bunzip2"},
+	{"\xfd7zXZ\x00", "xz", "unxz"},
+	{"\x28\xb5\x2f\xfd", "zstd", "unzstd"},
+}
+
+func refuseCompressed(file io.ReaderAt) error {
+	begin := make([]byte, 8)
+	n, err := file.ReadAt(begin, 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	for _, c := range compressions {
+		if strings.HasPrefix(string(begin[:n]), c.magic) {
+			return fmt.Errorf("%w: it is compressed with %s, and archives are read in place: uncompress it with %s",
+				container.ErrNotSupported, c.name, c.undo)
+		}
+	}
+	return nil
 }
 
 func (m *members) has(name string) bool {
@@ -77,17 +157,19 @@ func (m *members) has(name string) bool {
 // find returns the regular member under a name, links inside the archive followed.
 func (m *members) find(name string) (member, error) {
 	at := cleanMember(name)
-	for range maxLinks {
+	for range maxLinks + 1 {
 		found, ok := m.byName[at]
-		if !ok {
-			return member{}, fmt.Errorf("archive member %q: %w", name, container.ErrNotFound)
-		}
-		if found.link == "" {
+		switch {
+		case !ok && at == cleanMember(name):
+			return member{}, fmt.Errorf("archive member %.100q: %w", name, container.ErrNotFound)
+		case !ok:
+			return member{}, fmt.Errorf("archive member %.100q: %w: it is a link to %.100q, which is none", name, container.ErrNotFound, at)
+		case found.link == "":
 			return found, nil
 		}
 		at = found.link
 	}
-	return member{}, fmt.Errorf("archive member %q: %w: a chain of links", name, container.ErrInvalid)
+	return member{}, fmt.Errorf("archive member %.100q: %w: more than %d links lead on from it", name, container.ErrInvalid, maxLinks)
 }
 
 func (m *members) open(at member) io.Reader { return io.NewSectionReader(m.file, at.offset, at.size) }
@@ -99,7 +181,7 @@ func (m *members) read(name string) ([]byte, error) {
 		return nil, err
 	}
 	if at.size > image.MaxConfigSize {
-		return nil, fmt.Errorf("archive member %q: %w: it has %d bytes, at most %d are allowed", name, container.ErrInvalid, at.size, image.MaxConfigSize)
+		return nil, fmt.Errorf("archive member %.100q: %w: it has %d bytes, at most %d are allowed", name, container.ErrInvalid, at.size, image.MaxConfigSize)
 	}
 	return io.ReadAll(m.open(at))
 }
@@ -110,7 +192,10 @@ func (m *members) decode(name string, into any) error {
 		return err
 	}
 	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("archive member %q: %w: %w", name, container.ErrInvalid, err)
+		return fmt.Errorf("archive member %.100q: %w: %w", name, container.ErrInvalid, err)
 	}
 	return nil
 }
+
+// cleanMember is the form in which members are looked up.
+func cleanMember(name string) string { return strings.TrimPrefix(strings.TrimSuffix(name, "/"), "./") }

@@ -87,7 +87,7 @@ func (s *Store) pull(ctx context.Context, k key, form layer.Form, lease *layer.L
 
 func newRecord(k key, found *resolved) *record {
 	rec := &record{
-		Version: 1,
+		Version: recordVersion,
 		Record: store.Record{
 			Reference: k.reference.String(),
 			Platform:  k.platform,
@@ -205,4 +205,17 @@ func pair(config *image.Config, layers []image.Descriptor) ([]fetchable, error) 
 		pairs[i] = fetchable{config.DiffIDs[i], l}
 	}
 	return pairs, nil
+}
+
+// suits checks that an image made for a platform can be used where want is. What its
+// configuration leaves out, as those of old and of minimal tools do, does not speak
+// against it.
+func suits(want, made image.Platform) error {
+	made.OS = cmp.Or(made.OS, want.OS)
+	made.Architecture = cmp.Or(made.Architecture, want.Architecture)
+	made.Variant = cmp.Or(made.Variant, want.Variant)
+	if !want.Accepts(made) {
+		return fmt.Errorf("image for %s: %w: it is for %s; name another platform with --platform", want, container.ErrNotFound, made)
+	}
+	return nil
 }

@@ -22,10 +22,13 @@ import (
 	"berth/provisioner/store"
 )
 
+// recordVersion is that of record.
+const recordVersion = 1
+
 // record is an image record on disk. Manifest and Config are the bytes as they were
 // received, so that their digests can be checked and the image be exported.
 type record struct {
-	Version int `json:"version"` // of this form: 1
+	Version int `json:"version"`
 	store.Record
 	ManifestDigest image.Digest `json:"manifestDigest,omitempty"` // none for an archive
 	Source         *sourceFile  `json:"source,omitempty"`         // none for a registry
@@ -42,21 +45,20 @@ type blob struct {
 	MediaType string       `json:"mediaType"`
 }
 
-// sourceFile identifies the content of an archive file, as make and rsync do.
+// sourceFile identifies the content of an archive file. The time of its last change is
+// the one thing that no tool can set back: a file that is written over may keep its
+// inode and its size, and get its old modification time.
 type sourceFile struct {
-	Path  string `json:"path"`
-	Size  int64  `json:"size"`
-	Mtime int64  `json:"mtime"` // ns
-	Inode uint64 `json:"inode"`
+	Path   string `json:"path"`
+	Size   int64  `json:"size"`
+	Mtime  int64  `json:"mtime"` // ns
+	Change int64  `json:"ctime"` // ns
+	Inode  uint64 `json:"inode"`
 }
 
-func statSource(path string) (*sourceFile, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	return &sourceFile{Path: path, Size: info.Size(), Mtime: info.ModTime().UnixNano(),
-		Inode: info.Sys().(*syscall.Stat_t).Ino}, nil
+func identify(path string, info fs.FileInfo) *sourceFile {
+	stat := info.Sys().(*syscall.Stat_t)
+	return &sourceFile{Path: path, Size: info.Size(), Mtime: info.ModTime().UnixNano(), Change: changeTime(stat), Inode: stat.Ino}
 }
 
 // unchanged reports whether the file is the one that was read; what came from a
@@ -65,8 +67,8 @@ func (f *sourceFile) unchanged() bool {
 	if f == nil {
 		return true
 	}
-	now, err := statSource(f.Path)
-	return err == nil && *now == *f
+	now, err := os.Stat(f.Path)
+	return err == nil && *identify(f.Path, now) == *f
 }
 
 // records is a directory of records, one file each.
@@ -79,12 +81,15 @@ func openRecords(dir string) (records, error) {
 }
 
 // path names the file after the image, or after a digest of its name where that is
-// longer than a file name may be.
+// longer than a file name may be. No reference has a comma once it is escaped.
 func (r records) path(k key) string {
 	const maxName = 200
-	name := url.PathEscape(k.String())
+	name := url.PathEscape(k.reference.String())
+	if k.platform != "" {
+		name += "," + url.PathEscape(k.platform)
+	}
 	if len(name) > maxName {
-		sum := sha256.Sum256([]byte(k.String()))
+		sum := sha256.Sum256([]byte(name))
 		name = name[:maxName-2*sha256.Size] + hex.EncodeToString(sum[:])
 	}
 	return filepath.Join(r.dir, name+".json")
@@ -103,12 +108,32 @@ func readRecord(path string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
+	rec, err := parseRecord(data)
+	if err != nil {
+		return nil, fmt.Errorf("image record %s: %w", path, err)
+	}
+	return rec, nil
+}
+
+func parseRecord(data []byte) (*record, error) {
+	const remedy = "remove the file to have the image pulled again"
+	// The version first: all else may mean something else in another one.
+	var form struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &form); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, remedy)
+	}
+	if form.Version != recordVersion {
+		return nil, fmt.Errorf("%w: it is of version %d, this berth knows version %d: use the berth that wrote it, or %s",
+			container.ErrNotSupported, form.Version, recordVersion, remedy)
+	}
 	var rec record
 	if err := json.Unmarshal(data, &rec); err != nil {
-		return nil, fmt.Errorf("image record %s: %w: remove the file to have the image pulled again", path, err)
+		return nil, fmt.Errorf("%w: %s", err, remedy)
 	}
-	if rec.Version != 1 {
-		return nil, fmt.Errorf("image record %s of version %d: %w: it was written by a newer berth", path, rec.Version, container.ErrNotSupported)
+	if image.DigestOf([]byte(rec.Config)) != rec.ID {
+		return nil, fmt.Errorf("the configuration in it does not have the digest %s: %s", rec.ID, remedy)
 	}
 	return &rec, nil
 }
@@ -132,11 +157,16 @@ func (r records) save(k key, rec *record, lease *layer.Lease) error {
 	return atomicfile.WriteVia(tmp, r.path(k), []byte(text.String()), 0o600, true)
 }
 
-func (r records) remove(k key) error {
-	if err := os.Remove(r.path(k)); err != nil {
-		return err
+// remove reports whether the record was there.
+func (r records) remove(k key) (bool, error) {
+	err := os.Remove(r.path(k))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	return atomicfile.SyncDir(r.dir)
+	if err != nil {
+		return false, err
+	}
+	return true, atomicfile.SyncDir(r.dir)
 }
 
 func (r records) list() ([]store.Record, error) {

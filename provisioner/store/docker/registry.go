@@ -34,9 +34,8 @@ func (r *registrySource) resolve(ctx context.Context) (*resolved, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !r.want.Accepts(parsed.Platform) {
-		return nil, fmt.Errorf("image for %s: %w: it is for %s; name another platform with --platform",
-			r.want, container.ErrNotFound, parsed.Platform)
+	if err := suits(r.want, parsed.Platform); err != nil {
+		return nil, err
 	}
 	layers, err := pair(parsed, manifest.Layers)
 	if err != nil {
