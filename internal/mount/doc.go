@@ -3,4 +3,6 @@
 // whole, with all its flags, before it is visible, and errors come with the
 // kernel's own words. It follows Documentation/filesystems/mount_api.rst and, for
 // overlay mounts, Documentation/filesystems/overlayfs.rst.
+//
+// It also removes trees that may have mounts in them, without ever going through one.
 package mount

@@ -174,12 +174,25 @@ func IsMountPoint(path string) (bool, error) {
 	return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// Detach removes the mount on path and those below it, whoever uses them: processes
-// that have files open there keep them. No mount there is not an error.
+// Detach removes every mount on path and those below them, whoever uses them:
+// processes that have files open there keep them. No mount there is not an error.
 func Detach(path string) error {
-	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return nil
+	// Mounts may be stacked, and one call takes the topmost.
+	for {
+		if detached, err := detachTop(path); !detached {
+			return err
+		}
 	}
-	return &os.PathError{Op: "umount", Path: path, Err: err}
+}
+
+// detachTop removes the topmost mount on path and reports whether there was any.
+func detachTop(path string) (bool, error) {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return false, nil
+	}
+	return false, &os.PathError{Op: "umount", Path: path, Err: err}
 }

@@ -17,7 +17,8 @@ type Overlay struct {
 	Lowers []string // topmost first; at most 500
 	Upper  string   // empty: the mount is read-only
 	Work   string   // on the file system of Upper
-	// Links is a directory that does not exist, for kernels before 6.8.
+	// Links is a directory that does not exist: it is made where paths are too long
+	// for fsconfig(2), and for kernels before 6.8.
 	Links string
 }
 
@@ -41,8 +42,16 @@ func (o Overlay) Options() []Option {
 
 func escape(path string) string { return strings.ReplaceAll(path, `\`, `\\`) }
 
+// maxString is how long a string fsconfig(2) takes.
+const maxString = 255
+
 // Attach mounts the overlay at target.
 func (o Overlay) Attach(target string) error {
+	for _, option := range o.Options() {
+		if len(option.Value) > maxString {
+			return o.AttachByLinks(target)
+		}
+	}
 	err := o.attachByDescriptor(target)
 	if errors.Is(err, errNoLowerdirPlus) {
 		return o.AttachByLinks(target)
@@ -75,9 +84,9 @@ func kernelHasLowerdirPlus() bool {
 	return unix.FsconfigSetString(fs, "lowerdir+", "/") == nil
 }
 
-// AttachByLinks mounts the overlay at target by mount(2), whose options must fit in
-// one page: the layers are named by short links in o.Links, and the mounting thread
-// works from there.
+// AttachByLinks mounts the overlay at target, an absolute path, by mount(2), whose
+// options must fit in one page: the layers are named by short links in o.Links, and
+// the mounting thread works from there.
 func (o Overlay) AttachByLinks(target string) error {
 	if err := o.makeLinks(); err != nil {
 		return fmt.Errorf("overlay: %w", err)
@@ -118,6 +127,9 @@ func (o Overlay) mountFromLinks(target string) error {
 	if err := unix.Chdir(o.Links); err != nil {
 		return fmt.Errorf("overlay: %w", &os.PathError{Op: "chdir", Path: o.Links, Err: err})
 	}
+	// Should this be the main thread, it cannot end, and would keep the file system
+	// of Links busy for ever.
+	defer unix.Chdir("/")
 	options := o.linkOptions()
 	if err := unix.Mount("berth", target, "overlay", 0, options); err != nil {
 		return fmt.Errorf("mount overlay at %s with %d layers: %w", target, len(o.Lowers), err)

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Below returns the mount points at dir and below it, in the order of the mount
-// table: a mount comes after the one it lies on. dir is absolute and has no links.
+// Below returns the mount points at dir and below it, one for each mount. Their order
+// does not say which lies on which. dir is absolute and has no links.
 func Below(dir string) ([]string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -30,34 +30,47 @@ func Below(dir string) ([]string, error) {
 	return below, nil
 }
 
-// DetachBelow detaches every mount at dir and below it.
+// DetachBelow detaches every mount at dir and below it that a path leads to.
 func DetachBelow(dir string) error {
-	points, err := Below(dir)
-	if err != nil {
-		return err
+	// One mount may hide others, whose turn comes in the next round.
+	for {
+		points, err := Below(dir)
+		if err != nil {
+			return err
+		}
+		any := false
+		var errs []error
+		for _, point := range points {
+			detached, err := detachTop(point)
+			any = any || detached
+			errs = append(errs, err)
+		}
+		if !any {
+			return errors.Join(errs...)
+		}
 	}
-	var errs []error
-	for i := len(points) - 1; i >= 0; i-- {
-		errs = append(errs, Detach(points[i]))
-	}
-	return errors.Join(errs...)
 }
 
 // mountPoints reads the fifth field of each line of mountinfo (proc(5)).
 func mountPoints(table io.Reader) ([]string, error) {
 	var points []string
-	lines := bufio.NewScanner(table)
-	lines.Buffer(nil, 1<<20) // an overlay of 500 layers has a long line
-	for lines.Scan() {
-		if fields := strings.SplitN(lines.Text(), " ", 6); len(fields) == 6 {
+	// Lines have any length: that of an overlay names all its layers.
+	for lines := bufio.NewReader(table); ; {
+		line, err := lines.ReadString('\n')
+		if fields := strings.SplitN(line, " ", 6); len(fields) == 6 {
 			points = append(points, unescape(fields[4]))
 		}
+		if errors.Is(err, io.EOF) {
+			return points, nil
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	return points, lines.Err()
 }
 
-// unescape decodes the octal escapes that the kernel writes for blanks and
-// backslashes.
+// unescape decodes the octal escapes that the kernel writes for white space,
+// backslashes and number signs.
 func unescape(s string) string {
 	if strings.IndexByte(s, '\\') < 0 {
 		return s

@@ -19,8 +19,11 @@ import (
 
 // Layer is a visible layer in the form of the backend.
 type Layer struct {
-	Path      string // absolute, without links
+	Path      string // absolute, without symbolic links
 	Whiteouts bool   // it hides names of layers below it
+	// Implied are the directories, "." for the root, that the layer has only because
+	// names go through them: they look as the layers below have them.
+	Implied []string
 }
 
 // Backend makes root filesystems of layers. Its methods may be called concurrently
@@ -31,8 +34,9 @@ type Backend interface {
 
 	// Provision makes the root filesystem of the layers, base first, at rootfs,
 	// which does not exist; dir, which exists, is the backend's directory for the
-	// container. It returns the directories beside rootfs that hold what the
-	// container writes, for a disk quota to count.
+	// container. Both are absolute, without symbolic links. A layer may occur several
+	// times. It returns the directories that hold what the container writes, for a
+	// disk quota to count.
 	//
 	// A nil error proves that rootfs shows the layers stacked by the rules of the
 	// OCI image specification, owned and dated as the layers say. Whatever is done
@@ -43,8 +47,8 @@ type Backend interface {
 	Provision(ctx context.Context, layers []Layer, rootfs, dir string) (ephemeral []string, err error)
 
 	// Destroy removes the root filesystem and its scratch directory, and reports
-	// whether there was any of both. Files that are open in it, and a mount that
-	// somebody uses, do not stop it. It may be repeated, and called for what
-	// Provision never finished.
+	// whether there was any of both. Files that are open in it, processes that work in
+	// it and mounts do not stop it; what is mounted in it is detached, not emptied. It
+	// may be repeated, and called for what Provision never finished.
 	Destroy(ctx context.Context, rootfs, dir string) (bool, error)
 }

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"berth/container"
 	"berth/internal/mount"
@@ -63,16 +62,9 @@ func provision(path, rootfs string) (err error) {
 
 // Destroy implements backend.Backend.
 func (b *Backend) Destroy(_ context.Context, rootfs, _ string) (bool, error) {
-	if err := mount.Detach(rootfs); err != nil {
-		return false, fmt.Errorf("bind backend: %w", err)
+	existed, err := mount.RemoveAll(rootfs)
+	if err != nil {
+		return existed, fmt.Errorf("bind backend: %w", err)
 	}
-	// Not RemoveAll: below a mount that is still there lies a layer.
-	switch err := os.Remove(rootfs); {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, os.ErrNotExist):
-		return false, nil
-	default:
-		return false, fmt.Errorf("bind backend: %w", err)
-	}
+	return existed, nil
 }

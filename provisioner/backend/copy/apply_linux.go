@@ -9,101 +9,167 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const opaqueXattr = "trusted.overlay.opaque"
-
 // applier puts one layer over what is in the root filesystem already.
+//
+// It uses names only as single components below open directories, so that no link of
+// a layer, nor of a lower one, can lead it anywhere.
 type applier struct {
-	ctx  context.Context
 	root int
 	// links has, for each inode of the layer with several names, the first name that
 	// was copied, below the root.
-	links  map[uint64]string
-	buffer []byte
+	links map[uint64]string
+	// implied are the directories that keep the attributes they have.
+	implied map[string]bool
+	files   chan<- file
 }
 
-// directory applies the entries of the layer's directory source to target.
-func (a *applier) directory(source, target int, path string) error {
-	if err := context.Cause(a.ctx); err != nil {
+// directory is a directory of the layer, and what becomes of it.
+type directory struct {
+	source, target int
+	path           string // below the root, for errors and links
+	// merged: target was there before the layer, and may have anything in it.
+	merged bool
+}
+
+func (d directory) join(name string) string {
+	if d.path == "" {
+		return name
+	}
+	return d.path + "/" + name
+}
+
+// apply applies the layer at path.
+func (a *applier) apply(ctx context.Context, path string) error {
+	source, err := os.Open(path)
+	if err != nil {
 		return err
 	}
-	if isOpaque(source) {
-		if err := empty(target); err != nil {
-			return fmt.Errorf("%s: remove what the layer hides: %w", path, err)
+	defer source.Close()
+	return a.contents(ctx, directory{source: int(source.Fd()), target: a.root, merged: true})
+}
+
+// contents applies the entries of a directory, then its attributes.
+func (a *applier) contents(ctx context.Context, d directory) error {
+	attributes, err := a.attributes(d)
+	if err != nil {
+		return fmt.Errorf("%q: %w", d.path, err)
+	}
+	if d.merged {
+		if err := d.prepare(); err != nil {
+			return fmt.Errorf("%q: %w", d.path, err)
 		}
 	}
-	names, err := readNames(source)
+	names, err := readNames(d.source)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%q: %w", d.path, err)
 	}
 	for _, name := range names {
-		if err := a.entry(source, target, name, path+"/"+name); err != nil {
+		if err := a.entry(ctx, d, name); err != nil {
 			return err
 		}
 	}
-	// Last: what was made in the directory has changed its times, and its mode might
-	// forbid it to another than root.
-	var st unix.Stat_t
-	if err := unix.Fstat(source, &st); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if err := copyAttributes(source, target, &st); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	// Last: what was made in the directory has changed its times.
+	if err := attributes.give(d.target); err != nil {
+		return fmt.Errorf("%q: %w", d.path, err)
 	}
 	return nil
 }
 
+// attributes returns what a directory is to have: the layer's attributes, or those that
+// it has already.
+func (a *applier) attributes(d directory) (attributes, error) {
+	if d.merged && a.implied[d.name()] {
+		return attributesOf(d.target)
+	}
+	return attributesOf(d.source)
+}
+
+// name is the path as backend.Layer.Implied has it.
+func (d directory) name() string {
+	if d.path == "" {
+		return "."
+	}
+	return d.path
+}
+
+// prepare removes what lower layers have in a merged directory if this one hides it,
+// and their attributes of it: a default access control list, for one, would be
+// inherited by what is made in the directory next.
+func (d directory) prepare() error {
+	opaque, err := isOpaque(d.source)
+	if err != nil {
+		return err
+	}
+	if opaque {
+		if err := empty(d.target); err != nil {
+			return fmt.Errorf("remove what the layer hides: %w", err)
+		}
+	}
+	return node{fd: d.target}.clearXattrs()
+}
+
 // entry applies one entry; the context of an error is its path.
-func (a *applier) entry(source, target int, name, path string) error {
+func (a *applier) entry(ctx context.Context, d directory, name string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	var st unix.Stat_t
-	if err := unix.Fstatat(source, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	if err := unix.Fstatat(d.source, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("%q: %w", d.join(name), err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return a.subdirectory(source, target, name, path)
+		return a.subdirectory(ctx, d, name)
 	}
-	if err := a.file(source, target, name, path, &st); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	if err := a.file(ctx, d, name, &st); err != nil {
+		return fmt.Errorf("%q: %w", d.join(name), err)
 	}
 	return nil
 }
 
 // subdirectory merges a directory with the one that is there, or replaces what is
 // there and is none.
-func (a *applier) subdirectory(source, target int, name, path string) error {
-	from, err := unix.Openat(source, name, openDirectory, 0)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+func (a *applier) subdirectory(ctx context.Context, d directory, name string) error {
+	sub := directory{path: d.join(name)}
+	var err error
+	if sub.source, err = unix.Openat(d.source, name, openDirectory, 0); err != nil {
+		return fmt.Errorf("%q: %w", sub.path, err)
 	}
-	defer unix.Close(from)
-	to, err := openOrMake(target, name)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	defer unix.Close(sub.source)
+	if sub.target, sub.merged, err = d.openOrMake(name); err != nil {
+		return fmt.Errorf("%q: %w", sub.path, err)
 	}
-	defer unix.Close(to)
-	return a.directory(from, to, path)
+	defer unix.Close(sub.target)
+	return a.contents(ctx, sub)
 }
 
-func openOrMake(parent int, name string) (int, error) {
-	fd, err := unix.Openat(parent, name, openDirectory, 0)
-	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		if err := unix.Unlinkat(parent, name, 0); err != nil {
-			return -1, err
+// openOrMake opens the directory name of the target, and reports whether it was there.
+func (d directory) openOrMake(name string) (fd int, existed bool, err error) {
+	if d.merged {
+		fd, err := unix.Openat(d.target, name, openDirectory, 0)
+		switch {
+		case err == nil:
+			return fd, true, nil
+		case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+			if err := unix.Unlinkat(d.target, name, 0); err != nil {
+				return -1, false, err
+			}
+		case !errors.Is(err, unix.ENOENT):
+			return -1, false, err
 		}
-		err = unix.ENOENT
 	}
-	if !errors.Is(err, unix.ENOENT) {
-		return fd, err
+	if err := unix.Mkdirat(d.target, name, 0o700); err != nil {
+		return -1, false, err
 	}
-	if err := unix.Mkdirat(parent, name, 0o700); err != nil {
-		return -1, err
-	}
-	return unix.Openat(parent, name, openDirectory, 0)
+	fd, err = unix.Openat(d.target, name, openDirectory, 0)
+	return fd, false, err
 }
 
-// file copies what is not a directory. Whatever has its name goes first.
-func (a *applier) file(source, target int, name, path string, st *unix.Stat_t) error {
-	if err := remove(target, name); err != nil {
-		return err
+// file makes what is not a directory. Whatever has its name goes first.
+func (a *applier) file(ctx context.Context, d directory, name string, st *unix.Stat_t) error {
+	if d.merged {
+		if err := remove(d.target, name); err != nil {
+			return err
+		}
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind == unix.S_IFCHR && st.Rdev == 0 {
@@ -111,105 +177,46 @@ func (a *applier) file(source, target int, name, path string, st *unix.Stat_t) e
 	}
 	if st.Nlink > 1 {
 		if first, ok := a.links[st.Ino]; ok {
-			return unix.Linkat(a.root, first, target, name, 0)
+			return unix.Linkat(a.root, first, d.target, name, 0)
 		}
-		a.links[st.Ino] = path
+		a.links[st.Ino] = d.join(name)
 	}
 	switch kind {
 	case unix.S_IFREG:
-		return a.regular(source, target, name, st)
+		return a.regular(ctx, d, name, st)
 	case unix.S_IFLNK:
-		link, err := readlink(source, name)
+		link, err := readlink(d.source, name)
 		if err != nil {
 			return err
 		}
-		if err := unix.Symlinkat(link, target, name); err != nil {
+		if err := unix.Symlinkat(link, d.target, name); err != nil {
 			return err
 		}
 	default:
-		if err := unix.Mknodat(target, name, st.Mode, int(st.Rdev)); err != nil {
+		if err := unix.Mknodat(d.target, name, st.Mode, int(st.Rdev)); err != nil {
 			return err
 		}
 	}
-	return copyAttributesAt(source, target, name, st)
+	return copyAttributesAt(d.source, d.target, name, st)
 }
 
-func (a *applier) regular(source, target int, name string, st *unix.Stat_t) (err error) {
-	from, err := unix.Openat(source, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// regular makes a file for the fillers.
+func (a *applier) regular(ctx context.Context, d directory, name string, st *unix.Stat_t) error {
+	from, err := unix.Openat(d.source, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(from)
-	to, err := unix.Openat(target, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	to, err := unix.Openat(d.target, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, st.Mode&0o777)
 	if err != nil {
+		unix.Close(from)
 		return err
 	}
-	defer func() { err = errors.Join(err, unix.Close(to)) }()
-	if err := copyContent(from, to, st.Size, a.buffer); err != nil {
-		return err
-	}
-	return copyAttributes(from, to, st)
-}
-
-func isOpaque(dir int) bool {
-	var value [1]byte
-	n, err := unix.Fgetxattr(dir, opaqueXattr, value[:])
-	return err == nil && n == 1 && value[0] == 'y'
-}
-
-// empty removes everything in the directory dir.
-func empty(dir int) error {
-	names, err := readNames(dir)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := remove(dir, name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// remove removes name and, if it is a directory, everything in it; a name that does
-// not exist is removed already.
-func remove(parent int, name string) error {
-	err := unix.Unlinkat(parent, name, 0)
-	if err == nil || errors.Is(err, unix.ENOENT) {
+	f := file{from: from, to: to, st: *st, path: d.join(name)}
+	select {
+	case a.files <- f:
 		return nil
+	case <-ctx.Done():
+		f.close()
+		return context.Cause(ctx)
 	}
-	if !errors.Is(err, unix.EISDIR) {
-		return err
-	}
-	dir, err := unix.Openat(parent, name, openDirectory, 0)
-	if err != nil {
-		return err
-	}
-	err = empty(dir)
-	unix.Close(dir)
-	if err != nil {
-		return err
-	}
-	return unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
-}
-
-// readNames lists a directory by a descriptor of its own, so that dir itself stays
-// at its beginning.
-func readNames(dir int) ([]string, error) {
-	fd, err := unix.Openat(dir, ".", openDirectory, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), ".")
-	defer f.Close()
-	return f.Readdirnames(-1)
-}
-
-func readlink(dir int, name string) (string, error) {
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(dir, name, buf)
-	if err != nil {
-		return "", err
-	}
-	return string(buf[:n]), nil
 }

@@ -1,22 +1,30 @@
 // Package copy makes a root filesystem by copying the layers one over the other. It
 // needs nothing of the kernel, and costs the time and the space of the image for each
 // container; on file systems with reflinks (btrfs, xfs) only the time of its metadata.
+//
+// One goroutine, the applier, makes and removes names, layer after layer; several, the
+// fillers, give the files that it made their content and attributes. No filler needs
+// a name, so that the order of the layers concerns the applier alone.
 package copy
 
 import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 
-	"golang.org/x/sys/unix"
+	"golang.org/x/sync/errgroup"
 
 	"berth/container"
+	"berth/internal/mount"
 	"berth/layer"
 	"berth/provisioner/backend"
 )
 
 // Backend is the copy backend. Root filesystems are writable.
 type Backend struct{}
+
+var _ backend.Backend = (*Backend)(nil)
 
 // New returns the backend.
 func New() *Backend { return &Backend{} }
@@ -33,40 +41,49 @@ func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs,
 	if err := backend.MakeRootfs(rootfs); err != nil {
 		return nil, fmt.Errorf("copy backend: %w", err)
 	}
-	root, err := os.Open(rootfs)
-	if err != nil {
+	if err := stack(ctx, layers, rootfs); err != nil {
 		return nil, fmt.Errorf("copy backend: %w", err)
-	}
-	defer root.Close()
-	for i, l := range layers {
-		if err := applyLayer(ctx, l.Path, root); err != nil {
-			return nil, fmt.Errorf("copy backend: layer %d of %d: %w", i+1, len(layers), err)
-		}
 	}
 	return []string{rootfs}, nil
 }
 
-func applyLayer(ctx context.Context, path string, root *os.File) error {
-	source, err := os.Open(path)
+// stack copies the layers, base first, into the empty directory rootfs.
+func stack(ctx context.Context, layers []backend.Layer, rootfs string) error {
+	root, err := os.Open(rootfs)
 	if err != nil {
 		return err
 	}
-	defer source.Close()
-	a := &applier{ctx: ctx, root: int(root.Fd()), links: make(map[uint64]string), buffer: make([]byte, 256<<10)}
-	return a.directory(int(source.Fd()), int(root.Fd()), ".")
+	defer root.Close()
+	workers, ctx := errgroup.WithContext(ctx)
+	files := make(chan file, 16)
+	workers.Go(func() error {
+		defer close(files)
+		for i, l := range layers {
+			a := &applier{root: int(root.Fd()), links: make(map[uint64]string), implied: make(map[string]bool), files: files}
+			for _, name := range l.Implied {
+				a.implied[name] = i > 0 // the base layer's are all there is
+			}
+			if err := a.apply(ctx, l.Path); err != nil {
+				return fmt.Errorf("layer %d of %d: %w", i+1, len(layers), err)
+			}
+		}
+		return nil
+	})
+	for range min(runtime.GOMAXPROCS(0), 8) {
+		workers.Go(func() error { return fill(ctx, files) })
+	}
+	err = workers.Wait()
+	for f := range files { // what an error has left
+		f.close()
+	}
+	return err
 }
 
 // Destroy implements backend.Backend.
 func (b *Backend) Destroy(_ context.Context, rootfs, _ string) (bool, error) {
-	existed, err := backend.RemoveAll(rootfs)
+	existed, err := mount.RemoveAll(rootfs)
 	if err != nil {
 		return existed, fmt.Errorf("copy backend: %w", err)
 	}
 	return existed, nil
 }
-
-var _ backend.Backend = (*Backend)(nil)
-
-// Names are always single components below open directories, so that no link of a
-// layer, nor of a lower one, can lead anywhere.
-const openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC

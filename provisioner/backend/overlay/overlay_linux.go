@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 
 	"berth/container"
 	"berth/internal/mount"
@@ -36,33 +38,77 @@ func (b *Backend) Form() layer.Form { return layer.Tree }
 // plan is what Provision mounts, as a pure function of its arguments.
 func plan(layers []backend.Layer, rootfs, dir string) mount.Overlay {
 	scratch := state.Scratch(dir, rootfs)
-	o := mount.Overlay{
-		Upper: filepath.Join(scratch, "upper"),
-		Work:  filepath.Join(scratch, "work"),
-		Links: filepath.Join(scratch, "links"),
+	return mount.Overlay{
+		Lowers: lowers(layers),
+		Upper:  filepath.Join(scratch, "upper"),
+		Work:   filepath.Join(scratch, "work"),
+		Links:  filepath.Join(scratch, "links"),
 	}
-	for i := len(layers) - 1; i >= 0; i-- {
-		o.Lowers = append(o.Lowers, layers[i].Path)
+}
+
+// visible returns the layers from the topmost one on whose root is opaque. overlayfs
+// does not look for the mark on the root of a layer.
+func visible(layers []backend.Layer) ([]backend.Layer, error) {
+	for i, l := range slices.Backward(layers) {
+		if !l.Whiteouts {
+			continue
+		}
+		opaque, err := isOpaque(l.Path)
+		if err != nil {
+			return nil, err
+		}
+		if opaque {
+			return layers[i:], nil
+		}
 	}
-	return o
+	return layers, nil
+}
+
+// lowers returns the paths of the layers, topmost first. Of a layer that occurs
+// several times, as the empty one often does, the topmost is enough, because all that
+// it has is seen there; and overlayfs would refuse the others.
+func lowers(layers []backend.Layer) []string {
+	var paths []string
+	seen := make(map[string]bool, len(layers))
+	for _, l := range slices.Backward(layers) {
+		if !seen[l.Path] {
+			seen[l.Path] = true
+			paths = append(paths, l.Path)
+		}
+	}
+	return paths
 }
 
 // Provision implements backend.Backend. It returns the upper and the work directory.
 func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, dir string) ([]string, error) {
-	switch {
-	case len(layers) == 0:
-		return nil, fmt.Errorf("overlay backend: %w: the image has no layers", container.ErrInvalid)
-	case len(layers) > maxLayers:
-		return nil, fmt.Errorf("overlay backend: %w: the image has %d layers, overlayfs stacks at most %d; use --image_provisioner_backend=copy",
-			container.ErrInvalid, len(layers), maxLayers)
-	}
-	o := plan(layers, rootfs, dir)
-	if err := makeDirectories(o, rootfs); err != nil {
+	seen, err := visible(layers)
+	if err != nil {
 		return nil, fmt.Errorf("overlay backend: %w", err)
 	}
-	if err := b.attach(o, rootfs); err != nil {
-		return nil, fmt.Errorf("overlay backend: mount %s: %w: is the file system of %s fit to hold an overlay's upper directory? see `berth info`",
+	o := plan(seen, rootfs, dir)
+	switch n := len(o.Lowers); {
+	case n == 0:
+		return nil, fmt.Errorf("overlay backend: %w: the image has no layers", container.ErrInvalid)
+	case n > maxLayers:
+		return nil, fmt.Errorf("overlay backend: %w: the image has %d layers, overlayfs stacks at most %d; use --image_provisioner_backend=copy",
+			container.ErrInvalid, n, maxLayers)
+	}
+	if err := makeDirectories(o, layers, rootfs); err != nil {
+		return nil, fmt.Errorf("overlay backend: %w", err)
+	}
+	if err := checkTypes(o, seen); err != nil {
+		return nil, fmt.Errorf("overlay backend: %w", err)
+	}
+	err = b.attach(o, rootfs)
+	if errors.Is(err, syscall.EINVAL) {
+		return nil, fmt.Errorf("overlay backend: mount %s: %w: is the file system of %s fit to hold an overlay's upper directory? see `berth info`, or use --image_provisioner_backend=copy",
 			rootfs, err, dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("overlay backend: mount %s: %w", rootfs, err)
+	}
+	if err := restoreImplied(layers, rootfs); err != nil {
+		return nil, fmt.Errorf("overlay backend: %w", err)
 	}
 	if err := mount.ShareFromHost(rootfs); err != nil {
 		return nil, fmt.Errorf("overlay backend: %w", err)
@@ -70,13 +116,8 @@ func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, d
 	return []string{o.Upper, o.Work}, nil
 }
 
-func makeDirectories(o mount.Overlay, rootfs string) error {
+func makeDirectories(o mount.Overlay, layers []backend.Layer, rootfs string) error {
 	if err := backend.MakeRootfs(rootfs); err != nil {
-		return err
-	}
-	// The root of the container has the owner, mode and times of the upper directory.
-	st, err := os.Stat(o.Lowers[0])
-	if err != nil {
 		return err
 	}
 	for _, d := range []string{o.Upper, o.Work} {
@@ -84,24 +125,20 @@ func makeDirectories(o mount.Overlay, rootfs string) error {
 			return err
 		}
 	}
-	return copyRootAttributes(o.Upper, st)
+	// The upper directory stands in front of the roots of the layers.
+	from, err := attributesOf(layers, ".")
+	if err != nil {
+		return err
+	}
+	return copyAttributes(from, o.Upper)
 }
 
 // Destroy implements backend.Backend.
 func (b *Backend) Destroy(_ context.Context, rootfs, dir string) (bool, error) {
-	if err := mount.Detach(rootfs); err != nil {
-		return false, fmt.Errorf("overlay backend: %w", err)
+	hadRootfs, rootfsErr := mount.RemoveAll(rootfs)
+	hadScratch, scratchErr := mount.RemoveAll(state.Scratch(dir, rootfs))
+	if err := errors.Join(rootfsErr, scratchErr); err != nil {
+		return true, fmt.Errorf("overlay backend: %w", err)
 	}
-	existed, err := backend.RemoveAll(state.Scratch(dir, rootfs))
-	// Not RemoveAll: should anything still be mounted here, it must not be emptied.
-	switch rmErr := os.Remove(rootfs); {
-	case rmErr == nil:
-		existed = true
-	case !errors.Is(rmErr, os.ErrNotExist):
-		err = errors.Join(err, rmErr)
-	}
-	if err != nil {
-		return existed, fmt.Errorf("overlay backend: %w", err)
-	}
-	return existed, nil
+	return hadRootfs || hadScratch, nil
 }
