@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"berth/internal/testrig"
@@ -26,22 +27,44 @@ func digest(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b))
 // fakeRegistry serves documents and blobs as they are given, right or wrong.
 type fakeRegistry struct {
 	*httptest.Server
+
+	mu        sync.Mutex
 	blobs     map[string]http.HandlerFunc // by digest
 	manifests map[string]http.HandlerFunc // by tag or digest
+}
+
+func (r *fakeRegistry) setBlob(digest string, handler http.HandlerFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.blobs[digest] = handler
+}
+
+func (r *fakeRegistry) setManifest(tag string, handler http.HandlerFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.manifests[tag] = handler
+}
+
+// handler returns what answers for /v2/bad/KIND/NAME, or nil.
+func (r *fakeRegistry) handler(path string) http.HandlerFunc {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	serve := map[string]map[string]http.HandlerFunc{"blobs": r.blobs, "manifests": r.manifests}
+	parts := strings.Split(strings.TrimPrefix(path, "/v2/"), "/")
+	if len(parts) != 3 {
+		return func(http.ResponseWriter, *http.Request) {}
+	}
+	return serve[parts[1]][parts[2]]
 }
 
 func newFakeRegistry(t *testing.T) *fakeRegistry {
 	r := &fakeRegistry{blobs: map[string]http.HandlerFunc{}, manifests: map[string]http.HandlerFunc{}}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		serve := map[string]map[string]http.HandlerFunc{"blobs": r.blobs, "manifests": r.manifests}
-		parts := strings.Split(strings.TrimPrefix(req.URL.Path, "/v2/"), "/")
-		if len(parts) == 3 {
-			if handler, ok := serve[parts[1]][parts[2]]; ok {
-				handler(w, req)
-				return
-			}
-			http.NotFound(w, req)
+		if handler := r.handler(req.URL.Path); handler != nil {
+			handler(w, req)
+			return
 		}
+		http.NotFound(w, req)
 	}))
 	t.Cleanup(r.Close)
 	return r
@@ -80,9 +103,9 @@ func (r *fakeRegistry) publish(t *testing.T, tag string, blob []byte) string {
 	}
 	manifest := marshal(t, map[string]any{"schemaVersion": 2, "mediaType": manifestType,
 		"config": describe(configType, config), "layers": []any{describe(layerType, blob)}})
-	r.blobs[digest(config)] = content(configType, config)
-	r.blobs[digest(blob)] = content("application/octet-stream", blob)
-	r.manifests[tag] = content(manifestType, manifest)
+	r.setBlob(digest(config), content(configType, config))
+	r.setBlob(digest(blob), content("application/octet-stream", blob))
+	r.setManifest(tag, content(manifestType, manifest))
 	return digest(blob)
 }
 
@@ -133,22 +156,17 @@ func compress(t *testing.T, b []byte) []byte {
 	return out.Bytes()
 }
 
-// bomb is a gzip stream of a tar with a file of zeros of the given size.
+// bomb is a gzip stream of a tar with a file of zeros of the given size, a multiple of
+// 64 MiB: one piece of it, compressed once, over and over.
 func bomb(t *testing.T, size int64) []byte {
 	t.Helper()
-	var out bytes.Buffer
-	z := gzip.NewWriter(&out)
-	w := tar.NewWriter(z)
-	if err := w.WriteHeader(&tar.Header{Name: "zeros", Mode: 0o644, Size: size}); err != nil {
+	var header bytes.Buffer
+	if err := tar.NewWriter(&header).WriteHeader(&tar.Header{Name: "zeros", Mode: 0o644, Size: size}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.CopyN(w, zeros{}, size); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
+	const piece = 64 << 20
+	member := compress(t, make([]byte, piece))
+	return append(compress(t, header.Bytes()), bytes.Repeat(member, int(size/piece))...)
 }
 
 // hugePAX is a tar that begins with 64 MiB of extended header, which archive/tar would
@@ -282,51 +300,51 @@ func TestLyingRegistries(t *testing.T) {
 	}{
 		{"unknown tag", func(string) {}, []string{"not found", "check the name and the tag"}},
 		{"credentials wanted", func(tag string) {
-			reg.manifests[tag] = func(w http.ResponseWriter, _ *http.Request) {
+			reg.setManifest(tag, func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("WWW-Authenticate", `Basic realm="here"`)
 				w.WriteHeader(http.StatusUnauthorized)
-			}
+			})
 		}, []string{"access denied", "config.json"}},
 		{"wrong bytes", func(tag string) {
 			wrong := bytes.Clone(whole)
 			wrong[600] ^= 1
-			reg.blobs[good(tag)] = content("", wrong)
+			reg.setBlob(good(tag), content("", wrong))
 		}, []string{"invalid", "digest"}},
 		{"truncated body", func(tag string) {
-			reg.blobs[good(tag)] = func(w http.ResponseWriter, _ *http.Request) {
+			reg.setBlob(good(tag), func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Length", fmt.Sprint(len(whole)))
 				w.Write(whole[:len(whole)/2])
-			}
+			})
 		}, []string{"unavailable"}},
-		{"too few bytes", func(tag string) { reg.blobs[good(tag)] = content("", whole[:len(whole)/2]) }, []string{digest(whole)}},
+		{"too few bytes", func(tag string) { reg.setBlob(good(tag), content("", whole[:len(whole)/2])) }, []string{digest(whole)}},
 		{"endless body", func(tag string) {
-			reg.blobs[good(tag)] = func(w http.ResponseWriter, _ *http.Request) {
+			reg.setBlob(good(tag), func(w http.ResponseWriter, _ *http.Request) {
 				w.Write(whole)
 				io.Copy(w, zeros{})
-			}
+			})
 		}, []string{"invalid"}},
 		{"redirect loop", func(tag string) {
-			reg.blobs[good(tag)] = func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }
+			reg.setBlob(good(tag), func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) })
 		}, []string{"redirect"}},
 		{"server error", func(tag string) {
-			reg.manifests[tag] = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }
+			reg.setManifest(tag, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
 		}, []string{"unavailable", "500"}},
-		{"a page where a manifest should be", func(tag string) { reg.manifests[tag] = content("text/html", []byte("<html>")) }, []string{"HTML page"}},
+		{"a page where a manifest should be", func(tag string) { reg.setManifest(tag, content("text/html", []byte("<html>"))) }, []string{"HTML page"}},
 		{"manifest and index at once", func(tag string) {
-			reg.manifests[tag] = content(manifestType, marshal(t, map[string]any{"schemaVersion": 2, "config": map[string]any{}, "layers": []any{}, "manifests": []any{}}))
+			reg.setManifest(tag, content(manifestType, marshal(t, map[string]any{"schemaVersion": 2, "config": map[string]any{}, "layers": []any{}, "manifests": []any{}})))
 		}, []string{"manifests", "index"}},
 		{"index without this platform", func(tag string) {
-			reg.manifests[tag] = content(indexType, marshal(t, map[string]any{"schemaVersion": 2, "mediaType": indexType, "manifests": []any{
-				map[string]any{"mediaType": manifestType, "digest": digest(whole), "size": 1, "platform": map[string]any{"os": "plan9", "architecture": "mips"}}}}))
+			reg.setManifest(tag, content(indexType, marshal(t, map[string]any{"schemaVersion": 2, "mediaType": indexType, "manifests": []any{
+				map[string]any{"mediaType": manifestType, "digest": digest(whole), "size": 1, "platform": map[string]any{"os": "plan9", "architecture": "mips"}}}})))
 		}, []string{"plan9/mips", "linux/"}},
 		{"wrong content", func(tag string) {
 			reg.publish(t, tag, whole)
 			config := marshal(t, map[string]any{"os": "linux", "architecture": "amd64",
 				"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest([]byte("another"))}}})
-			reg.blobs[digest(config)] = content("", config)
-			reg.manifests[tag] = content(manifestType, marshal(t, map[string]any{"schemaVersion": 2,
+			reg.setBlob(digest(config), content("", config))
+			reg.setManifest(tag, content(manifestType, marshal(t, map[string]any{"schemaVersion": 2,
 				"config": map[string]any{"mediaType": configType, "digest": digest(config), "size": len(config)},
-				"layers": []any{map[string]any{"mediaType": layerType, "digest": digest(whole), "size": len(whole)}}}))
+				"layers": []any{map[string]any{"mediaType": layerType, "digest": digest(whole), "size": len(whole)}}})))
 		}, []string{digest([]byte("another")), digest(whole)}},
 	}
 	for _, test := range tests {
