@@ -27,8 +27,7 @@ import (
 // The error is of class ErrInvalid.
 func ResolveCommand(config *v1.ContainerConfig, entrypoint, cmd []string) (*Command, error) {
 	command := config.GetCommandInfo()
-	says := command.Value != nil || len(command.GetArguments()) > 0 || command != nil && command.Shell != nil && command.GetShell()
-	if !says {
+	if !says(command) {
 		return dockerCommand(config, entrypoint, cmd)
 	}
 	switch value, argv := command.GetValue(), command.GetArguments(); {
@@ -48,6 +47,18 @@ func ResolveCommand(config *v1.ContainerConfig, entrypoint, cmd []string) (*Comm
 	default:
 		return nil, errNothing
 	}
+}
+
+// says reports whether a command says what to execute. Its shell is true by default: that
+// alone, in a message without anything else, says nothing.
+func says(command *v1.CommandInfo) bool {
+	switch {
+	case command == nil:
+		return false
+	case command.GetValue() != "" || len(command.GetArguments()) > 0:
+		return true
+	}
+	return command.GetShell() && (command.Shell != nil || command.Value != nil)
 }
 
 var errNothing = fmt.Errorf("%w: nothing to execute: the image has neither entrypoint nor command, and none was given", container.ErrInvalid)

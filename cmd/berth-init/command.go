@@ -24,7 +24,13 @@ type child struct {
 
 // start executes the command. The error has the exit code 127 when there is no such
 // command and 126 when it cannot be executed.
-func start(c plan.Command) (*child, error) {
+func start(p plan.Plan) (*child, error) {
+	c := p.Command
+	if p.Rootfs != "" { // the host's file system is not the container's to add to
+		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+			return nil, step("make the working directory "+c.Dir, err)
+		}
+	}
 	if err := enterDirectory(c.Dir); err != nil {
 		return nil, err
 	}
@@ -43,7 +49,10 @@ func start(c plan.Command) (*child, error) {
 		Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{
 			Credential: &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups},
-			PidFD:      &started.pidFD,
+			// What the command sends to its own process group is not for this process,
+			// which would forward it.
+			Setsid: true,
+			PidFD:  &started.pidFD,
 		},
 	})
 	if err != nil {
@@ -52,11 +61,8 @@ func start(c plan.Command) (*child, error) {
 	return started, nil
 }
 
-// enterDirectory changes to the working directory, made when missing.
+// enterDirectory changes to the working directory.
 func enterDirectory(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return step("make the working directory", err)
-	}
 	if err := os.Chdir(dir); err != nil {
 		return step("enter the working directory", err)
 	}
@@ -120,18 +126,24 @@ func execError(file string, c plan.Command, err error) error {
 			err = fmt.Errorf("its interpreter does not exist in the container: %w", err)
 		}
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EISDIR),
-		errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ETXTBSY), errors.Is(err, unix.E2BIG):
 		code = exitNotExecutable
 	}
 	return exitError{code, fmt.Errorf("execute %q as %d:%d: %w", c.Path, c.UID, c.GID, err)}
 }
 
+// catchSignals keeps signals from ending this process. One that berth's own parent
+// ignored is not ignored by the command then.
+func catchSignals() <-chan os.Signal {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	return signals
+}
+
 // wait forwards signals to the command and reaps, until the command has ended. The
 // rest of the container ends with this process: the kernel kills a PID namespace
 // with its first process, and berth the cgroup.
-func (c *child) wait() (unix.WaitStatus, error) {
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
+func (c *child) wait(signals <-chan os.Signal) (unix.WaitStatus, error) {
 	go func() {
 		for s := range signals {
 			c.forward(s.(syscall.Signal))

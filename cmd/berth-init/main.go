@@ -16,7 +16,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -33,6 +32,9 @@ func main() {
 	if err := unix.CloseRange(plan.FirstForeignFD, ^uint(0), 0); err != nil {
 		os.Exit(exitFailure)
 	}
+	// For who looks at the host's processes: it was executed by a number. Nothing depends
+	// on it.
+	_ = os.WriteFile("/proc/self/comm", []byte("berth-init"), 0)
 	files := plan.Inherited()
 	if !released(files.Release) {
 		os.Exit(1) // berth has died before it let go; nothing was done
@@ -57,6 +59,10 @@ func released(release *os.File) bool {
 
 // run does the whole work and returns the wait status of the command.
 func run(files plan.Files) (unix.WaitStatus, error) {
+	// Before the command exists: berth may send one as soon as it does.
+	signals := catchSignals()
+	// Not that of whoever started berth: everyone shall be able to enter what is made here.
+	unix.Umask(0o022)
 	// The command gets the standard streams and nothing else.
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return 0, step("mark files close-on-exec", err)
@@ -68,7 +74,7 @@ func run(files plan.Files) (unix.WaitStatus, error) {
 	if err := setUp(p); err != nil {
 		return 0, err
 	}
-	child, err := start(p.Command)
+	child, err := start(p)
 	if err != nil {
 		return 0, err
 	}
@@ -76,7 +82,7 @@ func run(files plan.Files) (unix.WaitStatus, error) {
 	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close()); err != nil {
 		return 0, err
 	}
-	return child.wait()
+	return child.wait(signals)
 }
 
 // fail reports why the command was not executed, and records the exit status that
@@ -88,7 +94,7 @@ func fail(files plan.Files, err error) (code int) {
 		code = exit.code
 	}
 	// berth may be dead, so nobody may be there to read it.
-	json.NewEncoder(files.Report).Encode(plan.Report{Message: err.Error(), Code: code})
+	plan.Report{Message: err.Error(), Code: code}.Encode(files.Report)
 	files.Status.WriteString(strconv.Itoa(code << 8))
 	return code
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,8 +20,9 @@ import (
 // root is the container's root while it is made. Paths of the container are resolved
 // below it by the kernel (openat2(2)), so that a link of the image leads nowhere else.
 type root struct {
-	fd   int
-	tree *mount.Detached // nil for the host's file system
+	fd    int
+	tree  *mount.Detached // nil for the host's file system
+	fixed []string        // targets of the mounts made so far that are the kernel's own places
 }
 
 // openRoot makes a mount of the root filesystem, which becomes the root of the
@@ -62,7 +65,7 @@ func (r *root) makeReadOnly() error {
 func (r *root) open(path string, fixed bool) (int, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	if fixed {
-		how.Flags |= unix.O_NOFOLLOW
+		// Without O_NOFOLLOW, with which O_PATH would open a link at the end itself.
 		how.Resolve |= unix.RESOLVE_NO_SYMLINKS
 	}
 	for {
@@ -80,19 +83,28 @@ func (r *root) open(path string, fixed bool) (int, error) {
 // make opens a path and makes what is missing of it: directories, and in the end a
 // directory or an empty file.
 func (r *root) make(target string, directory, fixed bool) (int, error) {
+	target = path.Clean(target)
 	fd, err := r.open(target, fixed)
 	if !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
-	dir, base := path.Split(strings.TrimSuffix(path.Clean(target), "/"))
+	dir, base := path.Split(target)
 	parent, err := r.make(dir, true, fixed)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(parent)
+	if !fixed {
+		if err := r.checkLink(parent, path.Clean(dir)); err != nil {
+			return -1, err
+		}
+	}
 	if err := makeNode(parent, base, directory); err != nil {
-		if errors.Is(err, unix.EROFS) {
-			return -1, fmt.Errorf("%w: the root filesystem is read-only and does not have %s: use an image that has it, or another --image_provisioner_backend", err, target)
+		switch {
+		case errors.Is(err, unix.EROFS):
+			err = fmt.Errorf("%w: the root filesystem is read-only and does not have %s: use an image that has it, or another --image_provisioner_backend", err, target)
+		case errors.Is(err, unix.EEXIST):
+			err = fmt.Errorf("%w: the image has a symbolic link at %s that leads to nothing", err, target)
 		}
 		return -1, err
 	}
@@ -138,7 +150,60 @@ func (r *root) mount(m plan.Mount) error {
 		return err
 	}
 	defer unix.Close(target)
+	if err := r.check(target, m, directory); err != nil {
+		return err
+	}
+	if m.Fixed {
+		r.fixed = append(r.fixed, m.Target)
+	}
 	return source.AttachAt(target)
+}
+
+// check refuses places on which the kernel would not put the mount, with more words
+// than it has, and those to which a link of the image must not have led.
+func (r *root) check(target int, m plan.Mount, directory bool) error {
+	isDir, err := isDirectory(target)
+	switch {
+	case err != nil:
+		return err
+	case isDir != directory:
+		return errors.New("one of the mount and of what the image has there is a directory, the other is a file")
+	case m.Fixed:
+		return nil
+	}
+	place, err := r.place(target)
+	if err != nil {
+		return err
+	}
+	if place == "/" {
+		return errors.New("a symbolic link of the image leads to the root itself")
+	}
+	return r.checkLink(target, path.Clean(m.Target))
+}
+
+// checkLink refuses an open place that is one of the kernel's own or below one, unless
+// target names it: a link of the image has led there (CVE-2019-19921).
+func (r *root) checkLink(fd int, target string) error {
+	place, err := r.place(fd)
+	if err != nil || place == target {
+		return err
+	}
+	if slices.ContainsFunc(r.fixed, func(fixed string) bool { return strings.HasPrefix(place+"/", fixed+"/") }) {
+		return fmt.Errorf("a symbolic link of the image leads to %s, which is the kernel's", place)
+	}
+	return nil
+}
+
+// place returns the path in the container of what fd is open on.
+func (r *root) place(fd int) (string, error) {
+	names := [2]string{}
+	for i, fd := range []int{r.fd, fd} {
+		var err error
+		if names[i], err = os.Readlink("/proc/self/fd/" + strconv.Itoa(fd)); err != nil {
+			return "", err
+		}
+	}
+	return path.Join("/", strings.TrimPrefix(names[1], strings.TrimSuffix(names[0], "/"))), nil
 }
 
 // openSource makes the mount, with its flags, before anybody can see it, and says
@@ -223,11 +288,16 @@ func (r *root) openMaskable(p string) (fd int, isDir bool, err error) {
 	if fd, err = r.open(p, true); err != nil {
 		return -1, false, err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if isDir, err = isDirectory(fd); err != nil {
 		return -1, false, errors.Join(err, unix.Close(fd))
 	}
-	return fd, st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+	return fd, isDir, nil
+}
+
+func isDirectory(fd int) (bool, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR, err
 }
 
 func (r *root) cover(target int, isDir bool, empty *mount.Detached) error {

@@ -15,7 +15,8 @@ import (
 
 // Open opens the regular file path below root for reading; links in the path are
 // followed inside root only (openat2(2)). What could block or be endless (a FIFO, a
-// device) and a file of more than max bytes are errors of class ErrInvalid.
+// device), a file of more than max bytes and a path that leads nowhere are errors of
+// class ErrInvalid.
 func Open(root, path string, max int64) (*os.File, error) {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -31,7 +32,10 @@ func Open(root, path string, max int64) (*os.File, error) {
 	for errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
 		place, err = unix.Openat2(dir, path, how)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
+		return nil, fmt.Errorf("%s: %w: its links are a circle, lead to the kernel's own, or what it lies in is no directory: %w", path, container.ErrInvalid, err)
+	case err != nil:
 		return nil, &os.PathError{Op: "openat2", Path: path, Err: err}
 	}
 	defer unix.Close(place)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
+	"strconv"
 
 	"github.com/moby/sys/user"
 
@@ -26,11 +28,11 @@ type User struct {
 // numbers need no entry, names do. Empty is root. ErrNotFound for an unknown name,
 // ErrInvalid for a number that is not an id.
 func LookupUser(root, spec string) (User, error) {
-	passwd, err := accounts(root, "etc/passwd")
+	passwd, err := accounts(root, "etc/passwd", 2, 3)
 	if err != nil {
 		return User{}, fmt.Errorf("user %q: %w", spec, err)
 	}
-	group, err := accounts(root, "etc/group")
+	group, err := accounts(root, "etc/group", 2)
 	if err != nil {
 		return User{}, fmt.Errorf("user %q: %w", spec, err)
 	}
@@ -48,8 +50,9 @@ func LookupUser(root, spec string) (User, error) {
 	return u, nil
 }
 
-// accounts reads an account file; an image need not have one.
-func accounts(root, path string) ([]byte, error) {
+// accounts reads an account file; an image need not have one. ids are the fields that
+// have ids.
+func accounts(root, path string, ids ...int) ([]byte, error) {
 	file, err := Open(root, path, maxAccounts)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -58,5 +61,26 @@ func accounts(root, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	return io.ReadAll(io.LimitReader(file, maxAccounts))
+	data, err := io.ReadAll(io.LimitReader(file, maxAccounts))
+	return wellFormed(data, ids), err
+}
+
+// wellFormed leaves out the lines whose ids are not numbers in range, as the C library
+// does: user.GetExecUser would take "none" for 0, which is root, and so would the
+// kernel take 4294967296 (CVE-2024-40635).
+func wellFormed(data []byte, ids []int) (kept []byte) {
+	for line := range bytes.Lines(data) {
+		fields := bytes.SplitN(bytes.TrimSpace(line), []byte{':'}, 5)
+		bad := slices.ContainsFunc(ids, func(i int) bool {
+			if i >= len(fields) {
+				return true
+			}
+			_, err := strconv.ParseUint(string(fields[i]), 10, 31)
+			return err != nil
+		})
+		if !bad {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
 }

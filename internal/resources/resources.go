@@ -9,13 +9,15 @@ import (
 )
 
 // Requested returns the sum of the scalar resources of a name, and whether there is
-// any. Fractions below a thousandth do not count, as in Mesos.
+// any. Fractions below a thousandth do not count, as in Mesos. What is no amount
+// (infinite, not a number) is not there.
 func Requested(config *v1.ContainerConfig, name string) (float64, bool) {
 	var sum float64
 	var found bool
 	for _, r := range config.GetResources() {
-		if r.GetName() == name && r.GetType() == v1.Value_SCALAR {
-			sum += r.GetScalar().GetValue()
+		value := r.GetScalar().GetValue()
+		if r.GetName() == name && r.GetType() == v1.Value_SCALAR && !math.IsNaN(value) && !math.IsInf(value, 0) {
+			sum += value
 			found = true
 		}
 	}

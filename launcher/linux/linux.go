@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -72,19 +73,32 @@ func (l *Launcher) Group(id container.ID) (*cgroup.Group, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("cgroup of container %s: %w", id, container.ErrNotFound)
 	}
-	var rec cgroupRecord
-	if err == nil {
-		err = json.Unmarshal(data, &rec)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("cgroup of container %s: %w", id, err)
+	}
+	var rec cgroupRecord
+	if json.Unmarshal(data, &rec) != nil {
+		// Torn by a power cut, during which nothing of the container can have lived on.
+		rec = cgroupRecord{l.groupPath(id), l.everyController()}
 	}
 	return l.Cgroups.Group(rec.Path, rec.Controllers)
 }
 
+func (l *Launcher) groupPath(id container.ID) string {
+	return filepath.Join(append([]string{l.CgroupsRoot}, id.Values()...)...)
+}
+
+// everyController returns all controllers of this host, by their names on v1.
+func (l *Launcher) everyController() []string {
+	all := []string{"cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "devices", "freezer", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc"}
+	return slices.DeleteFunc(all, func(controller string) bool {
+		_, ok := l.Cgroups.Version(controller)
+		return !ok
+	})
+}
+
 func (l *Launcher) makeGroup(id container.ID, controllers []string) (*cgroup.Group, error) {
-	path := filepath.Join(append([]string{l.CgroupsRoot}, id.Values()...)...)
-	group, err := l.Cgroups.Group(path, controllers)
+	group, err := l.Cgroups.Group(l.groupPath(id), controllers)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +182,9 @@ func (l *Launcher) openInit() (*mount.Detached, error) {
 	return program, nil
 }
 
-func cloneFlags(namespaces []launcher.Namespace) (flags uintptr) {
+func cloneFlags(namespaces []launcher.Namespace) uintptr {
+	// Always one of mounts: berth-init changes them, and must never change the host's.
+	flags := uintptr(unix.CLONE_NEWNS)
 	for _, ns := range namespaces {
 		flags |= map[launcher.Namespace]uintptr{
 			launcher.Mount:   unix.CLONE_NEWNS,

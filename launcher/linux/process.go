@@ -4,7 +4,6 @@ package linux
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -48,10 +47,9 @@ func (p *process) Release(ctx context.Context) error {
 	if _, err := p.release.Write([]byte{1}); err != nil {
 		return fmt.Errorf("release the container's init process: %w", err)
 	}
-	var report plan.Report
-	err := json.NewDecoder(p.report).Decode(&report)
+	report, err := plan.DecodeReport(p.report)
 	switch {
-	case err == io.EOF: // closed by execve
+	case err == io.EOF: // closed once the command was executed
 		return nil
 	case context.Cause(ctx) != nil:
 		return context.Cause(ctx)

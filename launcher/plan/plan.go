@@ -6,57 +6,56 @@
 package plan
 
 import (
-	"encoding/json"
+	"bytes"
+	"encoding/gob"
 	"fmt"
 	"io"
 	"os"
 )
 
-// Version is of the encoding. berth and berth-init of different versions refuse to
+// Version is that of the encoding. berth and berth-init of different versions refuse to
 // work together.
 const Version = 1
 
 // Plan is what to make of a freshly cloned process. Paths of the container are
 // absolute and below Rootfs; they are resolved there, never on the host.
 type Plan struct {
-	Version int `json:"version"`
-
 	// Rootfs is the provisioned root filesystem, on the host; empty: the container
 	// sees the host's file system, through a mount namespace of its own.
-	Rootfs         string `json:"rootfs,omitempty"`
-	ReadOnlyRootfs bool   `json:"readOnlyRootfs,omitempty"`
+	Rootfs         string
+	ReadOnlyRootfs bool
 
 	// Mounts are made in order, Nodes and Links after them, then paths are masked and
 	// made read-only.
-	Mounts   []Mount  `json:"mounts,omitempty"`
-	Nodes    []Node   `json:"nodes,omitempty"`
-	Links    []Link   `json:"links,omitempty"`
-	Masked   []string `json:"masked,omitempty"`   // files read as empty, directories are empty; missing ones are skipped
-	ReadOnly []string `json:"readOnly,omitempty"` // missing ones are skipped
+	Mounts   []Mount
+	Nodes    []Node
+	Links    []Link
+	Masked   []string // files read as empty, directories are empty; missing ones are skipped
+	ReadOnly []string // missing ones are skipped
 
-	Hostname string `json:"hostname,omitempty"` // needs a UTS namespace
-	Loopback bool   `json:"loopback,omitempty"` // bring lo up; needs a network namespace
+	Hostname string // needs a UTS namespace
+	Loopback bool   // bring lo up; needs a network namespace
 
-	Command Command `json:"command"`
+	Command Command
 }
 
 // Mount is one mount inside the container.
 type Mount struct {
-	Target string `json:"target"`
+	Target string
 	// Source is a path on the host to bind, or the name of a file system with Type.
-	Source  string   `json:"source"`
-	Type    string   `json:"type,omitempty"` // empty: a bind mount, recursive
-	Options []Option `json:"options,omitempty"`
-	Flags   Flags    `json:"flags,omitempty"`
+	Source  string
+	Type    string // empty: a bind mount, recursive
+	Options []Option
+	Flags   Flags
 	// Fixed targets are the kernel's own places (/proc, /dev): a link of the image in
 	// their path is refused. For the others it is followed inside the root filesystem.
-	Fixed bool `json:"fixed,omitempty"`
+	Fixed bool
 }
 
 // Option is a parameter of a file system.
 type Option struct {
-	Key   string `json:"key"`
-	Value string `json:"value,omitempty"`
+	Key   string
+	Value string
 }
 
 // Flags are the attributes of a mount.
@@ -72,30 +71,30 @@ const (
 
 // Node is a device node, in a mount that the plan made.
 type Node struct {
-	Path  string `json:"path"`
-	Mode  uint32 `json:"mode"` // S_IFCHR and permissions
-	Major uint32 `json:"major"`
-	Minor uint32 `json:"minor"`
+	Path  string
+	Mode  uint32 // S_IFCHR and permissions
+	Major uint32
+	Minor uint32
 }
 
 // Link is a symbolic link, in a mount that the plan made.
 type Link struct {
-	Path   string `json:"path"`
-	Target string `json:"target"`
+	Path   string
+	Target string
 }
 
 // Command is what to execute in the end.
 type Command struct {
 	// Path is looked up in the working directory if it has a slash, else in the PATH of
 	// Env.
-	Path string   `json:"path"`
-	Args []string `json:"args"` // with argv[0]
-	Env  []string `json:"env"`
-	// Dir is made when it is missing, with owner root.
-	Dir    string   `json:"dir"`
-	UID    uint32   `json:"uid"`
-	GID    uint32   `json:"gid"`
-	Groups []uint32 `json:"groups,omitempty"`
+	Path string
+	Args []string // with argv[0]
+	Env  []string
+	// Dir is made when it is missing, with owner root, but not on the host's file system.
+	Dir    string
+	UID    uint32
+	GID    uint32
+	Groups []uint32
 }
 
 // The files of berth-init, in the order in which the launcher hands them over, from
@@ -132,27 +131,55 @@ func Inherited() Files {
 
 // Report says why the command was not executed.
 type Report struct {
-	Message string `json:"message"`
-	Code    int    `json:"code"` // the exit code that stands for it: 125, 126 or 127
+	Message string
+	Code    int // the exit code that stands for it: 125, 126 or 127
 }
 
-// Encode writes the plan.
-func (p Plan) Encode(w io.Writer) error {
-	p.Version = Version
-	return json.NewEncoder(w).Encode(p)
-}
-
-// maxSize bounds what Decode reads.
+// maxSize bounds an encoded plan. The kernel takes at most 6 MiB of arguments and
+// environment (execve(2), "Limits on size of arguments and environment").
 const maxSize = 8 << 20
+
+// Encode writes the plan, after its Version. It keeps every byte of a text: paths and
+// arguments need not be UTF-8.
+func (p Plan) Encode(w io.Writer) error {
+	var all bytes.Buffer
+	encoder := gob.NewEncoder(&all)
+	if err := encoder.Encode(Version); err != nil {
+		return fmt.Errorf("encode the plan: %w", err)
+	}
+	if err := encoder.Encode(p); err != nil {
+		return fmt.Errorf("encode the plan: %w", err)
+	}
+	if all.Len() > maxSize {
+		return fmt.Errorf("encode the plan: it has %d bytes, at most %d are allowed: are there too many arguments or environment variables?", all.Len(), maxSize)
+	}
+	_, err := all.WriteTo(w)
+	return err
+}
 
 // Decode reads a plan of this version.
 func Decode(r io.Reader) (Plan, error) {
-	var p Plan
-	if err := json.NewDecoder(io.LimitReader(r, maxSize)).Decode(&p); err != nil {
-		return p, fmt.Errorf("read the plan: %w", err)
+	decoder := gob.NewDecoder(io.LimitReader(r, maxSize))
+	var version int
+	if err := decoder.Decode(&version); err != nil {
+		return Plan{}, fmt.Errorf("read the plan: %w", err)
 	}
-	if p.Version != Version {
-		return p, fmt.Errorf("the plan has version %d, this berth-init knows %d: install both programs from one build", p.Version, Version)
+	if version != Version {
+		return Plan{}, fmt.Errorf("the plan has version %d, this berth-init knows %d: install both programs from one build", version, Version)
+	}
+	var p Plan
+	if err := decoder.Decode(&p); err != nil {
+		return Plan{}, fmt.Errorf("read the plan: %w", err)
 	}
 	return p, nil
+}
+
+// Encode writes the report.
+func (r Report) Encode(w io.Writer) error { return gob.NewEncoder(w).Encode(r) }
+
+// DecodeReport reads a report; io.EOF: there is none.
+func DecodeReport(r io.Reader) (Report, error) {
+	var report Report
+	err := gob.NewDecoder(r).Decode(&report)
+	return report, err
 }

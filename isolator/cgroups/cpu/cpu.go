@@ -23,9 +23,11 @@ const (
 
 	period   = 100_000 // µs
 	minQuota = 1_000   // µs, of the kernel
+	maxCPUs  = 1 << 20 // more than any host has; the quota still fits
 
-	sharesPerCPU = 1024 // v1: cpu.shares, at least 2
+	sharesPerCPU = 1024 // v1: cpu.shares, 2 to 2^18
 	minShares    = 2
+	maxShares    = 1 << 18
 	weightPerCPU = 100 // v2: cpu.weight, 1 to 10000
 	minWeight    = 1
 	maxWeight    = 10_000
@@ -46,8 +48,9 @@ func New(groups Groups) *Isolator { return &Isolator{groups} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit*period >= minQuota) {
-		return nil, fmt.Errorf("cgroups/cpu: limit of %v cpus: %w: the least is %v", limit, container.ErrInvalid, float64(minQuota)/period)
+	// Written so that NaN is refused.
+	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit*period >= minQuota && limit <= maxCPUs) {
+		return nil, fmt.Errorf("cgroups/cpu: limit of %v cpus: %w: it must be from %v to %d", limit, container.ErrInvalid, float64(minQuota)/period, maxCPUs)
 	}
 	return &isolator.LaunchInfo{Controllers: []string{controller}}, nil
 }
@@ -88,7 +91,7 @@ func settings(version cgroup.Version, c *isolator.Container) (all []setting) {
 		return all
 	}
 	if requested {
-		shares := max(minShares, math.Round(cpus*sharesPerCPU))
+		shares := min(maxShares, max(minShares, math.Round(cpus*sharesPerCPU)))
 		all = append(all, setting{"cpu.shares", strconv.Itoa(int(shares))})
 	}
 	if limited {

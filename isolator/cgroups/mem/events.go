@@ -60,14 +60,31 @@ func openInotify(path string) (*events, error) {
 	return e, nil
 }
 
-// wait returns nil after an event and the cause when ctx has ended.
-func (e *events) wait(ctx context.Context) error {
+// A kill is looked for so many times, at such a distance, after an event.
+const (
+	looks     = 100
+	lookPause = 10 * time.Millisecond
+)
+
+// wait reports whether there was an event before ctx ended or, if another look is due
+// soon, before that.
+func (e *events) wait(ctx context.Context, soon bool) (bool, error) {
+	var deadline time.Time // none
+	if soon {
+		deadline = time.Now().Add(lookPause)
+	}
+	if err := e.file.SetReadDeadline(deadline); err != nil {
+		return false, err
+	}
 	// A deadline in the past ends the read.
 	stop := context.AfterFunc(ctx, func() { e.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	buffer := make([]byte, 4096)
 	_, err := e.file.Read(buffer)
-	return err
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (e *events) close() error { return e.file.Close() }

@@ -10,6 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strconv"
 
 	"berth/container"
@@ -43,8 +45,9 @@ func New(groups Groups) *Isolator { return &Isolator{groups} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit*mib >= minLimit) {
-		return nil, fmt.Errorf("cgroups/mem: limit of %v MiB: %w: the least is %d MiB", limit, container.ErrInvalid, minLimit/mib)
+	// Written so that NaN is refused.
+	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit*mib >= minLimit && limit*mib <= noLimit) {
+		return nil, fmt.Errorf("cgroups/mem: limit of %v MiB: %w: it must be from %d to %d MiB", limit, container.ErrInvalid, minLimit/mib, noLimit/mib)
 	}
 	return &isolator.LaunchInfo{Controllers: []string{controller}}, nil
 }
@@ -80,7 +83,7 @@ func settings(version cgroup.Version, c *isolator.Container) (all []setting) {
 		soft, hard = "memory.low", "memory.max"
 	}
 	if request, ok := resources.Requested(c.Config, resource); ok {
-		all = append(all, setting{soft, bytes(max(minSoft, request*mib))})
+		all = append(all, setting{soft, bytes(min(noLimit, max(minSoft, request*mib)))})
 	}
 	if limit, ok := resources.Limit(c.Config, resource); ok {
 		all = append(all, setting{hard, bytes(limit * mib)})
@@ -98,11 +101,17 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 	}
 	events, err := openEvents(dir)
 	if err != nil {
+		if _, statErr := os.Stat(dir.Path()); errors.Is(statErr, fs.ErrNotExist) { // the cgroup is gone
+			return nil, nil
+		}
 		return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
 	}
 	defer events.close()
-	for {
-		ended := events.wait(ctx)
+	// The first look is before the first wait: the container may have been quicker. The
+	// kernel announces on v1 that memory is out before it chooses whom to kill, and
+	// counts the kill after that, if there is one: hence more looks after an event.
+	for soon := 0; ; soon-- {
+		ended := ctx.Err()
 		// Also when ctx has ended: the kill comes before the exit that ended it.
 		killed, err := killed(dir)
 		switch {
@@ -114,6 +123,13 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 			return limitation(dir), nil
 		case ended != nil:
 			return nil, nil
+		}
+		event, err := events.wait(ctx, soon > 0)
+		if err != nil {
+			return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
+		}
+		if event {
+			soon = looks
 		}
 	}
 }

@@ -21,6 +21,7 @@ const (
 	resource   = "pids"
 	// berth-init, a Go program, has threads of its own, and the command needs one.
 	minimum = 16
+	maximum = 4 << 20 // PID_MAX_LIMIT of the kernel: more are no limit
 )
 
 // Groups finds the cgroup of a container.
@@ -46,7 +47,7 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 
 // Isolate implements isolator.Enforcer.
 func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) error {
-	limit, limited := resources.Limit(c.Config, resource)
+	value, limited := setting(c)
 	if !limited {
 		return nil
 	}
@@ -58,10 +59,19 @@ func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) erro
 	if err != nil {
 		return err
 	}
-	if err := dir.Write("pids.max", strconv.FormatInt(int64(limit), 10)); err != nil {
+	if err := dir.Write("pids.max", value); err != nil {
 		return fmt.Errorf("cgroups/pids: %w", err)
 	}
 	return nil
+}
+
+// setting is what to write to pids.max, if anything; v1 and v2 have the same file.
+func setting(c *isolator.Container) (value string, limited bool) {
+	limit, limited := resources.Limit(c.Config, resource)
+	if limit >= maximum {
+		return "max", limited
+	}
+	return strconv.Itoa(int(limit)), limited
 }
 
 // Cleanup implements isolator.Isolator: the setting went with the cgroup, which is the

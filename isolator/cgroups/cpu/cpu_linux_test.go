@@ -1,0 +1,92 @@
+package cpu
+
+import (
+	"math"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
+	"berth/container"
+	"berth/internal/cgroup"
+	"berth/isolator"
+	"berth/isolator/isolatortest"
+)
+
+func config(requested, limit *float64) *v1.ContainerConfig {
+	c := &v1.ContainerConfig{}
+	if requested != nil {
+		c.Resources = []*v1.Resource{{Name: proto.String(resource), Type: v1.Value_SCALAR.Enum(), Scalar: &v1.Value_Scalar{Value: requested}}}
+	}
+	if limit != nil {
+		c.Limits = map[string]*v1.Value_Scalar{resource: {Value: limit}}
+	}
+	return c
+}
+
+func TestConformance(t *testing.T) {
+	groups := isolatortest.NewGroups(t, controller)
+	bad := map[string]*v1.ContainerConfig{}
+	for name, limit := range map[string]float64{"zero": 0, "negative": -1, "less than the kernel's least": 0.009, "NaN": math.NaN(), "beyond all numbers": 1e300} {
+		bad[name] = config(nil, &limit)
+	}
+	isolatortest.Run(t, New(groups), isolatortest.Requests{
+		Good: config(proto.Float64(0.5), proto.Float64(1.5)), Bad: bad, Fork: groups.Fork, Gone: groups.Gone,
+	})
+}
+
+func TestSettings(t *testing.T) {
+	f := proto.Float64
+	for _, c := range []struct {
+		name             string
+		requested, limit *float64
+		v1, v2           []setting
+	}{
+		{"nothing", nil, nil, nil, nil},
+		{"requested", f(1), nil, []setting{{"cpu.shares", "1024"}}, []setting{{"cpu.weight", "100"}}},
+		{"a half", f(0.5), nil, []setting{{"cpu.shares", "512"}}, []setting{{"cpu.weight", "50"}}},
+		{"rounded", f(0.333), nil, []setting{{"cpu.shares", "341"}}, []setting{{"cpu.weight", "33"}}},
+		{"nearly nothing", f(0.001), nil, []setting{{"cpu.shares", "2"}}, []setting{{"cpu.weight", "1"}}},
+		{"zero", f(0), nil, []setting{{"cpu.shares", "2"}}, []setting{{"cpu.weight", "1"}}},
+		{"negative", f(-5), nil, []setting{{"cpu.shares", "2"}}, []setting{{"cpu.weight", "1"}}},
+		{"very many", f(1e300), nil, []setting{{"cpu.shares", "262144"}}, []setting{{"cpu.weight", "10000"}}},
+		{"not a number", f(math.NaN()), nil, nil, nil},
+		{"limit", nil, f(1.5),
+			[]setting{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "150000"}}, []setting{{"cpu.max", "150000 100000"}}},
+		{"least limit", nil, f(0.01),
+			[]setting{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "1000"}}, []setting{{"cpu.max", "1000 100000"}}},
+		{"greatest limit", nil, f(maxCPUs),
+			[]setting{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "104857600000"}}, []setting{{"cpu.max", "104857600000 100000"}}},
+		{"no limit", f(2), f(math.Inf(1)), []setting{{"cpu.shares", "2048"}}, []setting{{"cpu.weight", "200"}}},
+		{"both", f(0.25), f(4),
+			[]setting{{"cpu.shares", "256"}, {"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "400000"}},
+			[]setting{{"cpu.weight", "25"}, {"cpu.max", "400000 100000"}}},
+	} {
+		for version, want := range map[cgroup.Version][]setting{cgroup.V1: c.v1, cgroup.V2: c.v2} {
+			got := settings(version, &isolator.Container{Config: config(c.requested, c.limit)})
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(setting{})); diff != "" {
+				t.Errorf("%s, %s: %s", c.name, version, diff)
+			}
+		}
+	}
+}
+
+// The kernel takes every value that the settings can have.
+func TestTheKernelTakesTheBounds(t *testing.T) {
+	groups := isolatortest.NewGroups(t, controller)
+	for value, limit := range map[string]float64{"least": 0.01, "greatest": maxCPUs} {
+		id, err := container.ParseID(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		groups.Fork(t, id)
+		c := &isolator.Container{ID: id, Config: config(&limit, &limit)}
+		if _, err := New(groups).Prepare(t.Context(), c); err != nil {
+			t.Errorf("%s: %v", value, err)
+		}
+		if err := New(groups).Isolate(t.Context(), c, 1); err != nil {
+			t.Errorf("%s: %v", value, err)
+		}
+	}
+}

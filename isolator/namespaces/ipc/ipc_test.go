@@ -1,0 +1,65 @@
+package ipc
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
+	"berth/isolator"
+	"berth/isolator/isolatortest"
+	"berth/launcher"
+	"berth/launcher/plan"
+)
+
+func config(rootfs string, linux *v1.LinuxInfo) *v1.ContainerConfig {
+	c := &v1.ContainerConfig{ContainerInfo: &v1.ContainerInfo{LinuxInfo: linux}}
+	if rootfs != "" {
+		c.Rootfs = proto.String(rootfs)
+	}
+	return c
+}
+
+var (
+	shared      = &v1.LinuxInfo{IpcMode: v1.LinuxInfo_SHARE_PARENT.Enum()}
+	private     = &v1.LinuxInfo{IpcMode: v1.LinuxInfo_PRIVATE.Enum()}
+	sized       = &v1.LinuxInfo{ShmSize: proto.Uint32(64)}
+	sharedSized = &v1.LinuxInfo{IpcMode: v1.LinuxInfo_SHARE_PARENT.Enum(), ShmSize: proto.Uint32(64)}
+)
+
+func TestConformance(t *testing.T) {
+	isolatortest.Run(t, New(), isolatortest.Requests{
+		Good: config("/rootfs", sized),
+		Bad:  map[string]*v1.ContainerConfig{"a size for the host's": config("/rootfs", sharedSized), "on the host": config("", sharedSized)},
+	})
+}
+
+func TestPrepare(t *testing.T) {
+	const quiet = plan.NoSuid | plan.NoDev | plan.NoExec
+	shm := func(options ...plan.Option) plan.Mount {
+		return plan.Mount{Target: "/dev/shm", Source: "shm", Type: "tmpfs", Fixed: true, Flags: quiet,
+			Options: append([]plan.Option{{Key: "mode", Value: "1777"}}, options...)}
+	}
+	mqueue := plan.Mount{Target: "/dev/mqueue", Source: "mqueue", Type: "mqueue", Fixed: true, Flags: quiet}
+	own := []launcher.Namespace{launcher.IPC}
+	size := plan.Option{Key: "size", Value: "64m"}
+	for _, c := range []struct {
+		name   string
+		config *v1.ContainerConfig
+		want   *isolator.LaunchInfo
+	}{
+		{"with an image", config("/r", nil), &isolator.LaunchInfo{Namespaces: own, Mounts: []plan.Mount{shm(), mqueue}}},
+		{"with an image, private", config("/r", private), &isolator.LaunchInfo{Namespaces: own, Mounts: []plan.Mount{shm(), mqueue}}},
+		{"with an image, sized", config("/r", sized), &isolator.LaunchInfo{Namespaces: own, Mounts: []plan.Mount{shm(size), mqueue}}},
+		{"with an image, shared", config("/r", shared), &isolator.LaunchInfo{Mounts: []plan.Mount{{Target: "/dev/shm", Source: "/dev/shm", Fixed: true}}}},
+		{"on the host", config("", nil), &isolator.LaunchInfo{Namespaces: own}},
+		{"on the host, sized", config("", sized), &isolator.LaunchInfo{Namespaces: own, Mounts: []plan.Mount{shm(size)}}},
+		{"on the host, shared", config("", shared), nil},
+	} {
+		got, err := New().Prepare(t.Context(), &isolator.Container{Config: c.config})
+		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
+			t.Errorf("%s: %v %s", c.name, err, diff)
+		}
+	}
+}

@@ -1,0 +1,304 @@
+//go:build linux
+
+package linux
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/container"
+	"berth/internal/cgroup"
+	"berth/launcher"
+	"berth/launcher/plan"
+	"berth/state"
+)
+
+// newLauncher returns a launcher in directories and below a cgroup of its own.
+func newLauncher(t *testing.T) *Launcher {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("BERTH_TEST_REQUIRE_ROOT") == "1" {
+			t.Fatal("launching needs root")
+		}
+		t.Skip("launching needs root")
+	}
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-o", filepath.Join(bin, initName), "berth/cmd/berth-init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	layout, err := state.NewLayout(t.TempDir(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := cgroup.Detect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := New(Options{Layout: layout, Cgroups: host, CgroupsRoot: "berth-test-" + strings.ToLower(rand.Text()[:8]), Dir: bin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// newID returns the id of a container that has a record, and is gone at the end of the
+// test.
+func newID(t *testing.T, l *Launcher, value string) container.ID {
+	t.Helper()
+	id, err := container.ParseID(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(l.Layout.Container(id).Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for range 2 {
+			if err := l.Destroy(context.Background(), id); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, dir := range l.dirs(t, id) {
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("left: %s, %v", dir, err)
+			}
+		}
+	})
+	return id
+}
+
+// dirs returns where the container's cgroup may be.
+func (l *Launcher) dirs(t *testing.T, id container.ID) (dirs []string) {
+	t.Helper()
+	controllers := l.everyController()
+	group, err := l.Cgroups.Group(l.groupPath(id), controllers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, controller := range controllers {
+		dir, err := group.Dir(controller)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, dir.Path())
+	}
+	return dirs
+}
+
+func spec(t *testing.T, l *Launcher, id container.ID, args ...string) launcher.Spec {
+	t.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { null.Close() })
+	return launcher.Spec{
+		Plan:        plan.Plan{Command: plan.Command{Path: args[0], Args: args, Env: []string{"PATH=" + os.Getenv("PATH")}, Dir: "/"}},
+		Namespaces:  []launcher.Namespace{launcher.PID},
+		Controllers: []string{"memory"},
+		Stdio:       [3]*os.File{null, null, os.Stderr},
+		Status:      l.Layout.Container(id).Status(),
+	}
+}
+
+func fork(t *testing.T, l *Launcher, id container.ID, args ...string) launcher.Process {
+	t.Helper()
+	p, err := l.Fork(t.Context(), id, spec(t, l, id, args...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestNewWantsTheInitProgram(t *testing.T) {
+	_, err := New(Options{Dir: t.TempDir()})
+	if !errors.Is(err, container.ErrFailedPrecondition) || os.Geteuid() == 0 && !strings.Contains(err.Error(), "--launcher_dir") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestALife(t *testing.T) {
+	l := newLauncher(t)
+	id := newID(t, l, "c")
+	p := fork(t, l, id, "sh", "-c", "exit 7")
+	if data, err := os.ReadFile(l.Layout.Container(id).Status()); err != nil || len(data) > 0 {
+		t.Errorf("before the release the status is %q, %v", data, err)
+	}
+	if err := p.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(l.Layout.Container(id).Status()); err != nil || string(data) != "1792" {
+		t.Errorf("the status is %q, %v", data, err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Errorf("a second Wait: %v", err)
+	}
+	if err := p.Signal(syscall.SIGTERM); !errors.Is(err, container.ErrNotFound) {
+		t.Errorf("a signal after the end: %v", err)
+	}
+}
+
+func TestACommandThatIsNotExecuted(t *testing.T) {
+	l := newLauncher(t)
+	id := newID(t, l, "c")
+	p := fork(t, l, id, "/no/such/command")
+	var start *launcher.StartError
+	if err := p.Release(t.Context()); !errors.As(err, &start) || start.Code != 127 {
+		t.Errorf("error %v", err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(l.Layout.Container(id).Status()); err != nil || string(data) != "32512" {
+		t.Errorf("the status is %q, %v", data, err)
+	}
+}
+
+func TestTheWaitingInitProcess(t *testing.T) {
+	l := newLauncher(t)
+	id := newID(t, l, "c")
+	p := fork(t, l, id, "sleep", "1000")
+	group, err := l.Group(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pids, err := group.Processes(); err != nil || !slices.Equal(pids, []int{p.Pid()}) {
+		t.Errorf("in the cgroup: %v, %v, want %d", pids, err, p.Pid())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := p.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Wait: %v", err)
+	}
+	if err := l.Destroy(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whatever keeps the init process from going on, a release can be cancelled.
+func TestReleaseEndsWithItsContext(t *testing.T) {
+	l := newLauncher(t)
+	id := newID(t, l, "c")
+	p := fork(t, l, id, "sleep", "1000")
+	if err := p.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	cause := errors.New("the cause")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(20*time.Millisecond, func() { cancel(cause) })
+	if err := p.Release(ctx); !errors.Is(err, cause) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestAForkThatFailsHalfwayLeavesNobody(t *testing.T) {
+	l := newLauncher(t)
+	for name, breakIt := range map[string]func(id container.ID, s *launcher.Spec){
+		"no directory for the status":  func(id container.ID, s *launcher.Spec) { s.Status = "/no/such/directory/status" },
+		"the pid cannot be recorded":   func(id container.ID, _ *launcher.Spec) { os.MkdirAll(l.Layout.Container(id).Pid()+"/x", 0o700) },
+		"the cgroup cannot be written": func(id container.ID, _ *launcher.Spec) { os.MkdirAll(l.Layout.Container(id).Cgroup()+"/x", 0o700) },
+		"an unknown controller":        func(_ container.ID, s *launcher.Spec) { s.Controllers = []string{"no_such"} },
+		"the plan is too big":          func(_ container.ID, s *launcher.Spec) { s.Plan.Hostname = strings.Repeat("x", 9<<20) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := newID(t, l, strings.ReplaceAll(name, " ", "_"))
+			s := spec(t, l, id, "sleep", "1000")
+			breakIt(id, &s)
+			if _, err := l.Fork(t.Context(), id, s); err == nil {
+				t.Error("forked")
+			}
+			os.RemoveAll(l.Layout.Container(id).Cgroup() + "/x")
+			if stat, err := os.Stat(l.Layout.Container(id).Cgroup()); err == nil && stat.IsDir() {
+				os.Remove(l.Layout.Container(id).Cgroup())
+			}
+			group, err := l.Cgroups.Group(l.groupPath(id), []string{"memory"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if pids, err := group.Processes(); err != nil || len(pids) > 0 {
+				t.Errorf("in the cgroup: %v, %v", pids, err)
+			}
+		})
+	}
+}
+
+func TestAContainerThatWasNeverForked(t *testing.T) {
+	l := newLauncher(t)
+	id := newID(t, l, "c")
+	if _, err := l.Group(id); !errors.Is(err, container.ErrNotFound) {
+		t.Errorf("Group: %v", err)
+	}
+	if err := l.Destroy(t.Context(), id); err != nil {
+		t.Errorf("Destroy: %v", err)
+	}
+}
+
+// The record of a cgroup may be torn; the cgroup is where it would be.
+func TestATornRecord(t *testing.T) {
+	l := newLauncher(t)
+	for _, text := range []string{"", "{", `{"path":"berth`, "\x00\x00\x00"} {
+		id := newID(t, l, "c")
+		fork(t, l, id, "sleep", "1000")
+		if err := os.WriteFile(l.Layout.Container(id).Cgroup(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Destroy(t.Context(), id); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+		for _, dir := range l.dirs(t, id) {
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%q: left %s, %v", text, dir, err)
+			}
+		}
+	}
+}
+
+// A container that was launched below another --cgroups_root is destroyed there.
+func TestTheRecordedPathCounts(t *testing.T) {
+	l := newLauncher(t)
+	id := newID(t, l, "c")
+	p := fork(t, l, id, "sleep", "1000")
+	other := *l
+	other.CgroupsRoot = l.CgroupsRoot + "-other"
+	if err := other.Destroy(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCloneFlags(t *testing.T) {
+	for _, c := range []struct {
+		namespaces []launcher.Namespace
+		want       uintptr
+	}{
+		{nil, unix.CLONE_NEWNS}, // always: see there
+		{[]launcher.Namespace{launcher.Mount}, unix.CLONE_NEWNS},
+		{[]launcher.Namespace{launcher.PID, launcher.IPC, launcher.UTS, launcher.Network},
+			unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET},
+	} {
+		if got := cloneFlags(c.namespaces); got != c.want {
+			t.Errorf("%v: %x, want %x", c.namespaces, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package plan
+
+import (
+	"bytes"
+	"encoding/gob"
+	"errors"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// full has something in every field.
+func full() Plan {
+	return Plan{
+		Rootfs: "/work/with a blank and \xff", ReadOnlyRootfs: true,
+		Mounts: []Mount{
+			{Target: "/proc", Source: "proc", Type: "proc", Flags: ReadOnly | NoExec, Fixed: true, Options: []Option{{"mode", "755"}, {"flag", ""}}},
+			{Target: "/mnt", Source: "/host"},
+		},
+		Nodes:  []Node{{Path: "/dev/null", Mode: 0o020666, Major: 1, Minor: 3}},
+		Links:  []Link{{Path: "/dev/fd", Target: "/proc/self/fd"}},
+		Masked: []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
+		Hostname: "h", Loopback: true,
+		Command: Command{
+			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},
+			Dir: "/d\x80", UID: 1<<32 - 1, GID: 7, Groups: []uint32{0, 1<<32 - 1},
+		},
+	}
+}
+
+func TestThePlanArrivesByteForByte(t *testing.T) {
+	var encoded bytes.Buffer
+	if err := full().Encode(&encoded); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(&encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, full()) {
+		t.Errorf("decoded %+v\nencoded %+v", got, full())
+	}
+}
+
+// A field that full forgets would not be tested.
+func TestFullIsFull(t *testing.T) {
+	var check func(path string, v reflect.Value)
+	check = func(path string, v reflect.Value) {
+		if v.IsZero() {
+			t.Errorf("%s is zero", path)
+		}
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				check(path+"."+v.Type().Field(i).Name, v.Field(i))
+			}
+		case reflect.Slice:
+			if v.Len() > 0 && v.Index(0).Kind() == reflect.Struct {
+				check(path+"[0]", v.Index(0))
+			}
+		}
+	}
+	check("plan", reflect.ValueOf(full()))
+}
+
+func TestAPlanOfAnotherVersionIsRefused(t *testing.T) {
+	var encoded bytes.Buffer
+	e := gob.NewEncoder(&encoded)
+	// What follows the version is of an unknown form, so it must not be looked at.
+	if err := errors.Join(e.Encode(Version+1), e.Encode("something else")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Decode(&encoded)
+	if err == nil || !strings.Contains(err.Error(), "version 2") || !strings.Contains(err.Error(), "one build") {
+		t.Errorf("error %v: want the version and the remedy", err)
+	}
+}
+
+func TestAPlanThatIsTooBigIsRefusedOnBothSides(t *testing.T) {
+	p := Plan{Command: Command{Args: []string{strings.Repeat("x", maxSize)}}}
+	var encoded bytes.Buffer
+	if err := p.Encode(&encoded); err == nil || !strings.Contains(err.Error(), "at most") || encoded.Len() > 0 {
+		t.Errorf("encoded %d bytes, error %v", encoded.Len(), err)
+	}
+	e := gob.NewEncoder(&encoded)
+	if err := errors.Join(e.Encode(Version), e.Encode(p)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Decode(&encoded); err == nil {
+		t.Error("decoded more than the bound")
+	}
+}
+
+func TestWhatIsNoPlanIsAnError(t *testing.T) {
+	var encoded bytes.Buffer
+	if err := full().Encode(&encoded); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"", "{}", "\x00", strings.Repeat("\xff", 100), encoded.String()[:encoded.Len()/2], encoded.String()[:5]} {
+		if _, err := Decode(strings.NewReader(text)); err == nil {
+			t.Errorf("decoded %q", text)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	var encoded bytes.Buffer
+	if err := full().Encode(&encoded); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(encoded.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if p, err := Decode(bytes.NewReader(data)); err == nil {
+			if err := p.Encode(io.Discard); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestReport(t *testing.T) {
+	var encoded bytes.Buffer
+	want := Report{Message: "not found", Code: 127}
+	if err := want.Encode(&encoded); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := DecodeReport(&encoded); err != nil || got != want {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := DecodeReport(&encoded); err != io.EOF {
+		t.Errorf("no report: got %v, want io.EOF, which says that the command was executed", err)
+	}
+}
