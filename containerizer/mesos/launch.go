@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 
@@ -33,11 +34,17 @@ type launch struct {
 	log     *slog.Logger
 
 	req       containerizer.Request
-	keeper    *filelock.Lock
 	container *isolator.Container
 	info      isolator.LaunchInfo
 	process   launcher.Process
 	watch     *watch
+
+	// left is what the last undo could not remove.
+	left error
+
+	// own guards keeper: from the moment that it is nil, the id may be another's.
+	own    sync.Mutex
+	keeper *filelock.Lock
 }
 
 func (c *Containerizer) newLaunch(id container.ID) *launch {
@@ -67,9 +74,9 @@ func (l *launch) admit(ctx context.Context) (err error) {
 		return err
 	}
 	if l.keeper, err = filelock.Try(l.records.Keeper(), filelock.Exclusive); err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(l.records.Dir))
 	}
-	if _, err := l.keeper.File().WriteString(string(l.req.Keeper)); err != nil {
+	if err := l.signKeeper(l.req.Keeper); err != nil {
 		return err
 	}
 	return l.checkpoint(admitted)
@@ -77,6 +84,8 @@ func (l *launch) admit(ctx context.Context) (err error) {
 
 // forget removes the record: the last trace of the container.
 func (l *launch) forget(ctx context.Context) (err error) {
+	l.own.Lock()
+	defer l.own.Unlock()
 	if l.keeper == nil {
 		return nil // never admitted: what is there is another's
 	}
@@ -88,9 +97,33 @@ func (l *launch) forget(ctx context.Context) (err error) {
 	if err := os.RemoveAll(l.records.Dir); err != nil {
 		return err
 	}
+	return l.unlockKeeper()
+}
+
+// disown leaves the record to whoever finds it.
+func (l *launch) disown() error {
+	l.own.Lock()
+	defer l.own.Unlock()
+	if l.keeper == nil {
+		return nil
+	}
+	return l.unlockKeeper()
+}
+
+func (l *launch) unlockKeeper() error {
 	keeper := l.keeper
 	l.keeper = nil
 	return keeper.Unlock()
+}
+
+// end kills the container, unless that is gone.
+func (l *launch) end(ctx context.Context) error {
+	l.own.Lock()
+	defer l.own.Unlock()
+	if l.keeper == nil {
+		return nil
+	}
+	return l.Launcher.Destroy(ctx, l.id)
 }
 
 // provision makes the root filesystem and the sandbox, and records the request.
@@ -119,12 +152,19 @@ func (l *launch) provision(ctx context.Context) error {
 	return nil
 }
 
-// makeSandbox marks, before it exists, that the sandbox is to go with the container.
+// makeSandbox marks, before it exists, that the sandbox is to go with the container. One
+// that exists without the mark is somebody's, and not to be marked.
 func (l *launch) makeSandbox(config *v1.ContainerConfig) error {
 	sandbox := l.Layout.Sandbox(l.id)
 	config.Directory = proto.String(sandbox)
 	if err := os.MkdirAll(l.Layout.Sandboxes(), 0o700); err != nil {
 		return err
+	}
+	if err := l.removeSandbox(l.id); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(sandbox); err == nil {
+		return fmt.Errorf("%w: %s: choose another --name, or remove it", container.ErrExists, sandbox)
 	}
 	if err := os.WriteFile(l.Layout.Foreground(l.id), nil, 0o600); err != nil {
 		return err
@@ -172,6 +212,10 @@ func (l *launch) fork(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
+	// Not earlier: users are those of the root filesystem.
+	if err := os.Chown(l.container.Config.GetDirectory(), int(p.Command.UID), int(p.Command.GID)); err != nil {
+		return fmt.Errorf("launch %s: give the sandbox to the user: %w", l.id, err)
+	}
 	l.process, err = l.Launcher.Fork(ctx, l.id, launcher.Spec{
 		Plan:        p,
 		Namespaces:  l.info.Namespaces,
@@ -194,7 +238,7 @@ func (l *launch) kill(ctx context.Context) error {
 	return l.process.Wait(ctx)
 }
 
-// isolate arms the watches, then lets the isolators act on the waiting process.
+// isolate lets the isolators act on the waiting process, then starts to watch it.
 func (l *launch) isolate(ctx context.Context) error {
 	for _, i := range l.Isolators {
 		if enforcer, ok := i.(isolator.Enforcer); ok {
@@ -225,9 +269,9 @@ func (l *launch) plan() (plan.Plan, error) {
 			return plan.Plan{}, err
 		}
 	}
-	root := "/"
+	root, sandbox := "/", config.GetDirectory()
 	if config.GetRootfs() != "" {
-		root = config.GetRootfs()
+		root, sandbox = config.GetRootfs(), l.SandboxDirectory
 	}
 	user, err := inroot.LookupUser(root, firstOf(config.GetUser(), config.GetCommandInfo().GetUser(), l.info.User))
 	if err != nil {
@@ -251,7 +295,7 @@ func (l *launch) plan() (plan.Plan, error) {
 			Path:   command.Path,
 			Args:   command.Args,
 			Env:    env,
-			Dir:    firstOf(config.GetWorkingDirectory(), l.info.WorkingDir, l.SandboxDirectory),
+			Dir:    firstOf(config.GetWorkingDirectory(), l.info.WorkingDir, sandbox),
 			UID:    user.UID,
 			GID:    user.GID,
 			Groups: user.Groups,

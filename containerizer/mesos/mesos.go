@@ -9,11 +9,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -83,14 +83,14 @@ func (c *Containerizer) Launch(ctx context.Context, id container.ID, req contain
 	if err := c.add(id, e); err != nil {
 		return err
 	}
-	err := e.launch.run(ctx)
-	close(e.launched)
-	if err != nil {
-		c.remove(id)
+	if err := e.launch.run(ctx, e.launch.phases()); err != nil {
 		e.err = err
+		c.remove(id, e)
+		close(e.launched)
 		close(e.done)
 		return err
 	}
+	close(e.launched)
 	go c.supervise(e) // ends with the container
 	return nil
 }
@@ -105,10 +105,13 @@ func (c *Containerizer) add(id container.ID, e *entry) error {
 	return nil
 }
 
-func (c *Containerizer) remove(id container.ID) {
+// remove takes an entry out; there may be a new one of the same id already.
+func (c *Containerizer) remove(id container.ID, e *entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.containers, id)
+	if c.containers[id] == e {
+		delete(c.containers, id)
+	}
 }
 
 func (c *Containerizer) find(id container.ID) (*entry, error) {
@@ -128,7 +131,7 @@ func (c *Containerizer) supervise(e *entry) {
 	go func() {
 		select {
 		case <-l.watch.first: // an isolator ends the container
-			if err := l.Launcher.Destroy(ctx, l.id); err != nil {
+			if err := l.end(ctx); err != nil {
 				l.log.Error("end a container that exceeded a limit", slog.Any("error", err))
 			}
 		case <-e.done:
@@ -146,21 +149,34 @@ func (c *Containerizer) supervise(e *entry) {
 	close(e.done)
 }
 
+// maxStatus bounds what is read of a status, which has five digits at most. A container
+// that can reach the file by /proc/1/fd may have written anything.
+const maxStatus = 16
+
 // readStatus reads what the init process left. Without it the init process was itself
 // killed, and all others with it.
 func (l *launch) readStatus() (*syscall.WaitStatus, error) {
-	data, err := os.ReadFile(l.records.Status())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	killed := syscall.WaitStatus(syscall.SIGKILL)
+	file, err := os.Open(l.records.Status())
+	if errors.Is(err, fs.ErrNotExist) {
+		return &killed, nil
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read the exit status of %s: %w", l.id, err)
 	}
-	status := syscall.WaitStatus(syscall.SIGKILL)
-	if text := strings.TrimSpace(string(data)); text != "" {
-		number, err := strconv.ParseUint(text, 10, 16)
-		if err != nil {
-			return nil, fmt.Errorf("read the exit status of %s: %w", l.id, err)
-		}
-		status = syscall.WaitStatus(number)
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxStatus))
+	if err == nil && len(text) == 0 {
+		return &killed, nil
 	}
+	var number uint64
+	if err == nil {
+		number, err = strconv.ParseUint(string(text), 10, 16)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the exit status of %s: %w", l.id, err)
+	}
+	status := syscall.WaitStatus(number)
 	return &status, nil
 }
 
@@ -172,7 +188,7 @@ func (c *Containerizer) Wait(ctx context.Context, id container.ID) (container.Te
 	}
 	select {
 	case <-e.done:
-		c.remove(id)
+		c.remove(id, e)
 		return e.termination, e.err
 	case <-ctx.Done():
 		return container.Termination{}, context.Cause(ctx)
@@ -208,13 +224,16 @@ func (c *Containerizer) Destroy(ctx context.Context, id container.ID) (bool, err
 	case <-ctx.Done():
 		return true, context.Cause(ctx)
 	}
-	if err := c.Launcher.Destroy(ctx, id); err != nil {
+	if err := e.launch.end(ctx); err != nil {
 		return true, err
 	}
 	select {
 	case <-e.done: // by supervise, or by the failed launch
-		return true, nil
 	case <-ctx.Done():
 		return true, context.Cause(ctx)
 	}
+	if e.launch.left != nil { // and disowned
+		return c.destroyRecorded(ctx, id)
+	}
+	return true, nil
 }

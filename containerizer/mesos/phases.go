@@ -49,8 +49,7 @@ func (l *launch) phases() []phase {
 const undoTimeout = time.Minute
 
 // run goes through the phases. When one fails, it and those before are undone.
-func (l *launch) run(ctx context.Context) error {
-	phases := l.phases()
+func (l *launch) run(ctx context.Context, phases []phase) error {
 	for i, p := range phases {
 		if err := l.enter(ctx, p); err != nil {
 			return errors.Join(err, l.undo(ctx, phases[:i+1]))
@@ -82,7 +81,8 @@ func (l *launch) checkpoint(name phaseName) error {
 }
 
 // undo goes backwards, and stops where something cannot be undone: what lies before it
-// may still be in use, and the record, which goes last, says that it is there.
+// may still be in use, and the record, which goes last, says that it is there. This
+// process gives up the container then, so that a Destroy or a Recover can try again.
 func (l *launch) undo(ctx context.Context, phases []phase) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
@@ -91,7 +91,8 @@ func (l *launch) undo(ctx context.Context, phases []phase) error {
 			continue
 		}
 		if err := phases[i].undo(ctx); err != nil {
-			return fmt.Errorf("clean up container %s: %w", l.id, err)
+			l.left = fmt.Errorf("clean up container %s: %w", l.id, err)
+			return errors.Join(l.left, l.disown())
 		}
 	}
 	return nil

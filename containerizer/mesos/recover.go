@@ -3,6 +3,7 @@
 package mesos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,15 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"berth/container"
 	"berth/containerizer"
 	"berth/internal/filelock"
+	"berth/internal/mount"
 	"berth/state"
 )
 
@@ -22,9 +27,9 @@ import (
 func (c *Containerizer) Recover(ctx context.Context) error {
 	dead, err := c.takeDead(ctx)
 	if err != nil {
-		return fmt.Errorf("recover containers: %w", err)
+		err = fmt.Errorf("recover containers: %w", err)
 	}
-	var errs []error
+	errs := []error{err}
 	for _, l := range dead {
 		l.log.Info("destroy the container of a dead berth process")
 		errs = append(errs, l.undoAll(ctx))
@@ -67,7 +72,7 @@ func (c *Containerizer) recorded(id container.ID) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// takeDead becomes the keeper of the containers whose keeper is dead.
+// takeDead becomes the keeper of the containers whose keeper is dead, as far as it can.
 func (c *Containerizer) takeDead(ctx context.Context) (dead []*launch, err error) {
 	ids, err := state.Children(c.Layout.Runtime, container.ID{})
 	if err != nil || len(ids) == 0 {
@@ -79,57 +84,111 @@ func (c *Containerizer) takeDead(ctx context.Context) (dead []*launch, err error
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	var errs []error
 	for _, id := range ids {
 		l := c.newLaunch(id)
-		taken, err := l.takeOver(containerizer.Foreground)
+		taken, err := l.takeOver(ctx, containerizer.Foreground)
 		if err != nil {
-			return dead, err
+			errs = append(errs, fmt.Errorf("container %s: %w", id, err))
 		}
 		if taken {
 			dead = append(dead, l)
 		}
 	}
-	return dead, nil
+	return dead, errors.Join(errs...)
 }
 
-// takeOver locks the keeper of a container if no process does and it is of the given
-// kind. A record without one is of a process that died while it made it.
-func (l *launch) takeOver(kind containerizer.Keeper) (bool, error) {
+// takeOver locks the keeper of a container if no process does and it is of one of the
+// given kinds. A record without one is of a process that died while it made it. The
+// caller has the lock of the runtime directory, so that the record stays as it is.
+func (l *launch) takeOver(ctx context.Context, kinds ...containerizer.Keeper) (bool, error) {
 	if _, err := os.Lstat(l.records.Dir); errors.Is(err, fs.ErrNotExist) {
 		return false, nil // forgotten meanwhile
 	}
-	data, err := os.ReadFile(l.records.Keeper())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	found, pid, err := l.readKeeper()
+	if err != nil {
 		return false, err
 	}
-	if found := containerizer.Keeper(data); found != "" && found != kind {
+	if found != "" && !slices.Contains(kinds, found) {
 		return false, nil
 	}
 	l.keeper, err = filelock.Try(l.records.Keeper(), filelock.Exclusive)
-	if errors.Is(err, filelock.ErrHeld) {
+	if errors.Is(err, filelock.ErrHeld) && syscall.Kill(pid, 0) == syscall.ESRCH {
+		// By a child that its dead parent has just cloned, until it executes its program.
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		l.keeper, err = filelock.Acquire(ctx, l.records.Keeper(), filelock.Exclusive)
+	}
+	if errors.Is(err, filelock.ErrHeld) || errors.Is(err, context.DeadlineExceeded) {
 		return false, nil
 	}
-	return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	return true, l.signKeeper(cmp.Or(found, containerizer.Foreground))
+}
+
+// patience is how long a clone may take to execute.
+const patience = time.Second
+
+// signKeeper writes the kind, and the process that has locked it, which is this one.
+func (l *launch) signKeeper(kind containerizer.Keeper) error {
+	if err := l.keeper.File().Truncate(0); err != nil {
+		return err
+	}
+	_, err := l.keeper.File().WriteAt(fmt.Appendf(nil, "%s %d\n", kind, os.Getpid()), 0)
+	return err
+}
+
+// readKeeper reads what signKeeper wrote. A torn file has neither.
+func (l *launch) readKeeper() (kind containerizer.Keeper, pid int, err error) {
+	data, err := os.ReadFile(l.records.Keeper())
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", 0, nil
+	}
+	words := strings.Fields(strings.Trim(string(data), "\x00"))
+	if len(words) > 0 {
+		kind = containerizer.Keeper(words[0])
+	}
+	if len(words) > 1 {
+		pid, _ = strconv.Atoi(words[1]) // 0, which is this process, if it is no number
+	}
+	return kind, pid, err
 }
 
 // destroyRecorded destroys a container that another process, which has ended, has
-// made and left to its operator; or one whose keeper is dead.
+// made and left to its operator; or one whose keeper is dead or has given it up.
 func (c *Containerizer) destroyRecorded(ctx context.Context, id container.ID) (bool, error) {
 	l := c.newLaunch(id)
-	if !c.recorded(id) {
-		// Perhaps a root filesystem from before a reboot.
-		return c.Provisioner.Destroy(ctx, id)
+	existed, err := l.takeRecorded(ctx)
+	if err != nil {
+		return existed, fmt.Errorf("destroy %s: %w", id, err)
 	}
-	for _, kind := range []containerizer.Keeper{containerizer.Operator, containerizer.Foreground} {
-		taken, err := l.takeOver(kind)
-		if err != nil {
-			return true, fmt.Errorf("destroy %s: %w", id, err)
-		}
-		if taken {
-			return true, l.undoAll(ctx)
-		}
+	if l.keeper == nil {
+		return existed, nil
 	}
-	return true, fmt.Errorf("destroy %s: %w: it belongs to a berth process that lives; end that one", id, container.ErrFailedPrecondition)
+	return true, l.undoAll(ctx)
+}
+
+// takeRecorded becomes the keeper of a container if it has a record. What there is
+// without one, from before a reboot, it removes while nobody can be admitted.
+func (l *launch) takeRecorded(ctx context.Context) (existed bool, err error) {
+	lock, err := l.lockRuntime(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if !l.recorded(l.id) {
+		_, err := os.Lstat(l.Layout.Foreground(l.id))
+		marked := err == nil
+		existed, err := l.Provisioner.Destroy(ctx, l.id)
+		return existed || marked, errors.Join(err, l.removeSandbox(l.id))
+	}
+	taken, err := l.takeOver(ctx, containerizer.Operator, containerizer.Foreground)
+	if err == nil && !taken {
+		err = fmt.Errorf("%w: it belongs to a berth process that lives; end that one", container.ErrFailedPrecondition)
+	}
+	return true, err
 }
 
 // recoverSandboxes removes the sandboxes of foreground containers that are gone.
@@ -170,7 +229,8 @@ func (c *Containerizer) removeSandbox(id container.ID) error {
 	if _, err := os.Lstat(marker); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := os.RemoveAll(c.Layout.Sandbox(id)); err != nil {
+	// A container has filled it.
+	if _, err := mount.RemoveAll(c.Layout.Sandbox(id)); err != nil {
 		return err
 	}
 	return os.Remove(marker)
@@ -182,13 +242,11 @@ func (c *Containerizer) ProvisionOnly(ctx context.Context, id container.ID, prov
 	l := c.newLaunch(id)
 	l.req.Keeper = containerizer.Operator
 	if err := l.admit(ctx); err != nil {
-		return err
+		return errors.Join(err, l.forget(context.WithoutCancel(ctx)))
 	}
 	if err := provision(ctx); err != nil {
 		return errors.Join(err, l.undoAll(ctx))
 	}
 	// The record stays, and so does whom it belongs to.
-	keeper := l.keeper
-	l.keeper = nil
-	return keeper.Unlock()
+	return l.disown()
 }

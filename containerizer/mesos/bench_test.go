@@ -1,0 +1,78 @@
+//go:build linux
+
+package mesos
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"berth/containerizer"
+)
+
+// phaseTimes is a log handler that sums up how long each phase took.
+type phaseTimes struct {
+	slog.Handler
+	mu    *sync.Mutex
+	times map[string]time.Duration
+}
+
+func (h phaseTimes) Enabled(context.Context, slog.Level) bool { return true }
+func (h phaseTimes) WithAttrs([]slog.Attr) slog.Handler       { return h }
+func (h phaseTimes) WithGroup(string) slog.Handler            { return h }
+
+func (h phaseTimes) Handle(_ context.Context, r slog.Record) error {
+	var name string
+	var took time.Duration
+	r.Attrs(func(a slog.Attr) bool {
+		switch a.Key {
+		case "phase":
+			name = a.Value.String()
+		case "took":
+			took = a.Value.Duration()
+		}
+		return true
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.times[name] += took
+	return nil
+}
+
+// BenchmarkLaunch is from the launch to the moment when nothing is left of a container
+// that executes true. It reports the phases of the launch, and the rest, as END.
+func BenchmarkLaunch(b *testing.B) {
+	for _, backend := range []string{"overlay", "copy"} {
+		b.Run(backend, func(b *testing.B) { benchmarkLaunch(b, backend) })
+	}
+}
+
+func benchmarkLaunch(b *testing.B, backend string) {
+	phases := phaseTimes{mu: new(sync.Mutex), times: map[string]time.Duration{}}
+	r := newRigWith(b, backend, func(p *parts) { p.log = slog.New(phases) })
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer null.Close()
+	request := containerizer.Request{Config: config(baseImage, "true"), Stdio: [3]*os.File{null, null, null}, Keeper: containerizer.Foreground}
+	var end time.Duration
+	for b.Loop() {
+		id := r.newID()
+		if err := r.Launch(b.Context(), id, request); err != nil {
+			b.Fatal(err)
+		}
+		launched := time.Now()
+		if t, err := r.Wait(b.Context(), id); err != nil || t.ExitCode() != 0 {
+			b.Fatal(t.ExitCode(), err)
+		}
+		end += time.Since(launched)
+	}
+	for _, p := range r.newLaunch(r.newID()).phases() {
+		b.ReportMetric(float64(phases.times[string(p.name)].Microseconds())/float64(b.N), "µs/"+string(p.name))
+	}
+	b.ReportMetric(float64(end.Microseconds())/float64(b.N), "µs/END")
+}
