@@ -67,9 +67,14 @@ func (l *launch) enter(ctx context.Context, p phase) error {
 			return err
 		}
 	}
+	return l.timed(ctx, string(p.name), p.do)
+}
+
+// timed logs how long a step took.
+func (l *launch) timed(ctx context.Context, name string, step func(context.Context) error) error {
 	began := time.Now()
-	err := p.do(ctx)
-	l.log.Debug("phase", slog.String("phase", string(p.name)), slog.Duration("took", time.Since(began)), slog.Any("error", err))
+	err := step(ctx)
+	l.log.Debug("phase", slog.String("phase", name), slog.Duration("took", time.Since(began)), slog.Any("error", err))
 	return err
 }
 
@@ -90,7 +95,7 @@ func (l *launch) undo(ctx context.Context, phases []phase) error {
 		if phases[i].undo == nil {
 			continue
 		}
-		if err := phases[i].undo(ctx); err != nil {
+		if err := l.timed(ctx, "undo "+string(phases[i].name), phases[i].undo); err != nil {
 			l.left = fmt.Errorf("clean up container %s: %w", l.id, err)
 			return errors.Join(l.left, l.disown())
 		}
