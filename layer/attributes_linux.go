@@ -16,6 +16,7 @@ import (
 
 const (
 	opaqueXattr     = "trusted.overlay.opaque"
+	originXattr     = "trusted.overlay.origin"
 	defaultACLXattr = "system.posix_acl_default"
 	paxXattr        = "SCHILY.xattr."
 )
@@ -110,10 +111,10 @@ func interpreted(name string) bool {
 
 // ofHost reports whether the host gives the attribute to files by itself: labels
 // and measurements of its security modules, the form in which xfs keeps access
-// control lists, our own mark.
+// control lists, our own marks.
 func ofHost(name string) bool {
 	switch name {
-	case opaqueXattr, "security.selinux", "security.ima", "security.evm":
+	case opaqueXattr, originXattr, "security.selinux", "security.ima", "security.evm":
 		return true
 	}
 	return strings.HasPrefix(name, "security.SMACK64") || strings.HasPrefix(name, "trusted.SGI_ACL_")

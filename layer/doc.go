@@ -3,9 +3,10 @@
 //
 // A layer is named by the sha256 of its uncompressed tar, its diffID, and exists
 // in forms. The form "tree" is a directory that overlayfs can stack: whiteouts are
-// character devices 0/0, opaque directories carry trusted.overlay.opaque. Beside
-// the tree lies the rest of the tar (headers and padding, in the format of
-// tar-split), so that the very same tar can be made again.
+// character devices 0/0, opaque directories carry trusted.overlay.opaque, and those
+// with whiteouts an empty trusted.overlay.origin. Beside the tree lies the rest of the
+// tar (headers and padding, in the format of tar-split), so that the very same tar can
+// be made again.
 //
 //	<store>/
 //	    lock                            serialises sweeps with everything below

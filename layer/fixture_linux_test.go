@@ -210,7 +210,7 @@ func attributes(t reporter, path string) []string {
 	}
 	var words []string
 	for _, name := range strings.Split(string(list[:max(n, 0)]), "\x00") {
-		if name == "" || name == "security.selinux" || strings.HasPrefix(name, "trusted.SGI_ACL_") {
+		if name == "" || name == originXattr || name == "security.selinux" || strings.HasPrefix(name, "trusted.SGI_ACL_") {
 			continue
 		}
 		value := make([]byte, 64<<10)

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Directories without an entry are recorded: backends give them what lower layers say.
@@ -36,5 +39,25 @@ func TestImpliedDirectories(t *testing.T) {
 				t.Errorf("check: %v, %v", problems, err)
 			}
 		})
+	}
+}
+
+// overlayfs hides the whiteouts of a directory that no other layer has only if it is
+// told that there may be some.
+func TestDirectoriesWithWhiteoutsAreMarked(t *testing.T) {
+	l := newLease(t, newStore(t, testLimits))
+	// The entry of the directory comes after the whiteout, and must not undo the mark.
+	info, err := l.Unpack(context.Background(), "", bytes.NewReader(archive(file("with/.wh.gone", ""), dir("with/"), dir("without/"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for name, marked := range map[string]bool{"with": true, "without": false} {
+		_, err := unix.Lgetxattr(filepath.Join(l.store.Path(info.DiffID, Tree), name), originXattr, nil)
+		if got := err == nil; got != marked {
+			t.Errorf("%s is marked: %v (%v), want %v", name, got, err, marked)
+		}
 	}
 }

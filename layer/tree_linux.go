@@ -184,6 +184,7 @@ func (t *tree) whiteout(n node) error {
 	err := unix.Mknodat(n.parent, n.base, unix.S_IFCHR, 0)
 	if err == nil {
 		t.nodes++
+		return mayHaveWhiteouts(node{parent: n.parent, base: "."})
 	}
 	if !errors.Is(err, unix.EEXIST) {
 		return err
@@ -196,6 +197,17 @@ func (t *tree) whiteout(n node) error {
 		return nil
 	}
 	return setOpaque(n)
+}
+
+// mayHaveWhiteouts marks a directory that has whiteouts. Without the mark overlayfs
+// shows them, as names that cannot be opened, where no other layer has the directory:
+// it looks for whiteouts only in what it merges, or what came from a lower layer, which
+// is what the attribute says (ovl_dir_is_real() in the kernel's readdir.c).
+func mayHaveWhiteouts(n node) error {
+	if err := unix.Lsetxattr(n.procPath(), originXattr, nil, 0); err != nil {
+		return fmt.Errorf("set attribute %s: %w", originXattr, err)
+	}
+	return nil
 }
 
 // hardLink makes n another name of the node dir/base, which must be one of this
