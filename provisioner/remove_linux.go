@@ -1,16 +1,10 @@
 package provisioner
 
-import (
-	"os"
+import "berth/internal/mount"
 
-	"berth/internal/mount"
-)
-
-// removeUnmounted removes a container's directory. Whatever is still mounted below it
-// is detached first: it must not be emptied.
+// removeUnmounted removes a container's directory. Whatever is still mounted in it is
+// detached, not emptied.
 func removeUnmounted(dir string) error {
-	if err := mount.DetachBelow(dir); err != nil {
-		return err
-	}
-	return os.RemoveAll(dir)
+	_, err := mount.RemoveAll(dir)
+	return err
 }

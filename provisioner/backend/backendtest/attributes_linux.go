@@ -44,7 +44,7 @@ var attributes = []check{
 	})},
 	{"names are any bytes", nil, checkTree(oddNames())},
 	{"trees may be 1000 directories deep", nil, checkTree(deepTree(1000))},
-	{"directories may be large", nil, checkTree(largeDirectory(3000))},
+	{"directories may be large", nil, checkTree(largeDirectory(2000))},
 	{"the content of a file is that of the layer, whatever its size", nil, checkTree(Tree{
 		File("empty", ""), File("1", "x"), File("4095", pattern(4095)), File("4096", pattern(4096)), File("4097", pattern(4097)),
 		File("large", pattern(3<<20+1)), File("zeros", strings.Repeat("\x00", 10_000)),

@@ -53,7 +53,7 @@ func (p *place) refuses(layers ...backend.Layer) {
 }
 
 func checkInterruption(t *testing.T, s *suite) {
-	tree := largeDirectory(2000)
+	tree := largeDirectory(1000)
 	p := s.place(t)
 	layers := p.layers(tree)
 	for _, after := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond} {

@@ -5,7 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -132,11 +132,11 @@ func (n Node) bytes() string {
 
 // pattern returns n bytes without a zero and without a short period.
 func pattern(n int) string {
-	var b strings.Builder
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "%d,", i*i)
+	b := make([]byte, 0, n+20)
+	for i := 0; len(b) < n; i++ {
+		b = append(strconv.AppendInt(b, int64(i*i), 10), ',')
 	}
-	return b.String()[:n]
+	return string(b[:n])
 }
 
 // whiteouts reports whether the tree hides names of others.
