@@ -132,12 +132,17 @@ func execError(file string, c plan.Command, err error) error {
 	return exitError{code, fmt.Errorf("execute %q as %d:%d: %w", c.Path, c.UID, c.GID, err)}
 }
 
-// catchSignals keeps signals from ending this process. One that berth's own parent
-// ignored is not ignored by the command then.
-func catchSignals() <-chan os.Signal {
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
-	return signals
+// catchSignals keeps signals from ending this process, from when the channel has one
+// on. One that berth's own parent ignored is not ignored by the command then. The
+// runtime takes a millisecond for it, in which this process need not wait.
+func catchSignals() <-chan (chan os.Signal) {
+	caught := make(chan (chan os.Signal), 1)
+	go func() {
+		signals := make(chan os.Signal, 64)
+		signal.Notify(signals)
+		caught <- signals
+	}()
+	return caught
 }
 
 // wait forwards signals to the command and reaps, until the command has ended. The

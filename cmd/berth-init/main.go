@@ -35,11 +35,13 @@ func main() {
 	// For who looks at the host's processes: it was executed by a number. Nothing depends
 	// on it.
 	_ = os.WriteFile("/proc/self/comm", []byte("berth-init"), 0)
+	// Before the command exists: berth may send one as soon as it does.
+	caught := catchSignals()
 	files := plan.Inherited()
 	if !released(files.Release) {
 		os.Exit(1) // berth has died before it let go; nothing was done
 	}
-	status, err := run(files)
+	status, err := run(files, caught)
 	if err != nil {
 		os.Exit(fail(files, err))
 	}
@@ -58,9 +60,7 @@ func released(release *os.File) bool {
 }
 
 // run does the whole work and returns the wait status of the command.
-func run(files plan.Files) (unix.WaitStatus, error) {
-	// Before the command exists: berth may send one as soon as it does.
-	signals := catchSignals()
+func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, error) {
 	// Not that of whoever started berth: everyone shall be able to enter what is made here.
 	unix.Umask(0o022)
 	// The command gets the standard streams and nothing else.
@@ -74,6 +74,7 @@ func run(files plan.Files) (unix.WaitStatus, error) {
 	if err := setUp(p); err != nil {
 		return 0, err
 	}
+	signals := <-caught
 	child, err := start(p)
 	if err != nil {
 		return 0, err

@@ -153,12 +153,14 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 		defer unified.Close()
 		attr.UseCgroupFD, attr.CgroupFD = true, int(unified.Fd())
 	}
-	// By the descriptor: what is executed is the file that was opened, read-only.
-	path := "/proc/self/fd/" + strconv.Itoa(program.FD())
+	// By the descriptor: what is executed is the file that was opened, read-only. It is
+	// handed over like the others, because the child may use any other number for its own
+	// copies; berth-init closes it.
+	path := "/proc/self/fd/" + strconv.Itoa(plan.FirstForeignFD)
 	p.process, err = os.StartProcess(path, []string{initName}, &os.ProcAttr{
 		Env:   []string{}, // nothing of berth's environment is the container's
 		Dir:   "/",
-		Files: append(spec.Stdio[:], files.List()...),
+		Files: slices.Concat(spec.Stdio[:], files.List(), []*os.File{program}),
 		Sys:   attr,
 	})
 	if err != nil {
@@ -171,7 +173,7 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 // openInit opens berth-init on a read-only mount of its own that is in no mount
 // table: the container reaches it through /proc/1/exe and cannot write to it
 // (CVE-2019-5736), while all containers share its pages.
-func (l *Launcher) openInit() (*mount.Detached, error) {
+func (l *Launcher) openInit() (*os.File, error) {
 	program, err := mount.Clone(filepath.Join(l.Dir, initName), false)
 	if err != nil {
 		return nil, err
@@ -179,7 +181,7 @@ func (l *Launcher) openInit() (*mount.Detached, error) {
 	if err := program.Set(mount.ReadOnly, false); err != nil {
 		return nil, errors.Join(err, program.Close())
 	}
-	return program, nil
+	return os.NewFile(uintptr(program.FD()), initName), nil
 }
 
 func cloneFlags(namespaces []launcher.Namespace) uintptr {

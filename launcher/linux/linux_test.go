@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -284,6 +285,45 @@ func TestTheRecordedPathCounts(t *testing.T) {
 	}
 	if err := p.Wait(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// low has the descriptors up to lowest, from before the runtime takes any of them.
+var low = func() (held []int) {
+	const lowest = 12
+	for fd := 0; fd < lowest; held = append(held, fd) {
+		var err error
+		if fd, err = unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			panic(err)
+		}
+	}
+	return held
+}()
+
+// The child gives the descriptors that are handed over the numbers from 0 on, which may
+// be those of others that it has: among them the program that it is to execute.
+func TestTheProgramIsFoundWhateverItsNumber(t *testing.T) {
+	l := newLauncher(t)
+	for _, free := range low {
+		id := newID(t, l, "c"+strconv.Itoa(free))
+		s := spec(t, l, id, "true")
+		unix.Close(free) // so that it is the next one to be opened
+		p, err := l.Fork(t.Context(), id, s)
+		if err != nil {
+			t.Fatalf("descriptor %d: %v", free, err)
+		}
+		if err := p.Release(t.Context()); err != nil {
+			t.Errorf("descriptor %d: %v", free, err)
+		}
+		if err := p.Wait(t.Context()); err != nil {
+			t.Errorf("descriptor %d: %v", free, err)
+		}
+		// Taken again, so that the next one is alone; the runtime may have been quicker.
+		if fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, free); err != nil {
+			t.Fatal(err)
+		} else if fd != free {
+			unix.Close(fd)
+		}
 	}
 }
 
