@@ -161,19 +161,6 @@ func ShareFromHost(target string) error {
 	return nil
 }
 
-// IsMountPoint reports whether a mount is on path; a missing path has none.
-func IsMountPoint(path string) (bool, error) {
-	var stx unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &stx)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return false, nil
-	}
-	if err != nil {
-		return false, &os.PathError{Op: "statx", Path: path, Err: err}
-	}
-	return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
-}
-
 // Detach removes every mount on path and those below them, whoever uses them:
 // processes that have files open there keep them. No mount there is not an error.
 func Detach(path string) error {
