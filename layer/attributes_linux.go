@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/container"
+	"berth/internal/disk"
 )
 
 const (
@@ -38,19 +39,19 @@ func (n node) procPath() string {
 
 // setAttributes gives a node owner, mode and extended attributes.
 func setAttributes(n node, hdr *tar.Header) error {
-	if err := unix.Fchownat(n.parent, n.base, hdr.Uid, hdr.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.Fchownat(n.parent, n.base, hdr.Uid, hdr.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("chown: %w", err)
 	}
 	// chown clears setuid, setgid and file capabilities, so these come after.
 	if hdr.Typeflag != tar.TypeSymlink {
 		// fchmodat(2) follows links, but this node was made by us and is none.
-		if err := unix.Fchmodat(n.parent, n.base, mode(hdr), 0); err != nil {
+		if err := disk.Fchmodat(n.parent, n.base, mode(hdr), 0); err != nil {
 			return fmt.Errorf("chmod: %w", err)
 		}
 	}
 	ambiguous := false
 	for name, value := range xattrs(hdr) {
-		if err := unix.Lsetxattr(n.procPath(), name, []byte(value), 0); err != nil {
+		if err := disk.Lsetxattr(n.procPath(), name, []byte(value), 0); err != nil {
 			return xattrError(name, err)
 		}
 		ambiguous = ambiguous || strings.HasPrefix(name, "system.") || strings.HasPrefix(name, "security.")
@@ -130,7 +131,7 @@ func clearXattrs(n node) error {
 		if ofHost(name) {
 			continue
 		}
-		if err := unix.Lremovexattr(n.procPath(), name); err != nil && err != unix.ENODATA {
+		if err := disk.Lremovexattr(n.procPath(), name); err != nil && err != unix.ENODATA {
 			return fmt.Errorf("remove attribute %s: %w", quote(name), err)
 		}
 	}
@@ -169,7 +170,7 @@ func growing(get func([]byte) (int, error)) (string, error) {
 // hdr has them.
 func attributeDifferences(n node, hdr *tar.Header) (diffs []string, err error) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, err
 	}
 	if uint64(st.Uid) != uint64(hdr.Uid) || uint64(st.Gid) != uint64(hdr.Gid) {
@@ -227,7 +228,7 @@ func timespec(t time.Time) unix.Timespec {
 
 // setTimes dates the node that path names below dir.
 func setTimes(dir int, path string, times [2]unix.Timespec) error {
-	if err := unix.UtimesNanoAt(dir, path, times[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.UtimesNanoAt(dir, path, times[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("set times: %w", err)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 
 	"berth/container"
 	"berth/image"
+	"berth/internal/disk"
 )
 
 // Check makes the tar of a visible layer again, from its tree and its split, and
@@ -38,7 +39,7 @@ func (s *Store) Check(ctx context.Context, id image.Digest, form Form) ([]Proble
 	if err != nil {
 		c.found.add("", "its record is damaged: %v", err)
 	}
-	root, rootErr := os.Open(s.Path(id, form))
+	root, rootErr := disk.Open(s.Path(id, form))
 	if rootErr != nil {
 		c.found.add("", "its tree is missing: %v", rootErr)
 		return c.found, nil
@@ -88,7 +89,7 @@ func (c *checker) role(path string) role { return c.named[maphash.String(c.seed,
 
 // compare makes the tar again and returns the record that it should have.
 func (c *checker) compare(ctx context.Context, root int, splitFile string) (Info, error) {
-	split, err := os.Open(splitFile)
+	split, err := disk.Open(splitFile)
 	if err != nil {
 		return Info{}, err
 	}
@@ -197,7 +198,7 @@ func (c *checker) imply(dir string) {
 func (c *checker) exists(dir, base string) bool {
 	var st unix.Stat_t
 	parent, err := c.tree.open(dir)
-	return err == nil && unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+	return err == nil && disk.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
 // differences says in which ways the node is not what hdr says.
@@ -211,7 +212,7 @@ func (c *checker) differences(hdr *tar.Header, at position, body io.Reader) []st
 		n.base = "."
 	}
 	var st unix.Stat_t
-	if err := unix.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return []string{fmt.Sprintf("it is missing: %v", err)}
 	}
 	switch got, want := st.Mode&unix.S_IFMT, fileType(hdr); {
@@ -239,7 +240,7 @@ func (c *checker) linkDifferences(hdr *tar.Header, st *unix.Stat_t) []string {
 	var target unix.Stat_t
 	parent, err := c.tree.open(dir)
 	if err == nil {
-		err = unix.Fstatat(parent, base, &target, unix.AT_SYMLINK_NOFOLLOW)
+		err = disk.Fstatat(parent, base, &target, unix.AT_SYMLINK_NOFOLLOW)
 	}
 	if err != nil || target.Ino != st.Ino {
 		return []string{"it is no longer the same file as " + quote(hdr.Linkname)}
@@ -322,7 +323,7 @@ func (c *checker) walk(ctx context.Context, n node) error {
 		path = ""
 	}
 	c.compareOpaque(n, path)
-	fd, err := unix.Openat(n.parent, n.base, directoryFlags, 0)
+	fd, err := disk.Openat(n.parent, n.base, directoryFlags, 0)
 	if err != nil {
 		c.found.add(path, "it cannot be opened: %v", err)
 		return nil
@@ -352,7 +353,7 @@ func (c *checker) walk(ctx context.Context, n node) error {
 func (c *checker) visit(ctx context.Context, n node) error {
 	c.info.Nodes++
 	var st unix.Stat_t
-	if err := unix.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		c.found.add(n.path(), "it cannot be examined: %v", err)
 		return nil
 	}

@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 
 	"berth/container"
 	"berth/image"
+	"berth/internal/disk"
 	"berth/internal/readahead"
 )
 
@@ -71,7 +71,7 @@ func writeInfo(dir string, info Info) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "info.json"), append(data, '\n'), 0o600)
+	return disk.WriteFile(filepath.Join(dir, "info.json"), append(data, '\n'), 0o600)
 }
 
 // source reads a blob. It keeps the error of the blob, which tells a blob that

@@ -13,6 +13,7 @@ import (
 
 	"berth/image"
 	"berth/internal/atomicfile"
+	"berth/internal/disk"
 	"berth/internal/filelock"
 )
 
@@ -24,7 +25,7 @@ type Lease struct {
 	lock  *filelock.Lock
 	// syncFD was opened before the first write, so that syncfs(2) on it reports
 	// every write-back error of the file system since.
-	syncFD *os.File
+	syncFD *disk.File
 
 	mu     sync.Mutex
 	staged []stagedLayer
@@ -55,7 +56,7 @@ func (s *Store) Lease(ctx context.Context) (_ *Lease, err error) {
 	}
 	defer func() { err = errors.Join(err, shared.Unlock()) }()
 	name := rand.Text()
-	syncFD, err := os.Open(s.dir)
+	syncFD, err := disk.Open(s.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +109,7 @@ func (l *Lease) stagingDir() string { return filepath.Join(l.store.staging(), l.
 // ends, however it ends: the place for files that are renamed when they are whole.
 func (l *Lease) Dir() (string, error) {
 	dir := l.stagingDir()
-	return dir, os.MkdirAll(dir, 0o700)
+	return dir, disk.MkdirAll(dir, 0o700)
 }
 
 // newStaging makes a directory for one layer.
@@ -117,7 +118,7 @@ func (l *Lease) newStaging() (string, error) {
 	l.count++
 	dir := filepath.Join(l.stagingDir(), fmt.Sprint(l.count))
 	l.mu.Unlock()
-	return dir, os.MkdirAll(filepath.Join(dir, "fs"), 0o700)
+	return dir, disk.MkdirAll(filepath.Join(dir, "fs"), 0o700)
 }
 
 // Commit makes all layers that the lease has staged durable, then visible (I1). They
@@ -144,7 +145,7 @@ func (l *Lease) publishStaged(ctx context.Context) (err error) {
 	if len(staged) == 0 {
 		return nil
 	}
-	if err := syncFilesystem(l.syncFD); err != nil {
+	if err := disk.Syncfs(l.syncFD); err != nil {
 		return fmt.Errorf("sync the file system of %s: %w", l.store.dir, err)
 	}
 	shared, err := l.store.lock(ctx, filelock.Shared)
@@ -167,10 +168,10 @@ func (l *Lease) publish(layer stagedLayer) error {
 		return err
 	}
 	target := l.store.formDir(layer.id, layer.form)
-	if err := os.Mkdir(filepath.Dir(target), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := disk.Mkdir(filepath.Dir(target), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	err := os.Rename(layer.dir, target)
+	err := disk.Rename(layer.dir, target)
 	if err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 		return err
 	}
@@ -183,7 +184,7 @@ func (l *Lease) Release() error {
 	err := removeTree(l.stagingDir())
 	if err == nil {
 		// After what it stands for, so that Recover finds that.
-		err = os.Remove(filepath.Join(l.store.leases(), l.name))
+		err = disk.Remove(filepath.Join(l.store.leases(), l.name))
 	}
 	if err != nil {
 		err = fmt.Errorf("release lease: %w", err)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 
 	"berth/container"
 	"berth/image"
@@ -15,8 +14,6 @@ import (
 func makeTree(io.Reader, string, *budget) (Info, error) {
 	return Info{}, fmt.Errorf("unpack a layer: %w on this system, needs Linux", container.ErrNotSupported)
 }
-
-func syncFilesystem(*os.File) error { return container.ErrNotSupported }
 
 // Check is Linux only.
 func (s *Store) Check(_ context.Context, id image.Digest, _ Form) ([]Problem, error) {

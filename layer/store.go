@@ -13,6 +13,7 @@ import (
 
 	"berth/container"
 	"berth/image"
+	"berth/internal/disk"
 	"berth/internal/filelock"
 )
 
@@ -53,7 +54,7 @@ type Store struct {
 func Open(dir string, limits Limits) (*Store, error) {
 	s := &Store{dir: dir, limits: limits}
 	for _, sub := range []string{s.layers(), s.leases(), s.staging()} {
-		if err := os.MkdirAll(sub, 0o700); err != nil {
+		if err := disk.MkdirAll(sub, 0o700); err != nil {
 			return nil, fmt.Errorf("open layer store: %w", err)
 		}
 	}
@@ -81,7 +82,7 @@ func (s *Store) Path(id image.Digest, form Form) string {
 // the layer is absent in that form.
 func (s *Store) Info(id image.Digest, form Form) (Info, error) {
 	var info Info
-	data, err := os.ReadFile(filepath.Join(s.formDir(id, form), "info.json"))
+	data, err := disk.ReadFile(filepath.Join(s.formDir(id, form), "info.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return info, fmt.Errorf("layer %s: %w in the form %s", id, container.ErrNotFound, form)
 	}
@@ -100,7 +101,7 @@ func (s *Store) Info(id image.Digest, form Form) (Info, error) {
 
 // List returns the diffIDs of the layers that are visible in some form.
 func (s *Store) List() ([]image.Digest, error) {
-	entries, err := os.ReadDir(s.layers())
+	entries, err := disk.ReadDir(s.layers())
 	if err != nil {
 		return nil, fmt.Errorf("list layers: %w", err)
 	}

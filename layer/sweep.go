@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 
 	"berth/image"
 	"berth/internal/atomicfile"
+	"berth/internal/disk"
 	"berth/internal/filelock"
 )
 
@@ -47,11 +47,11 @@ func (s *Store) moveAway(ctx context.Context, lease *Lease, keep func() (map[ima
 	if err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(s.layers())
+	entries, err := disk.ReadDir(s.layers())
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(lease.stagingDir(), 0o700); err != nil {
+	if err := disk.MkdirAll(lease.stagingDir(), 0o700); err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
@@ -59,7 +59,7 @@ func (s *Store) moveAway(ctx context.Context, lease *Lease, keep func() (map[ima
 		if err != nil || kept[id] || leased[id] {
 			continue
 		}
-		if err := os.Rename(filepath.Join(s.layers(), e.Name()), filepath.Join(lease.stagingDir(), e.Name())); err != nil {
+		if err := disk.Rename(filepath.Join(s.layers(), e.Name()), filepath.Join(lease.stagingDir(), e.Name())); err != nil {
 			return swept, err
 		}
 		swept = append(swept, id)
@@ -75,7 +75,7 @@ func (s *Store) moveAway(ctx context.Context, lease *Lease, keep func() (map[ima
 // exclusively.
 func (s *Store) leased() (map[image.Digest]bool, error) {
 	held := make(map[image.Digest]bool)
-	names, err := os.ReadDir(s.leases())
+	names, err := disk.ReadDir(s.leases())
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (s *Store) leasedBy(name string) ([]image.Digest, error) {
 	if dead, err := isDead(path); dead || err != nil {
 		return nil, err
 	}
-	data, err := os.ReadFile(path)
+	data, err := disk.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) { // a lease is unlinked without the store's lock
 		return nil, nil
 	}
@@ -134,7 +134,7 @@ func (s *Store) Recover(ctx context.Context) error {
 		err := removeTree(filepath.Join(s.staging(), name))
 		if err == nil {
 			// Last, so that a removal that was cut short is taken up again.
-			err = os.Remove(filepath.Join(s.leases(), name))
+			err = disk.Remove(filepath.Join(s.leases(), name))
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("recover layer store: %w", err))
@@ -173,7 +173,7 @@ func (s *Store) deadLeases(ctx context.Context) (dead []string, err error) {
 func (s *Store) leaseNames() (map[string]bool, error) {
 	names := make(map[string]bool)
 	for _, dir := range []string{s.leases(), s.staging()} {
-		entries, err := os.ReadDir(dir)
+		entries, err := disk.ReadDir(dir)
 		if err != nil {
 			return nil, err
 		}
@@ -187,7 +187,7 @@ func (s *Store) leaseNames() (map[string]bool, error) {
 // removeEmpty removes the directories that a Commit has made and put no form into,
 // because it was killed in between. The caller holds the store's lock exclusively.
 func (s *Store) removeEmpty() error {
-	entries, err := os.ReadDir(s.layers())
+	entries, err := disk.ReadDir(s.layers())
 	if err != nil {
 		return err
 	}
@@ -202,4 +202,4 @@ func (s *Store) removeEmpty() error {
 
 // removeTree removes a directory of the store. The names in it came from images.
 // os.RemoveAll follows no link and goes by directory descriptors.
-func removeTree(dir string) error { return os.RemoveAll(dir) }
+func removeTree(dir string) error { return disk.RemoveAll(dir) }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/container"
+	"berth/internal/disk"
 )
 
 // tree is a directory that is being filled, or looked at. Names are resolved by the
@@ -43,15 +44,10 @@ func (t *tree) existing(dir string) (int, error) {
 	if dir == "" {
 		dir = "."
 	}
-	for {
-		fd, err := unix.Openat2(t.root, dir, &unix.OpenHow{
-			Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, // with O_NOFOLLOW a link would be ENOTDIR, not ELOOP
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-		})
-		if err != unix.EINTR && err != unix.EAGAIN {
-			return fd, err
-		}
-	}
+	return disk.Openat2(t.root, dir, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, // with O_NOFOLLOW a link would be ENOTDIR, not ELOOP
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
 }
 
 // open returns the directory dir, which exists; the descriptor is valid until the
@@ -140,7 +136,7 @@ func (t *tree) makeImplied(path string) error {
 }
 
 func (t *tree) makeDirectory(n node) error {
-	if err := unix.Mkdirat(n.parent, n.base, 0o700); err != nil {
+	if err := disk.Mkdirat(n.parent, n.base, 0o700); err != nil {
 		return did("mkdir", err)
 	}
 	t.nodes++
@@ -168,20 +164,20 @@ func (t *tree) setAttributes(n node, hdr *tar.Header) error {
 // type of that and leaves it.
 func (t *tree) vacate(n node) (kind uint32, err error) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return 0, err
 	}
 	if !isWhiteout(&st) {
 		return st.Mode & unix.S_IFMT, nil
 	}
 	t.nodes--
-	return 0, unix.Unlinkat(n.parent, n.base, 0)
+	return 0, disk.Unlinkat(n.parent, n.base, 0)
 }
 
 // whiteout hides the name n of the lower layers. What this layer itself has there
 // stays: a file hides by being there, a directory by being opaque.
 func (t *tree) whiteout(n node) error {
-	err := unix.Mknodat(n.parent, n.base, unix.S_IFCHR, 0)
+	err := disk.Mknodat(n.parent, n.base, unix.S_IFCHR, 0)
 	if err == nil {
 		t.nodes++
 		return mayHaveWhiteouts(node{parent: n.parent, base: "."})
@@ -190,7 +186,7 @@ func (t *tree) whiteout(n node) error {
 		return err
 	}
 	var st unix.Stat_t
-	if err := unix.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -204,7 +200,7 @@ func (t *tree) whiteout(n node) error {
 // it looks for whiteouts only in what it merges, or what came from a lower layer, which
 // is what the attribute says (ovl_dir_is_real() in the kernel's readdir.c).
 func mayHaveWhiteouts(n node) error {
-	if err := unix.Lsetxattr(n.procPath(), originXattr, nil, 0); err != nil {
+	if err := disk.Lsetxattr(n.procPath(), originXattr, nil, 0); err != nil {
 		return fmt.Errorf("set attribute %s: %w", originXattr, err)
 	}
 	return nil
@@ -219,17 +215,17 @@ func (t *tree) hardLink(dir, base string, n node) error {
 	}
 	defer unix.Close(target)
 	var st unix.Stat_t
-	if err := unix.Fstatat(target, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.Fstatat(target, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
 	if isWhiteout(&st) {
 		return unix.ENOENT
 	}
-	return unix.Linkat(target, base, n.parent, n.base, 0)
+	return disk.Linkat(target, base, n.parent, n.base, 0)
 }
 
 func setOpaque(n node) error {
-	if err := unix.Lsetxattr(n.procPath(), opaqueXattr, []byte{'y'}, 0); err != nil {
+	if err := disk.Lsetxattr(n.procPath(), opaqueXattr, []byte{'y'}, 0); err != nil {
 		return fmt.Errorf("set attribute %s: %w", opaqueXattr, err)
 	}
 	return nil

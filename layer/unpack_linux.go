@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/container"
+	"berth/internal/disk"
 )
 
 const (
@@ -232,16 +233,16 @@ func (u *unpacker) create(hdr *tar.Header, n node) error {
 func (u *unpacker) createNode(hdr *tar.Header, n node) error {
 	switch hdr.Typeflag {
 	case tar.TypeDir:
-		return did("mkdir", unix.Mkdirat(n.parent, n.base, 0o700))
+		return did("mkdir", disk.Mkdirat(n.parent, n.base, 0o700))
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse: // the reader has made the old TypeRegA one of these
 		return u.file(hdr, n)
 	case tar.TypeSymlink:
 		if hdr.Linkname == "" || len(hdr.Linkname) > maxName {
 			return fmt.Errorf("%w: a symbolic link to %s", container.ErrInvalid, quote(hdr.Linkname))
 		}
-		return did("symlink", unix.Symlinkat(hdr.Linkname, n.parent, n.base))
+		return did("symlink", disk.Symlinkat(hdr.Linkname, n.parent, n.base))
 	case tar.TypeFifo:
-		return did("mkfifo", unix.Mknodat(n.parent, n.base, unix.S_IFIFO, 0))
+		return did("mkfifo", disk.Mknodat(n.parent, n.base, unix.S_IFIFO, 0))
 	case tar.TypeChar, tar.TypeBlock:
 		return makeDevice(hdr, n)
 	default:
@@ -261,7 +262,7 @@ func makeDevice(hdr *tar.Header, n node) error {
 	if hdr.Typeflag == tar.TypeBlock {
 		kind = unix.S_IFBLK
 	}
-	return did("mknod", unix.Mknodat(n.parent, n.base, kind, int(unix.Mkdev(uint32(major), uint32(minor)))))
+	return did("mknod", disk.Mknodat(n.parent, n.base, kind, int(unix.Mkdev(uint32(major), uint32(minor)))))
 }
 
 func (u *unpacker) hardLink(hdr *tar.Header, n node) error {
@@ -292,7 +293,7 @@ func did(what string, err error) error {
 
 // file makes a regular file and copies its content.
 func (u *unpacker) file(hdr *tar.Header, n node) error {
-	fd, err := unix.Openat(n.parent, n.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := disk.Openat(n.parent, n.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return did("create", err)
 	}
@@ -345,7 +346,7 @@ func (u *unpacker) copySparse(fd int, size int64) error {
 		}
 		offset += int64(len(part))
 	}
-	return did("truncate", unix.Ftruncate(fd, size))
+	return did("truncate", disk.Ftruncate(fd, size))
 }
 
 var zeroBlock [4096]byte
@@ -379,10 +380,7 @@ func isSparse(hdr *tar.Header) bool {
 // writeAt writes all of p: write(2) may write less, on a full disk for example.
 func writeAt(fd int, p []byte, offset int64) error {
 	for len(p) > 0 {
-		n, err := unix.Pwrite(fd, p, offset)
-		if err == unix.EINTR {
-			continue
-		}
+		n, err := disk.Pwrite(fd, p, offset)
 		if err != nil {
 			return did("write", err)
 		}

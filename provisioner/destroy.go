@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"berth/container"
+	"berth/internal/disk"
 	"berth/state"
 )
 
@@ -98,7 +99,7 @@ func rootfsIDs(backendDir string) ([]string, error) {
 // readDirectories lists the directories in dir, which need not exist. Files there are
 // nobody's: they go with the container's directory.
 func readDirectories(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+	entries, err := disk.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

@@ -16,12 +16,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/image"
+	"berth/internal/disk"
 	"berth/layer"
 	"berth/provisioner/backend"
 	"berth/provisioner/store"
@@ -66,7 +66,7 @@ func New(o Options) (*Provisioner, error) {
 	if _, ok := o.Backends[o.Backend]; !ok {
 		return nil, fmt.Errorf("provisioner backend %q: %w", o.Backend, container.ErrNotFound)
 	}
-	if err := os.MkdirAll(o.Paths.Containers(), 0o700); err != nil {
+	if err := disk.MkdirAll(o.Paths.Containers(), 0o700); err != nil {
 		return nil, fmt.Errorf("open provisioner: %w", err)
 	}
 	return &Provisioner{Options: o, busy: make(map[container.ID]*claim)}, nil

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 
 	"berth/container"
 	"berth/image"
 	"berth/internal/atomicfile"
+	"berth/internal/disk"
 	"berth/provisioner/store"
 )
 
@@ -44,14 +44,14 @@ func (p *Provisioner) record(id container.ID, rootfsID string, found *store.Imag
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(p.Paths.BackendDir(id, p.Backend), 0o700); err != nil {
+	if err := disk.MkdirAll(p.Paths.BackendDir(id, p.Backend), 0o700); err != nil {
 		return err
 	}
 	return atomicfile.Write(p.Paths.Layers(id), append(data, '\n'), 0o600, false)
 }
 
 func (p *Provisioner) readRecord(id container.ID) (layersRecord, error) {
-	data, err := os.ReadFile(p.Paths.Layers(id))
+	data, err := disk.ReadFile(p.Paths.Layers(id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return layersRecord{}, err
 	}

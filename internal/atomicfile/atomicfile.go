@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"berth/internal/disk"
 )
 
 // Write replaces path with data. With sync it returns only after the data and the
@@ -20,13 +22,13 @@ func Write(path string, data []byte, mode os.FileMode, sync bool) error {
 // system whose left-overs somebody removes.
 func WriteVia(tmp, path string, data []byte, mode os.FileMode, sync bool) (err error) {
 	// The leading dot keeps temporary files out of listings of records.
-	f, err := os.CreateTemp(tmp, "."+filepath.Base(path)+".*")
+	f, err := disk.CreateTemp(tmp, "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			err = errors.Join(err, disk.Remove(f.Name()))
 		}
 	}()
 	if err := fill(f, data, mode, sync); err != nil {
@@ -35,7 +37,7 @@ func WriteVia(tmp, path string, data []byte, mode os.FileMode, sync bool) (err e
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := disk.Rename(f.Name(), path); err != nil {
 		return err
 	}
 	if !sync {
@@ -44,7 +46,7 @@ func WriteVia(tmp, path string, data []byte, mode os.FileMode, sync bool) (err e
 	return SyncDir(filepath.Dir(path))
 }
 
-func fill(f *os.File, data []byte, mode os.FileMode, sync bool) error {
+func fill(f *disk.File, data []byte, mode os.FileMode, sync bool) error {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
@@ -60,7 +62,7 @@ func fill(f *os.File, data []byte, mode os.FileMode, sync bool) error {
 // SyncDir makes the entries of dir durable: what was created in, renamed into or
 // removed from it.
 func SyncDir(dir string) (err error) {
-	d, err := os.Open(dir)
+	d, err := disk.Open(dir)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"berth/internal/disk"
 )
 
 // Mode says who else may hold the lock.
@@ -26,7 +28,7 @@ var ErrHeld = errors.New("lock is held")
 
 // Lock is a held lock.
 type Lock struct {
-	file *os.File
+	file *disk.File
 }
 
 // Acquire locks the file at path, which is made when missing, and waits for it
@@ -47,7 +49,7 @@ func Acquire(ctx context.Context, path string, mode Mode) (*Lock, error) {
 
 // Try locks the file at path, which is made when missing, or returns ErrHeld.
 func Try(path string, mode Mode) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	f, err := disk.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -56,14 +58,14 @@ func Try(path string, mode Mode) (*Lock, error) {
 
 // TryExisting is Try for a file that must exist: fs.ErrNotExist otherwise.
 func TryExisting(path string, mode Mode) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_CLOEXEC, 0)
+	f, err := disk.OpenFile(path, os.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	return lockFile(f, mode)
 }
 
-func lockFile(f *os.File, mode Mode) (*Lock, error) {
+func lockFile(f *disk.File, mode Mode) (*Lock, error) {
 	if err := flock(f, int(mode)|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
@@ -74,7 +76,7 @@ func lockFile(f *os.File, mode Mode) (*Lock, error) {
 	return &Lock{file: f}, nil
 }
 
-func flock(f *os.File, how int) error {
+func flock(f *disk.File, how int) error {
 	for {
 		err := syscall.Flock(int(f.Fd()), how)
 		if !errors.Is(err, syscall.EINTR) {
@@ -84,7 +86,7 @@ func flock(f *os.File, how int) error {
 }
 
 // File returns the locked file. It is valid until Unlock.
-func (l *Lock) File() *os.File { return l.file }
+func (l *Lock) File() *disk.File { return l.file }
 
 // Unlock frees the lock. The file stays.
 func (l *Lock) Unlock() error { return l.file.Close() }

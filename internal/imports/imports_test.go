@@ -114,7 +114,7 @@ func TestEveryPackageImportsOnlyWhatItsRoomMay(t *testing.T) {
 
 // The init process stays in memory with every container, so what it is made of counts.
 func TestInitIsTiny(t *testing.T) {
-	may := []string{"berth/cmd/berth-init", "berth/launcher/plan", "berth/internal/mount", "golang.org/x/sys/unix"}
+	may := []string{"berth/cmd/berth-init", "berth/launcher/plan", "berth/internal/mount", "berth/internal/disk", "golang.org/x/sys/unix"}
 	for _, p := range list(t, "-deps", "./cmd/berth-init") {
 		if !p.Standard && !slices.Contains(may, p.ImportPath) {
 			t.Errorf("berth-init depends on %s; it may on the standard library and %q", p.ImportPath, may)

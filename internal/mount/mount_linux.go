@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/disk"
 )
 
 // Attr is a set of MOUNT_ATTR_ flags.
@@ -48,7 +50,7 @@ func New(fstype, source string, options []Option, attr Attr) (*Detached, error) 
 			return nil, fmt.Errorf("%s option %s=%s: %w", fstype, o.Key, o.Value, withLog(fs, err))
 		}
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
+	if err := disk.FsconfigCreate(fs); err != nil {
 		return nil, fmt.Errorf("create %s file system: %w", fstype, withLog(fs, err))
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
@@ -85,7 +87,7 @@ func Clone(path string, recursive bool) (*Detached, error) {
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
+	fd, err := disk.OpenTree(unix.AT_FDCWD, path, flags)
 	if err != nil {
 		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
 	}
@@ -94,7 +96,7 @@ func Clone(path string, recursive bool) (*Detached, error) {
 
 // CloneFD makes a bind mount, not recursive, of what fd is open on.
 func CloneFD(fd int) (*Detached, error) {
-	clone, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	clone, err := disk.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return nil, fmt.Errorf("open_tree: %w", err)
 	}
@@ -104,7 +106,7 @@ func CloneFD(fd int) (*Detached, error) {
 // MakePrivate cuts the mount at path and those below it off from all others: nothing
 // propagates in or out.
 func MakePrivate(path string) error {
-	err := unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	err := disk.MountSetattr(unix.AT_FDCWD, path, unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
 	if err != nil {
 		return &os.PathError{Op: "mount_setattr", Path: path, Err: err}
 	}
@@ -117,7 +119,7 @@ func (d *Detached) Set(attr Attr, recursive bool) error {
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	err := unix.MountSetattr(d.fd, "", flags, &unix.MountAttr{Attr_set: uint64(attr)})
+	err := disk.MountSetattr(d.fd, "", flags, &unix.MountAttr{Attr_set: uint64(attr)})
 	if err != nil {
 		return fmt.Errorf("mount_setattr: %w", err)
 	}
@@ -126,7 +128,7 @@ func (d *Detached) Set(attr Attr, recursive bool) error {
 
 // Attach makes the mount visible at target, whose last component is not followed.
 func (d *Detached) Attach(target string) error {
-	err := unix.MoveMount(d.fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	err := disk.MoveMount(d.fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	if err != nil {
 		return &os.PathError{Op: "move_mount", Path: target, Err: err}
 	}
@@ -135,7 +137,7 @@ func (d *Detached) Attach(target string) error {
 
 // AttachAt makes the mount visible at the file or directory that fd is open on.
 func (d *Detached) AttachAt(fd int) error {
-	err := unix.MoveMount(d.fd, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	err := disk.MoveMount(d.fd, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 	if err != nil {
 		return fmt.Errorf("move_mount: %w", err)
 	}
@@ -153,7 +155,7 @@ func (d *Detached) Close() error { return unix.Close(d.fd) }
 // itself follows its own origin, if it has one (slave, then shared).
 func ShareFromHost(target string) error {
 	for _, propagation := range []uint64{unix.MS_SLAVE, unix.MS_SHARED} {
-		err := unix.MountSetattr(unix.AT_FDCWD, target, 0, &unix.MountAttr{Propagation: propagation})
+		err := disk.MountSetattr(unix.AT_FDCWD, target, 0, &unix.MountAttr{Propagation: propagation})
 		if err != nil {
 			return &os.PathError{Op: "mount_setattr", Path: target, Err: err}
 		}
@@ -174,7 +176,7 @@ func Detach(path string) error {
 
 // detachTop removes the topmost mount on path and reports whether there was any.
 func detachTop(path string) (bool, error) {
-	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	err := disk.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	switch {
 	case err == nil:
 		return true, nil

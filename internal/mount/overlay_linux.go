@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/disk"
 )
 
 // Overlay is what an overlay mount stacks.
@@ -102,7 +104,7 @@ func (o Overlay) AttachByLinks(target string) error {
 }
 
 func (o Overlay) makeLinks() error {
-	if err := os.Mkdir(o.Links, 0o700); err != nil {
+	if err := disk.Mkdir(o.Links, 0o700); err != nil {
 		return err
 	}
 	links := map[string]string{}
@@ -113,7 +115,7 @@ func (o Overlay) makeLinks() error {
 		links["u"], links["w"] = o.Upper, o.Work
 	}
 	for name, target := range links {
-		if err := os.Symlink(target, filepath.Join(o.Links, name)); err != nil {
+		if err := disk.Symlink(target, filepath.Join(o.Links, name)); err != nil {
 			return err
 		}
 	}
@@ -131,7 +133,7 @@ func (o Overlay) mountFromLinks(target string) error {
 	// of Links busy for ever.
 	defer unix.Chdir("/")
 	options := o.linkOptions()
-	if err := unix.Mount("berth", target, "overlay", 0, options); err != nil {
+	if err := disk.Mount("berth", target, "overlay", 0, options); err != nil {
 		return fmt.Errorf("mount overlay at %s with %d layers: %w", target, len(o.Lowers), err)
 	}
 	return nil

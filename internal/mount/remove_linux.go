@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/disk"
 )
 
 // RemoveAll removes the tree at path and reports whether there was any. It never
@@ -17,7 +19,7 @@ import (
 // Nothing that a container can leave in a tree stops it: it clears the flags
 // "immutable" and "append only", and has few directories open however deep they lie.
 func RemoveAll(path string) (existed bool, err error) {
-	parent, err := os.Open(filepath.Dir(path))
+	parent, err := disk.Open(filepath.Dir(path))
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
@@ -26,7 +28,7 @@ func RemoveAll(path string) (existed bool, err error) {
 	}
 	defer parent.Close()
 	var st unix.Stat_t
-	err = unix.Fstatat(int(parent.Fd()), filepath.Base(path), &st, unix.AT_SYMLINK_NOFOLLOW)
+	err = disk.Fstatat(int(parent.Fd()), filepath.Base(path), &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
@@ -67,7 +69,7 @@ func (r *remover) remove(parent int, name string, depth int) error {
 }
 
 func (r *remover) try(parent int, name string, depth int) error {
-	err := unix.Unlinkat(parent, name, 0)
+	err := disk.Unlinkat(parent, name, 0)
 	if !errors.Is(err, unix.EISDIR) {
 		return pathError("unlink", parent, name, err)
 	}
@@ -75,7 +77,7 @@ func (r *remover) try(parent int, name string, depth int) error {
 		// Further up, its turn comes in the next round.
 		return pathError("rename", parent, name, unix.Renameat(parent, name, r.top, rand.Text()))
 	}
-	fd, err := unix.Openat2(parent, name, &unix.OpenHow{
+	fd, err := disk.Openat2(parent, name, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
 	})
@@ -92,7 +94,7 @@ func (r *remover) try(parent int, name string, depth int) error {
 		if err != nil {
 			return err
 		}
-		err = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
+		err = disk.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 		if !errors.Is(err, unix.ENOTEMPTY) || removed == 0 {
 			return pathError("rmdir", parent, name, err)
 		}
@@ -131,14 +133,14 @@ func thaw(parent int, name string, depth int) (changed bool) {
 		changed = clearFlags(parent)
 	}
 	var st unix.Stat_t
-	if unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+	if disk.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
 		return changed
 	}
 	// To open a device or a FIFO would have effects of its own.
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return changed
 	}
-	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := disk.Openat(parent, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return changed
 	}

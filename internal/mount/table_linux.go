@@ -4,15 +4,16 @@ import (
 	"bufio"
 	"errors"
 	"io"
-	"os"
 	"strconv"
 	"strings"
+
+	"berth/internal/disk"
 )
 
 // Below returns the mount points at dir and below it, one for each mount. Their order
 // does not say which lies on which. dir is absolute and has no links.
 func Below(dir string) ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	f, err := disk.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}

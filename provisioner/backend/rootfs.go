@@ -1,15 +1,16 @@
 package backend
 
 import (
-	"os"
 	"path/filepath"
+
+	"berth/internal/disk"
 )
 
 // MakeRootfs makes the directory of a root filesystem, which must not exist, and
 // those above it.
 func MakeRootfs(rootfs string) error {
-	if err := os.MkdirAll(filepath.Dir(rootfs), 0o700); err != nil {
+	if err := disk.MkdirAll(filepath.Dir(rootfs), 0o700); err != nil {
 		return err
 	}
-	return os.Mkdir(rootfs, 0o755)
+	return disk.Mkdir(rootfs, 0o755)
 }

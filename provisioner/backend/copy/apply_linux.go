@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/disk"
 )
 
 // applier puts one layer over what is in the root filesystem already.
@@ -40,7 +41,7 @@ func (d directory) join(name string) string {
 
 // apply applies the layer at path.
 func (a *applier) apply(ctx context.Context, path string) error {
-	source, err := os.Open(path)
+	source, err := disk.Open(path)
 	if err != nil {
 		return err
 	}
@@ -114,7 +115,7 @@ func (a *applier) entry(ctx context.Context, d directory, name string) error {
 		return context.Cause(ctx)
 	}
 	var st unix.Stat_t
-	if err := unix.Fstatat(d.source, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.Fstatat(d.source, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("%q: %w", d.join(name), err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -131,7 +132,7 @@ func (a *applier) entry(ctx context.Context, d directory, name string) error {
 func (a *applier) subdirectory(ctx context.Context, d directory, name string) error {
 	sub := directory{path: d.join(name)}
 	var err error
-	if sub.source, err = unix.Openat(d.source, name, openDirectory, 0); err != nil {
+	if sub.source, err = disk.Openat(d.source, name, openDirectory, 0); err != nil {
 		return fmt.Errorf("%q: %w", sub.path, err)
 	}
 	defer unix.Close(sub.source)
@@ -145,22 +146,22 @@ func (a *applier) subdirectory(ctx context.Context, d directory, name string) er
 // openOrMake opens the directory name of the target, and reports whether it was there.
 func (d directory) openOrMake(name string) (fd int, existed bool, err error) {
 	if d.merged {
-		fd, err := unix.Openat(d.target, name, openDirectory, 0)
+		fd, err := disk.Openat(d.target, name, openDirectory, 0)
 		switch {
 		case err == nil:
 			return fd, true, nil
 		case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-			if err := unix.Unlinkat(d.target, name, 0); err != nil {
+			if err := disk.Unlinkat(d.target, name, 0); err != nil {
 				return -1, false, err
 			}
 		case !errors.Is(err, unix.ENOENT):
 			return -1, false, err
 		}
 	}
-	if err := unix.Mkdirat(d.target, name, 0o700); err != nil {
+	if err := disk.Mkdirat(d.target, name, 0o700); err != nil {
 		return -1, false, err
 	}
-	fd, err = unix.Openat(d.target, name, openDirectory, 0)
+	fd, err = disk.Openat(d.target, name, openDirectory, 0)
 	return fd, false, err
 }
 
@@ -177,7 +178,7 @@ func (a *applier) file(ctx context.Context, d directory, name string, st *unix.S
 	}
 	if st.Nlink > 1 {
 		if first, ok := a.links[st.Ino]; ok {
-			return unix.Linkat(a.root, first, d.target, name, 0)
+			return disk.Linkat(a.root, first, d.target, name, 0)
 		}
 		a.links[st.Ino] = d.join(name)
 	}
@@ -189,11 +190,11 @@ func (a *applier) file(ctx context.Context, d directory, name string, st *unix.S
 		if err != nil {
 			return err
 		}
-		if err := unix.Symlinkat(link, d.target, name); err != nil {
+		if err := disk.Symlinkat(link, d.target, name); err != nil {
 			return err
 		}
 	default:
-		if err := unix.Mknodat(d.target, name, st.Mode, int(st.Rdev)); err != nil {
+		if err := disk.Mknodat(d.target, name, st.Mode, int(st.Rdev)); err != nil {
 			return err
 		}
 	}
@@ -202,11 +203,11 @@ func (a *applier) file(ctx context.Context, d directory, name string, st *unix.S
 
 // regular makes a file for the fillers.
 func (a *applier) regular(ctx context.Context, d directory, name string, st *unix.Stat_t) error {
-	from, err := unix.Openat(d.source, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	from, err := disk.Openat(d.source, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	to, err := unix.Openat(d.target, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, st.Mode&0o777)
+	to, err := disk.Openat(d.target, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, st.Mode&0o777)
 	if err != nil {
 		unix.Close(from)
 		return err

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/disk"
 )
 
 // attributes are the owner, mode, times and extended attributes of a node.
@@ -38,13 +40,13 @@ func (a attributes) give(fd int) error {
 	}
 	rightOwner := now.Uid == a.st.Uid && now.Gid == a.st.Gid
 	if !rightOwner {
-		if err := unix.Fchown(fd, int(a.st.Uid), int(a.st.Gid)); err != nil {
+		if err := disk.Fchown(fd, int(a.st.Uid), int(a.st.Gid)); err != nil {
 			return fmt.Errorf("chown: %w", err)
 		}
 	}
 	// chown clears setuid, setgid and file capabilities, so these come after.
 	if !rightOwner || now.Mode != a.st.Mode {
-		if err := unix.Fchmod(fd, a.st.Mode&0o7777); err != nil {
+		if err := disk.Fchmod(fd, a.st.Mode&0o7777); err != nil {
 			return fmt.Errorf("chmod: %w", err)
 		}
 	}
@@ -57,11 +59,11 @@ func (a attributes) give(fd int) error {
 // copyAttributesAt copies the attributes of a node that cannot be opened without an
 // effect.
 func copyAttributesAt(source, target int, name string, st *unix.Stat_t) error {
-	if err := unix.Fchownat(target, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.Fchownat(target, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("chown: %w", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Fchmodat(target, name, st.Mode&0o7777, 0); err != nil {
+		if err := disk.Fchmodat(target, name, st.Mode&0o7777, 0); err != nil {
 			return fmt.Errorf("chmod: %w", err)
 		}
 	}
@@ -77,7 +79,7 @@ func copyAttributesAt(source, target int, name string, st *unix.Stat_t) error {
 
 func setTimes(dir int, name string, flags int, st *unix.Stat_t) error {
 	times := []unix.Timespec{st.Atim, st.Mtim}
-	if err := unix.UtimesNanoAt(dir, name, times, flags); err != nil {
+	if err := disk.UtimesNanoAt(dir, name, times, flags); err != nil {
 		return fmt.Errorf("set times: %w", err)
 	}
 	return nil
@@ -135,7 +137,7 @@ func (n node) clearXattrs() error {
 		if ofHost(name) || ofFileSystem(name) {
 			continue
 		}
-		if err := unix.Fremovexattr(n.fd, name); err != nil && !errors.Is(err, unix.ENODATA) {
+		if err := disk.Fremovexattr(n.fd, name); err != nil && !errors.Is(err, unix.ENODATA) {
 			return fmt.Errorf("remove attribute %q: %w", name, err)
 		}
 	}
@@ -177,9 +179,9 @@ func sized(get func([]byte) (int, error)) ([]byte, error) {
 
 func (n node) setXattr(name string, value []byte) error {
 	if n.path != "" {
-		return unix.Lsetxattr(n.path, name, value, 0)
+		return disk.Lsetxattr(n.path, name, value, 0)
 	}
-	return unix.Fsetxattr(n.fd, name, value, 0)
+	return disk.Fsetxattr(n.fd, name, value, 0)
 }
 
 // ofHost reports whether the host's security modules give the attribute to every node.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/disk"
 )
 
 // file is a regular file that has a name already, and waits for all else.
@@ -49,14 +51,14 @@ func (f file) copyContent(ctx context.Context, buffer []byte) error {
 	if f.st.Size == 0 {
 		return nil
 	}
-	if err := unix.IoctlFileClone(f.to, f.from); err == nil {
+	if err := disk.IoctlFileClone(f.to, f.from); err == nil {
 		return nil
 	}
 	dense := f.st.Blocks*512 >= f.st.Size
 	if dense && f.st.Size <= int64(len(buffer)) {
 		return f.copyByHand(0, f.st.Size, buffer)
 	}
-	if err := unix.Ftruncate(f.to, f.st.Size); err != nil {
+	if err := disk.Ftruncate(f.to, f.st.Size); err != nil {
 		return err
 	}
 	for offset := int64(0); offset < f.st.Size; {
@@ -92,7 +94,7 @@ func (f file) copyRange(ctx context.Context, offset, end int64, buffer []byte) e
 		part := min(end, offset+chunk)
 		in, out := offset, offset
 		// The call moves both offsets, also when it copies less than it should.
-		n, err := unix.CopyFileRange(f.from, &in, f.to, &out, int(part-offset), 0)
+		n, err := disk.CopyFileRange(f.from, &in, f.to, &out, int(part-offset), 0)
 		if err != nil || n == 0 {
 			if err := f.copyByHand(offset, part, buffer); err != nil {
 				return err
@@ -117,10 +119,7 @@ func (f file) copyByHand(offset, end int64, buffer []byte) error {
 			return errors.New("the layer's file became shorter while it was copied")
 		}
 		for data := buffer[:n]; len(data) > 0; {
-			m, err := unix.Pwrite(f.to, data, offset)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
+			m, err := disk.Pwrite(f.to, data, offset)
 			if err != nil {
 				return err
 			}

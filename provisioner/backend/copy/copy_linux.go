@@ -10,12 +10,12 @@ package copy
 import (
 	"context"
 	"fmt"
-	"os"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
 
 	"berth/container"
+	"berth/internal/disk"
 	"berth/internal/mount"
 	"berth/layer"
 	"berth/provisioner/backend"
@@ -49,7 +49,7 @@ func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs,
 
 // stack copies the layers, base first, into the empty directory rootfs.
 func stack(ctx context.Context, layers []backend.Layer, rootfs string) error {
-	root, err := os.Open(rootfs)
+	root, err := disk.Open(rootfs)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/disk"
 )
 
 const (
@@ -41,14 +43,14 @@ func empty(dir int) error {
 // remove removes name and, if it is a directory, everything in it; a name that does
 // not exist is removed already.
 func remove(parent int, name string) error {
-	err := unix.Unlinkat(parent, name, 0)
+	err := disk.Unlinkat(parent, name, 0)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if !errors.Is(err, unix.EISDIR) {
 		return err
 	}
-	dir, err := unix.Openat(parent, name, openDirectory, 0)
+	dir, err := disk.Openat(parent, name, openDirectory, 0)
 	if err != nil {
 		return err
 	}
@@ -57,7 +59,7 @@ func remove(parent int, name string) error {
 	if err != nil {
 		return err
 	}
-	return unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
+	return disk.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 }
 
 // readNames lists a directory.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/disk"
 )
 
 // copyAttributes gives the directory to the owner, mode, extended attributes and
@@ -22,7 +24,7 @@ func copyAttributes(from, to string) error {
 		return err
 	}
 	// chown clears setgid, so the mode comes after.
-	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+	if err := disk.Chmod(to, st.Mode&0o7777); err != nil {
 		return &os.PathError{Op: "chmod", Path: to, Err: err}
 	}
 	if err := copyXattrs(from, to); err != nil {
@@ -41,7 +43,7 @@ func copyXattrs(from, to string) error {
 		return err
 	}
 	for _, name := range present {
-		if err := unix.Removexattr(to, name); err != nil && !errors.Is(err, unix.ENODATA) {
+		if err := disk.Removexattr(to, name); err != nil && !errors.Is(err, unix.ENODATA) {
 			return fmt.Errorf("remove %s: %w", name, err)
 		}
 	}
@@ -55,7 +57,7 @@ func copyXattrs(from, to string) error {
 		if err != nil {
 			return fmt.Errorf("get %s: %w", name, err)
 		}
-		if err := unix.Setxattr(to, name, value[:n], 0); err != nil {
+		if err := disk.Setxattr(to, name, value[:n], 0); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}

@@ -6,12 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 
 	"berth/container"
+	"berth/internal/disk"
 	"berth/internal/mount"
 	"berth/layer"
 	"berth/provisioner/backend"
@@ -121,7 +121,7 @@ func makeDirectories(o mount.Overlay, layers []backend.Layer, rootfs string) err
 		return err
 	}
 	for _, d := range []string{o.Upper, o.Work} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+		if err := disk.MkdirAll(d, 0o700); err != nil {
 			return err
 		}
 	}

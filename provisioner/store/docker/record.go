@@ -18,6 +18,7 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/internal/atomicfile"
+	"berth/internal/disk"
 	"berth/layer"
 	"berth/provisioner/store"
 )
@@ -77,7 +78,7 @@ type records struct {
 }
 
 func openRecords(dir string) (records, error) {
-	return records{dir}, os.MkdirAll(dir, 0o700)
+	return records{dir}, disk.MkdirAll(dir, 0o700)
 }
 
 // path names the file after the image, or after a digest of its name where that is
@@ -101,7 +102,7 @@ func (r records) load(k key) (*record, error) {
 }
 
 func readRecord(path string) (*record, error) {
-	data, err := os.ReadFile(path)
+	data, err := disk.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, container.ErrNotFound
 	}
@@ -159,7 +160,7 @@ func (r records) save(k key, rec *record, lease *layer.Lease) error {
 
 // remove reports whether the record was there.
 func (r records) remove(k key) (bool, error) {
-	err := os.Remove(r.path(k))
+	err := disk.Remove(r.path(k))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -170,7 +171,7 @@ func (r records) remove(k key) (bool, error) {
 }
 
 func (r records) list() ([]store.Record, error) {
-	entries, err := os.ReadDir(r.dir)
+	entries, err := disk.ReadDir(r.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}

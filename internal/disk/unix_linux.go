@@ -1,0 +1,170 @@
+package disk
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// The system calls of the same names. Their errors are errnos.
+
+func Openat(dir int, path string, flags int, mode uint32) (fd int, err error) {
+	err = do("open", path, func() error {
+		fd, err = unix.Openat(dir, path, flags, mode)
+		return err
+	})
+	return fd, err
+}
+
+// Openat2 also tries again when a rename elsewhere on the host has kept the kernel
+// from telling whether the path stays beneath dir (EAGAIN).
+func Openat2(dir int, path string, how *unix.OpenHow) (fd int, err error) {
+	err = do("open", path, func() error {
+		for {
+			if fd, err = unix.Openat2(dir, path, how); err != unix.EAGAIN {
+				return err
+			}
+		}
+	})
+	return fd, err
+}
+
+func Fstatat(dir int, path string, st *unix.Stat_t, flags int) error {
+	return do("stat", path, func() error { return unix.Fstatat(dir, path, st, flags) })
+}
+
+func Mkdirat(dir int, path string, mode uint32) error {
+	return do("mkdir", path, func() error { return unix.Mkdirat(dir, path, mode) })
+}
+
+func Mknodat(dir int, path string, mode uint32, dev int) error {
+	return do("mknod", path, func() error { return unix.Mknodat(dir, path, mode, dev) })
+}
+
+func Symlinkat(target string, dir int, path string) error {
+	return do("symlink", path, func() error { return unix.Symlinkat(target, dir, path) })
+}
+
+func Linkat(fromDir int, from string, dir int, path string, flags int) error {
+	return do("link", path, func() error { return unix.Linkat(fromDir, from, dir, path, flags) })
+}
+
+func Renameat2(fromDir int, from string, dir int, path string, flags uint) error {
+	return do("rename", path, func() error { return unix.Renameat2(fromDir, from, dir, path, flags) })
+}
+
+func Unlinkat(dir int, path string, flags int) error {
+	return do("remove", path, func() error { return unix.Unlinkat(dir, path, flags) })
+}
+
+func Fchownat(dir int, path string, uid, gid, flags int) error {
+	return do("chown", path, func() error { return unix.Fchownat(dir, path, uid, gid, flags) })
+}
+
+func Fchmodat(dir int, path string, mode uint32, flags int) error {
+	return do("chmod", path, func() error { return unix.Fchmodat(dir, path, mode, flags) })
+}
+
+func UtimesNanoAt(dir int, path string, times []unix.Timespec, flags int) error {
+	return do("utimensat", path, func() error { return unix.UtimesNanoAt(dir, path, times, flags) })
+}
+
+func Lsetxattr(path, name string, value []byte, flags int) error {
+	return do("setxattr", path, func() error { return unix.Lsetxattr(path, name, value, flags) })
+}
+
+func Lremovexattr(path, name string) error {
+	return do("removexattr", path, func() error { return unix.Lremovexattr(path, name) })
+}
+
+// Pwrite may write less than all of p, like the system call.
+func Pwrite(fd int, p []byte, offset int64) (n int, err error) {
+	err = do("write", "", func() error {
+		n, err = unix.Pwrite(fd, p, offset)
+		return err
+	})
+	if err == ErrShort {
+		return unix.Pwrite(fd, p[:(len(p)+1)/2], offset)
+	}
+	return n, err
+}
+
+func Ftruncate(fd int, size int64) error {
+	return do("truncate", "", func() error { return unix.Ftruncate(fd, size) })
+}
+
+func CopyFileRange(from int, fromOffset *int64, to int, toOffset *int64, size, flags int) (n int, err error) {
+	err = do("write", "", func() error {
+		n, err = unix.CopyFileRange(from, fromOffset, to, toOffset, size, flags)
+		return err
+	})
+	return n, err
+}
+
+func IoctlFileClone(to, from int) error {
+	return do("clone", "", func() error { return unix.IoctlFileClone(to, from) })
+}
+
+// Syncfs writes all that the file system of f has in memory, and returns every
+// write-back error since f was opened (Linux 5.8).
+func Syncfs(f *File) error {
+	return do("syncfs", f.Name(), func() error { return unix.Syncfs(int(f.Fd())) })
+}
+
+func FsconfigCreate(fd int) error {
+	return do("mount", "", func() error { return unix.FsconfigCreate(fd) })
+}
+
+func Mount(source, target, fstype string, flags uintptr, data string) error {
+	return do("mount", target, func() error { return unix.Mount(source, target, fstype, flags, data) })
+}
+
+func OpenTree(dir int, path string, flags uint) (fd int, err error) {
+	err = do("open_tree", path, func() error {
+		fd, err = unix.OpenTree(dir, path, flags)
+		return err
+	})
+	return fd, err
+}
+
+func MoveMount(fromDir int, from string, dir int, path string, flags int) error {
+	return do("move_mount", path, func() error { return unix.MoveMount(fromDir, from, dir, path, flags) })
+}
+
+func MountSetattr(dir int, path string, flags uint, attr *unix.MountAttr) error {
+	return do("mount_setattr", path, func() error { return unix.MountSetattr(dir, path, flags, attr) })
+}
+
+func Unmount(target string, flags int) error {
+	return do("umount", target, func() error { return unix.Unmount(target, flags) })
+}
+
+func Fchown(fd, uid, gid int) error {
+	return do("chown", "", func() error { return unix.Fchown(fd, uid, gid) })
+}
+
+func Fchmod(fd int, mode uint32) error {
+	return do("chmod", "", func() error { return unix.Fchmod(fd, mode) })
+}
+
+func Chmod(path string, mode uint32) error {
+	return do("chmod", path, func() error { return unix.Chmod(path, mode) })
+}
+
+func Chown(path string, uid, gid int) error {
+	return do("chown", path, func() error { return unix.Chown(path, uid, gid) })
+}
+
+func Setxattr(path, name string, value []byte, flags int) error {
+	return do("setxattr", path, func() error { return unix.Setxattr(path, name, value, flags) })
+}
+
+func Fsetxattr(fd int, name string, value []byte, flags int) error {
+	return do("setxattr", "", func() error { return unix.Fsetxattr(fd, name, value, flags) })
+}
+
+func Removexattr(path, name string) error {
+	return do("removexattr", path, func() error { return unix.Removexattr(path, name) })
+}
+
+func Fremovexattr(fd int, name string) error {
+	return do("removexattr", "", func() error { return unix.Fremovexattr(fd, name) })
+}
