@@ -21,7 +21,7 @@ type Config struct {
 
 	Isolation               []string
 	ImageProviders          []string
-	ImageProvisionerBackend string // empty: the first that works of overlay and copy
+	ImageProvisionerBackend string // empty: the first that works of overlay, aufs and copy
 	DockerStoreDir          string // empty: in WorkDir, with layers shared by all stores
 	LauncherDir             string // where berth-init is; empty: beside this program
 	CgroupsRoot             string

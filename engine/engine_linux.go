@@ -1,24 +1,23 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer/mesos"
-	"berth/internal/atomicfile"
 	"berth/internal/cgroup"
+	"berth/internal/metrics"
 	"berth/isolator"
 	launcher "berth/launcher/linux"
 	"berth/layer"
 	"berth/provisioner"
-	"berth/provisioner/backend"
 	"berth/provisioner/store"
 	"berth/provisioner/store/docker"
 	"berth/registry"
@@ -31,6 +30,8 @@ type Images struct {
 	Layers      *layer.Store
 	Stores      map[v1.Image_Type]store.Store
 	Provisioner *provisioner.Provisioner
+
+	metrics *metrics.Set
 }
 
 // Engine is a containerizer and what it is made of.
@@ -42,8 +43,9 @@ type Engine struct {
 // isolates reports whether an isolator is configured.
 func (c Config) isolates(name string) bool { return slices.Contains(c.Isolation, name) }
 
-// OpenImages opens the stores and the provisioner. ErrInvalid: the configuration;
-// ErrNotSupported: a backend that was asked for does not work here.
+// OpenImages opens the stores and the provisioner, for whoever looks after them: it needs
+// no backend that works, as one does who provisions (Open). The caller owes a Close.
+// ErrInvalid: the configuration.
 func OpenImages(ctx context.Context, c Config) (*Images, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("%w: berth gives files the owners that images say, makes mounts and namespaces, and needs root; this is user %d", container.ErrFailedPrecondition, os.Geteuid())
@@ -52,91 +54,59 @@ func OpenImages(ctx context.Context, c Config) (*Images, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open --work_dir and --runtime_dir: %w", err)
 	}
-	images := &Images{Layout: layout, Stores: make(map[v1.Image_Type]store.Store)}
-	dockerDir := layout.DockerStore()
-	storeDir := layout.Store()
-	if c.DockerStoreDir != "" {
-		dockerDir, storeDir = c.DockerStoreDir, c.DockerStoreDir
-	}
-	if images.Layers, err = layer.Open(storeDir, layer.DefaultLimits); err != nil {
+	layers, err := layer.Open(cmp.Or(c.DockerStoreDir, layout.Store()), layer.DefaultLimits)
+	if err != nil {
 		return nil, err
 	}
-	for _, provider := range c.ImageProviders {
-		if !strings.EqualFold(provider, "docker") {
-			return nil, fmt.Errorf("--image_providers: %q: %w: known is docker", provider, container.ErrInvalid)
-		}
-		images.Stores[v1.Image_DOCKER], err = docker.New(docker.Options{
-			Dir: dockerDir, Layers: images.Layers, Registry: registry.NewClient(c.Registry), Progress: c.Progress})
-		if err != nil {
-			return nil, err
-		}
-	}
-	if err := images.openProvisioner(ctx, c); err != nil {
-		return nil, err
+	images := &Images{Layout: layout, Layers: layers, metrics: metrics.New()}
+	if err := images.open(c); err != nil {
+		return nil, errors.Join(err, images.Close())
 	}
 	return images, nil
 }
 
-func (i *Images) openProvisioner(ctx context.Context, c Config) (err error) {
-	all := make(map[string]backend.Backend)
-	for _, b := range backends {
-		all[b.name] = b.make()
+func (i *Images) open(c Config) (err error) {
+	if i.Stores, err = openStores(c, i); err != nil {
+		return err
 	}
-	paths := i.Layout.Provisioner()
-	if err := os.MkdirAll(paths.Containers(), 0o700); err != nil {
-		return fmt.Errorf("open provisioner: %w", err)
-	}
-	chosen := c.ImageProvisionerBackend
-	if chosen == "" {
-		if chosen, err = i.defaultBackend(ctx); err != nil {
-			return err
-		}
-	}
-	if _, ok := all[chosen]; !ok {
-		return fmt.Errorf("--image_provisioner_backend: %q: %w: known are %s", chosen, container.ErrInvalid, backendNames())
+	if err := knownBackend(c.ImageProvisionerBackend); err != nil {
+		return err
 	}
 	i.Provisioner, err = provisioner.New(provisioner.Options{
-		Paths: paths, Layers: i.Layers, Stores: i.Stores, Backends: all, Backend: chosen})
+		Paths: i.Layout.Provisioner(), Layers: i.Layers, Stores: i.Stores,
+		Backends: madeBackends(i.metrics), Backend: cmp.Or(c.ImageProvisionerBackend, backends[0].name),
+		Log: c.log(), Metrics: i.metrics,
+	})
 	return err
 }
 
-// defaultBackend returns the first backend that works on the file system of the
-// provisioner. What was found by trying holds until the next boot, for this file system.
-func (i *Images) defaultBackend(ctx context.Context) (string, error) {
-	root := i.Layout.Provisioner().Root()
-	info, err := os.Stat(root)
-	if err != nil {
-		return "", fmt.Errorf("choose a backend: %w", err)
-	}
-	stamp := fmt.Sprintf("on device %#x\n", info.Sys().(*syscall.Stat_t).Dev)
-	if data, err := os.ReadFile(i.Layout.Backend()); err == nil {
-		if name, ok := strings.CutSuffix(string(data), " "+stamp); ok {
-			return name, nil
+func openStores(c Config, i *Images) (map[v1.Image_Type]store.Store, error) {
+	stores := make(map[v1.Image_Type]store.Store)
+	for _, provider := range c.ImageProviders {
+		if !strings.EqualFold(provider, "docker") {
+			return nil, fmt.Errorf("--image_providers: %q: %w: known is docker", provider, container.ErrInvalid)
 		}
-	}
-	var reasons []error
-	for _, b := range backends {
-		if !b.byDefault {
-			continue
+		s, err := docker.New(docker.Options{
+			Dir: cmp.Or(c.DockerStoreDir, i.Layout.DockerStore()), Layers: i.Layers,
+			Registry: registry.NewClient(c.Registry), Progress: c.Progress, Metrics: i.metrics,
+		})
+		if err != nil {
+			return nil, err
 		}
-		if err := backend.Probe(ctx, b.make(), root); err != nil {
-			reasons = append(reasons, fmt.Errorf("%s: %w", b.name, err))
-			continue
-		}
-		return b.name, atomicfile.Write(i.Layout.Backend(), []byte(b.name+" "+stamp), 0o600, false)
+		stores[v1.Image_DOCKER] = s
 	}
-	return "", fmt.Errorf("choose a backend: none works: %w", errors.Join(reasons...))
+	return stores, nil
 }
 
-func backendNames() string {
-	var names []string
-	for _, b := range backends {
-		names = append(names, b.name)
-	}
-	return strings.Join(names, ", ")
-}
+// Close ends the use of the stores. Without it they count as not closed in order: should
+// the machine go down, every layer is verified before its next use.
+func (i *Images) Close() error { return i.Layers.Close() }
 
-// Open opens a whole engine. Call Recover before anything else.
+// Metrics returns the value of each metric, under the names that Mesos has for them.
+func (i *Images) Metrics() map[string]float64 { return i.metrics.Snapshot() }
+
+// Open opens a whole engine. Call Recover before anything else; the caller owes a Close.
+// ErrInvalid: the configuration; ErrNotSupported: what was asked for does not work here.
 func Open(ctx context.Context, c Config) (*Engine, error) {
 	dir, err := c.launcherDir()
 	if err != nil {
@@ -146,11 +116,22 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	containerizer, err := openContainerizer(ctx, c, dir, images)
+	if err != nil {
+		return nil, errors.Join(err, images.Close())
+	}
+	return &Engine{Images: images, Containerizer: containerizer}, nil
+}
+
+func openContainerizer(ctx context.Context, c Config, launcherDir string, images *Images) (*mesos.Containerizer, error) {
+	if err := images.chooseBackend(ctx, c.ImageProvisionerBackend); err != nil {
+		return nil, err
+	}
 	cgroups, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
 	}
-	l, err := launcher.New(launcher.Options{Layout: images.Layout, Cgroups: cgroups, CgroupsRoot: c.CgroupsRoot, Dir: dir})
+	l, err := launcher.New(launcher.Options{Layout: images.Layout, Cgroups: cgroups, CgroupsRoot: c.CgroupsRoot, Dir: launcherDir})
 	if err != nil {
 		return nil, err
 	}
@@ -158,10 +139,10 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{Images: images, Containerizer: mesos.New(mesos.Options{
+	return mesos.New(mesos.Options{
 		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: chosen,
 		SandboxDirectory: c.SandboxDirectory, Log: c.log(),
-	})}, nil
+	}), nil
 }
 
 // makeIsolators makes the configured isolators, in the order of the table.

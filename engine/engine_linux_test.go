@@ -1,14 +1,18 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"berth/container"
+	"berth/internal/disk"
 	"berth/internal/testrig"
 )
 
@@ -17,7 +21,13 @@ func config(t *testing.T) Config {
 	testrig.RequireRoot(t)
 	c := DefaultConfig()
 	dir := testrig.TempDir(t)
-	c.WorkDir, c.RuntimeDir = filepath.Join(dir, "work"), filepath.Join(dir, "run")
+	c.WorkDir, c.RuntimeDir, c.LauncherDir = filepath.Join(dir, "work"), filepath.Join(dir, "run"), filepath.Join(dir, "bin")
+	if err := os.Mkdir(c.LauncherDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.LauncherDir, "berth-init"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	return c
 }
 
@@ -28,17 +38,13 @@ func TestWhatIsConfiguredWronglyIsNamed(t *testing.T) {
 	}{
 		"unknown isolator":    {func(c *Config) { c.Isolation = append(c.Isolation, "no/such") }, "no/such"},
 		"an isolator twice":   {func(c *Config) { c.Isolation = append(c.Isolation, "cgroups/mem") }, "cgroups/mem"},
-		"unknown backend":     {func(c *Config) { c.ImageProvisionerBackend = "zfs" }, "overlay, copy, bind"},
+		"unknown backend":     {func(c *Config) { c.ImageProvisionerBackend = "zfs" }, "overlay, aufs, copy, bind"},
 		"unknown provider":    {func(c *Config) { c.ImageProviders = []string{"rpm"} }, "rpm"},
 		"no init program":     {func(c *Config) { c.LauncherDir = c.WorkDir }, "--launcher_dir"},
 		"work_dir under file": {func(c *Config) { c.WorkDir = "/etc/passwd/work" }, "--work_dir"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := config(t)
-			config.LauncherDir = testrig.TempDir(t)
-			if err := os.WriteFile(filepath.Join(config.LauncherDir, "berth-init"), nil, 0o755); err != nil {
-				t.Fatal(err)
-			}
 			c.change(&config)
 			_, err := Open(t.Context(), config)
 			if err == nil || !strings.Contains(err.Error(), c.words) {
@@ -63,35 +69,109 @@ func TestIsolatorsAreInTheOrderOfTheTable(t *testing.T) {
 	}
 }
 
-func TestTheDefaultBackendIsFoundByTryingAndRemembered(t *testing.T) {
-	c := config(t)
-	images, err := OpenImages(t.Context(), c)
+// openEngine opens an engine, and returns the backend that provisions.
+func openEngine(t *testing.T, c Config) (e *Engine, backend string) {
+	t.Helper()
+	e, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := images.Provisioner.Backend
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e, e.Images.Provisioner.Backend
+}
+
+func TestTheBackendIsFoundByTryingAndRemembered(t *testing.T) {
+	c := config(t)
+	e, found := openEngine(t, c)
 	if found != "overlay" && found != "copy" {
 		t.Errorf("the default is %q", found)
 	}
-	record := images.Layout.Backend()
-	data, err := os.ReadFile(record)
-	if err != nil || !strings.HasPrefix(string(data), found+" ") {
-		t.Errorf("remembered %q, %v", data, err)
+	record := e.Layout.Backend()
+	remembered := func() string {
+		t.Helper()
+		data, err := os.ReadFile(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
 	}
-	// What is remembered for this file system counts.
-	other := strings.Replace(string(data), found, "bind", 1)
-	if err := os.WriteFile(record, []byte(other), 0o600); err != nil {
+	first := remembered()
+	if !strings.HasPrefix(first, found+" works on device ") {
+		t.Errorf("remembered %q", first)
+	}
+	// Each backend is remembered for itself.
+	c.ImageProvisionerBackend = "bind"
+	if _, backend := openEngine(t, c); backend != "bind" {
+		t.Errorf("asked for bind, got %s", backend)
+	}
+	if both := remembered(); both != first+strings.Replace(first, found, "bind", 1) {
+		t.Errorf("remembered %q", both)
+	}
+
+	// What is remembered for these file systems counts, and nothing is tried.
+	tried := false
+	restore := disk.Intercept(func(s disk.Step) error {
+		tried = tried || strings.Contains(s.Path, ".probe")
+		return nil
+	})
+	openEngine(t, c)
+	restore()
+	if tried {
+		t.Error("a backend that is known to work was tried again")
+	}
+	// For others it does not.
+	if err := os.WriteFile(record, []byte("bind works on device 0x1 with layers on 0x1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if images, err = OpenImages(t.Context(), c); err != nil || images.Provisioner.Backend != "bind" {
-		t.Errorf("with a record of bind: %v, %v", images.Provisioner.Backend, err)
+	openEngine(t, c)
+	if again := remembered(); strings.Count(again, "\n") != 2 {
+		t.Errorf("with a record for other file systems remembered %q", again)
 	}
-	// For another one it does not.
-	if err := os.WriteFile(record, []byte("bind on device 0x1\n"), 0o600); err != nil {
-		t.Fatal(err)
+}
+
+// fail lets a system call of the probes fail.
+func fail(t *testing.T, op string, err error) {
+	t.Helper()
+	t.Cleanup(disk.Intercept(func(s disk.Step) error {
+		if s.Op == op && (s.Path == "" || strings.Contains(s.Path, ".probe")) {
+			return err
+		}
+		return nil
+	}))
+}
+
+func TestABackendThatDoesNotWorkIsNotChosen(t *testing.T) {
+	c := config(t)
+	fail(t, "mount", syscall.EINVAL)
+	if _, backend := openEngine(t, c); backend != "copy" {
+		t.Errorf("without mounts the default is %s", backend)
 	}
-	if images, err = OpenImages(t.Context(), c); err != nil || images.Provisioner.Backend != found {
-		t.Errorf("with a record for another file system: %v, %v", images.Provisioner.Backend, err)
+	c.ImageProvisionerBackend = "overlay"
+	_, err := Open(t.Context(), c)
+	if !errors.Is(err, syscall.EINVAL) || !strings.Contains(err.Error(), "--image_provisioner_backend=overlay: ") {
+		t.Errorf("asked for one that does not work: %v", err)
+	}
+}
+
+// Only a berth that starts can remove what fills a disk.
+func TestAFullDiskSaysNothingOfABackend(t *testing.T) {
+	for _, asked := range []string{"", "overlay", "copy"} {
+		t.Run("asked for "+asked, func(t *testing.T) {
+			c := config(t)
+			c.ImageProvisionerBackend = asked
+			fail(t, "mkdir", syscall.ENOSPC)
+			e, backend := openEngine(t, c)
+			if backend != cmp.Or(asked, "overlay") {
+				t.Errorf("chose %s", backend)
+			}
+			if data, err := os.ReadFile(e.Layout.Backend()); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("remembered %q, %v", data, err)
+			}
+		})
 	}
 }
 
@@ -111,15 +191,7 @@ func TestInspectTriesEveryBackend(t *testing.T) {
 }
 
 func TestAProvisionThatFailsLeavesNoRecord(t *testing.T) {
-	c := config(t)
-	c.LauncherDir = testrig.TempDir(t)
-	if err := os.WriteFile(filepath.Join(c.LauncherDir, "berth-init"), nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	e, err := Open(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e, _ := openEngine(t, config(t))
 	id, err := container.ParseID("mine")
 	if err != nil {
 		t.Fatal(err)
@@ -129,8 +201,5 @@ func TestAProvisionThatFailsLeavesNoRecord(t *testing.T) {
 	}
 	if destroyed, err := e.Destroy(t.Context(), id); destroyed || err != nil {
 		t.Errorf("there was something to destroy: %v, %v", destroyed, err)
-	}
-	if _, err := e.Images.Remove(t.Context(), nil); !errors.Is(err, container.ErrNotSupported) {
-		t.Errorf("remove no image: %v", err)
 	}
 }

@@ -2,13 +2,13 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"berth/internal/cgroup"
-	"berth/provisioner/backend"
 )
 
 // Info is what a host can do.
@@ -29,25 +29,19 @@ type Ability struct {
 }
 
 // Inspect finds out what the host can do, by trying where it can.
-func Inspect(ctx context.Context, c Config) (*Info, error) {
+func Inspect(ctx context.Context, c Config) (info *Info, err error) {
 	images, err := OpenImages(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	info := &Info{WorkDir: images.Layout.Work, FileSystem: fileSystem(images.Layout.Work)}
+	defer func() { err = errors.Join(err, images.Close()) }()
+	info = &Info{WorkDir: images.Layout.Work, FileSystem: fileSystem(images.Layout.Work)}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return nil, fmt.Errorf("uname: %w", err)
 	}
 	info.Kernel = unix.ByteSliceToString(name.Release[:])
-	for _, b := range backends {
-		a := Ability{Name: b.name, Default: b.name == images.Provisioner.Backend}
-		if err := backend.Probe(ctx, b.make(), images.Layout.Provisioner().Root()); err != nil {
-			a.Reason = err.Error()
-		}
-		a.Works = a.Reason == ""
-		info.Backends = append(info.Backends, a)
-	}
+	info.Backends = images.backendAbilities(ctx, c.ImageProvisionerBackend)
 	cgroups, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
@@ -62,6 +56,23 @@ func Inspect(ctx context.Context, c Config) (*Info, error) {
 		info.Isolators = append(info.Isolators, a)
 	}
 	return info, nil
+}
+
+// backendAbilities tries every backend. The default is the one that was asked for, or the
+// first that works, in the order of the table.
+func (i *Images) backendAbilities(ctx context.Context, asked string) (abilities []Ability) {
+	found := asked != ""
+	for _, b := range backends {
+		a := Ability{Name: b.name, Works: true, Default: b.name == asked}
+		if err := i.probeBackend(ctx, b.name); err != nil {
+			a.Works, a.Reason = false, err.Error()
+		}
+		if !found && a.Works && b.byDefault {
+			a.Default, found = true, true
+		}
+		abilities = append(abilities, a)
+	}
+	return abilities
 }
 
 var fileSystems = map[int64]string{

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"berth/internal/cgroup"
+	"berth/internal/metrics"
 	"berth/isolator"
 	"berth/isolator/cgroups/cpu"
 	"berth/isolator/cgroups/mem"
@@ -14,6 +15,7 @@ import (
 	"berth/isolator/namespaces/uts"
 	launcher "berth/launcher/linux"
 	"berth/provisioner/backend"
+	"berth/provisioner/backend/aufs"
 	"berth/provisioner/backend/bind"
 	"berth/provisioner/backend/copy"
 	"berth/provisioner/backend/overlay"
@@ -22,12 +24,13 @@ import (
 // backends has every backend; the order is that in which a default is looked for.
 var backends = []struct {
 	name      string
-	make      func() backend.Backend
+	make      func(*metrics.Set) backend.Backend
 	byDefault bool // may be chosen without being asked for
 }{
-	{"overlay", func() backend.Backend { return overlay.New() }, true},
-	{"copy", func() backend.Backend { return copy.New() }, true},
-	{"bind", func() backend.Backend { return bind.New() }, false},
+	{"overlay", func(*metrics.Set) backend.Backend { return overlay.New() }, true},
+	{"aufs", func(*metrics.Set) backend.Backend { return aufs.New() }, true},
+	{"copy", func(*metrics.Set) backend.Backend { return copy.New() }, true},
+	{"bind", func(set *metrics.Set) backend.Backend { return bind.New(set) }, false},
 }
 
 // parts are what isolators may be made of.

@@ -141,7 +141,7 @@ func clearXattrs(n node) error {
 const maxXattr = 64 << 10 // of one value, and of the list of names: XATTR_SIZE_MAX, XATTR_LIST_MAX
 
 func listXattrs(n node) ([]string, error) {
-	list, err := growing(func(buffer []byte) (int, error) { return unix.Llistxattr(n.procPath(), buffer) })
+	list, err := growing(func(buffer []byte) (int, error) { return disk.Llistxattr(n.procPath(), buffer) })
 	if err == unix.EOPNOTSUPP {
 		return nil, nil
 	}
@@ -149,7 +149,7 @@ func listXattrs(n node) ([]string, error) {
 }
 
 func getXattr(n node, name string) (string, error) {
-	return growing(func(buffer []byte) (int, error) { return unix.Lgetxattr(n.procPath(), name, buffer) })
+	return growing(func(buffer []byte) (int, error) { return disk.Lgetxattr(n.procPath(), name, buffer) })
 }
 
 // growing calls get with a small buffer, which is mostly enough, or with a large one.
@@ -186,7 +186,11 @@ func attributeDifferences(n node, hdr *tar.Header) (diffs []string, err error) {
 	wanted := make(map[string]bool)
 	for name, want := range xattrs(hdr) {
 		wanted[name] = true
-		if got, err := getXattr(n, name); err != nil || got != want {
+		got, err := getXattr(n, name)
+		if err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
+			return nil, fmt.Errorf("read attribute %s: %w", quote(name), err)
+		}
+		if err != nil || got != want {
 			diffs = append(diffs, fmt.Sprintf("its attribute %s has changed", quote(name)))
 		}
 	}

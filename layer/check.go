@@ -1,7 +1,9 @@
 package layer
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 )
 
 // Problem is a difference between a layer on disk and the tar that it was made of.
@@ -21,10 +23,31 @@ func (p Problem) String() string {
 const maxProblems = 20
 
 // problems collects what is wrong with one layer.
-type problems []Problem
+type problems struct {
+	list []Problem
+	// unable is what kept the check from finding out.
+	unable error
+}
 
+// add adds a problem. An error among args may be what keeps the check from finding out.
 func (ps *problems) add(path, format string, args ...any) {
-	if len(*ps) < maxProblems {
-		*ps = append(*ps, Problem{path, fmt.Sprintf(format, args...)})
+	for _, arg := range args {
+		if err, ok := arg.(error); ok {
+			ps.note(err)
+		}
 	}
+	if len(ps.list) < maxProblems {
+		ps.list = append(ps.list, Problem{path, fmt.Sprintf(format, args...)})
+	}
+}
+
+// note looks whether an error says something about this process, or the machine, rather
+// than about the layer.
+func (ps *problems) note(err error) error {
+	for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if ps.unable == nil && errors.Is(err, lack) {
+			ps.unable = err
+		}
+	}
+	return err
 }

@@ -10,7 +10,6 @@ import (
 	"hash/maphash"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -26,38 +25,107 @@ import (
 // number, extended attributes; and every node of the tree with what the tar has of
 // it. It returns what differs. The caller holds the layer.
 //
+// A layer without a problem counts as verified until the next unclean shutdown.
+//
 // An error says that the check could not be done, not that the layer is broken.
 func (s *Store) Check(ctx context.Context, id image.Digest, form Form) ([]Problem, error) {
 	if !s.visible(id, form) {
 		return nil, fmt.Errorf("check layer %s: %w in the form %s", id, container.ErrNotFound, form)
 	}
-	info, err := s.Info(id, form)
-	if errors.Is(err, container.ErrNotSupported) {
-		return nil, err
-	}
 	c := &checker{named: make(map[uint64]role), seed: maphash.MakeSeed(), directories: make(map[string][]string)}
-	if err != nil {
-		c.found.add("", "its record is damaged: %v", err)
-	}
-	root, rootErr := disk.Open(s.Path(id, form))
-	if rootErr != nil {
-		c.found.add("", "its tree is missing: %v", rootErr)
-		return c.found, nil
-	}
-	defer root.Close()
-	got, compareErr := c.compare(ctx, int(root.Fd()), filepath.Join(s.formDir(id, form), "split.zst"))
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+	// The same directory all the time: another process may put a new one in its place.
+	dir, err := disk.Open(s.formDir(id, form))
+	if err == nil {
+		defer dir.Close()
+		err = c.check(ctx, id, int(dir.Fd()))
+	} else {
+		c.found.add("", "it cannot be opened: %v", err)
+		err = nil
 	}
 	switch {
-	case compareErr != nil:
-		c.found.add("", "its tar cannot be made again: %v", compareErr)
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err == nil:
+		err = c.found.unable
+	}
+	if err != nil {
+		return nil, fmt.Errorf("check layer %s: %w", id, err)
+	}
+	if len(c.found.list) > 0 {
+		return c.found.list, nil
+	}
+	return nil, s.vouch(ctx, int(dir.Fd()))
+}
+
+// check examines the form whose directory is dir.
+func (c *checker) check(ctx context.Context, id image.Digest, dir int) error {
+	info, infoErr := readInfo(dir)
+	if errors.Is(infoErr, container.ErrNotSupported) {
+		return infoErr
+	}
+	if infoErr != nil {
+		c.found.add("", "its record is damaged: %v", infoErr)
+	}
+	root, err := openBelow(dir, contentDir, directoryFlags)
+	if err != nil {
+		c.found.add("", "its tree is missing: %v", err)
+		return nil
+	}
+	defer root.Close()
+	got, err := c.compare(ctx, int(root.Fd()), dir)
+	switch {
+	case err != nil:
+		c.found.add("", "its tar cannot be made again: %v", err)
 	case got.DiffID != id:
 		c.found.add("", "its tar has the digest %s", got.DiffID)
-	case err == nil && !got.equal(info):
+	case infoErr == nil && !got.equal(info):
 		c.found.add("", "its record is %+v, found was %+v", info, got)
 	}
-	return c.found, nil
+	return nil
+}
+
+// openBelow opens a file in the directory of a form.
+func openBelow(dir int, name string, flags int) (*os.File, error) {
+	fd, err := disk.Openat(dir, name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func readInfo(dir int) (Info, error) {
+	f, err := openBelow(dir, infoFile, unix.O_RDONLY)
+	if err != nil {
+		return Info{}, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return Info{}, err
+	}
+	return parseInfo(data)
+}
+
+// vouch says in the form in dir that it has been verified. If that cannot be written, it
+// is verified again.
+func (s *Store) vouch(ctx context.Context, dir int) error {
+	epoch, err := s.epoch(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := openBelow(dir, epochFile, unix.O_RDWR|unix.O_CREAT)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	want := []byte(epoch + "\n")
+	if got, err := io.ReadAll(f); err == nil && bytes.Equal(got, want) {
+		return nil
+	}
+	if disk.Ftruncate(int(f.Fd()), 0) == nil {
+		_, _ = disk.Pwrite(int(f.Fd()), want, 0)
+	}
+	return nil
 }
 
 // checker compares a tree with its tar.
@@ -88,8 +156,8 @@ func (c *checker) is(path string, r role) { c.named[maphash.String(c.seed, path)
 func (c *checker) role(path string) role { return c.named[maphash.String(c.seed, path)] }
 
 // compare makes the tar again and returns the record that it should have.
-func (c *checker) compare(ctx context.Context, root int, splitFile string) (Info, error) {
-	split, err := disk.Open(splitFile)
+func (c *checker) compare(ctx context.Context, root, dir int) (Info, error) {
+	split, err := openBelow(dir, splitFile, unix.O_RDONLY)
 	if err != nil {
 		return Info{}, err
 	}
@@ -198,14 +266,17 @@ func (c *checker) imply(dir string) {
 func (c *checker) exists(dir, base string) bool {
 	var st unix.Stat_t
 	parent, err := c.tree.open(dir)
-	return err == nil && disk.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+	if err == nil {
+		err = disk.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	return c.found.note(err) == nil
 }
 
 // differences says in which ways the node is not what hdr says.
 func (c *checker) differences(hdr *tar.Header, at position, body io.Reader) []string {
 	parent, err := c.tree.open(at.dir)
 	if err != nil {
-		return []string{fmt.Sprintf("its directory cannot be opened: %v", err)}
+		return []string{fmt.Sprintf("its directory cannot be opened: %v", c.found.note(err))}
 	}
 	n := node{parent: parent, dir: at.dir, base: at.base}
 	if n.base == "" {
@@ -213,7 +284,7 @@ func (c *checker) differences(hdr *tar.Header, at position, body io.Reader) []st
 	}
 	var st unix.Stat_t
 	if err := disk.Fstatat(n.parent, n.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return []string{fmt.Sprintf("it is missing: %v", err)}
+		return []string{fmt.Sprintf("it is missing: %v", c.found.note(err))}
 	}
 	switch got, want := st.Mode&unix.S_IFMT, fileType(hdr); {
 	case hdr.Typeflag == tar.TypeLink:
@@ -223,7 +294,7 @@ func (c *checker) differences(hdr *tar.Header, at position, body io.Reader) []st
 	}
 	diffs, err := attributeDifferences(n, hdr)
 	if err != nil {
-		diffs = append(diffs, err.Error())
+		diffs = append(diffs, c.found.note(err).Error())
 	}
 	if got, want := st.Mtim, times(hdr)[1]; got != want {
 		diffs = append(diffs, fmt.Sprintf("its time of modification is %d.%09d, not %d.%09d", got.Sec, got.Nsec, want.Sec, want.Nsec))
@@ -242,7 +313,7 @@ func (c *checker) linkDifferences(hdr *tar.Header, st *unix.Stat_t) []string {
 	if err == nil {
 		err = disk.Fstatat(parent, base, &target, unix.AT_SYMLINK_NOFOLLOW)
 	}
-	if err != nil || target.Ino != st.Ino {
+	if c.found.note(err) != nil || target.Ino != st.Ino {
 		return []string{"it is no longer the same file as " + quote(hdr.Linkname)}
 	}
 	return nil
@@ -259,7 +330,7 @@ func (c *checker) ownDifferences(hdr *tar.Header, n node, st *unix.Stat_t, body 
 			return []string{"its content has changed"}
 		}
 	case unix.S_IFLNK:
-		if target, err := readLink(n); err != nil || target != hdr.Linkname {
+		if target, err := readLink(n); c.found.note(err) != nil || target != hdr.Linkname {
 			return []string{fmt.Sprintf("it links to %s, not %s", quote(target), quote(hdr.Linkname))}
 		}
 	case unix.S_IFCHR, unix.S_IFBLK:
@@ -274,7 +345,7 @@ func (c *checker) ownDifferences(hdr *tar.Header, n node, st *unix.Stat_t, body 
 // sameContent compares a file of the tree with what the tar has of it.
 func (c *checker) sameContent(path string, body io.Reader) bool {
 	file, err := openFile(c.tree, path)
-	if err != nil {
+	if c.found.note(err) != nil {
 		return false
 	}
 	defer file.Close()
@@ -292,7 +363,7 @@ func (c *checker) sameContent(path string, body io.Reader) bool {
 
 func readLink(n node) (string, error) {
 	target := make([]byte, maxName+1)
-	size, err := unix.Readlinkat(n.parent, n.base, target)
+	size, err := disk.Readlinkat(n.parent, n.base, target)
 	if err != nil {
 		return "", err
 	}
@@ -378,7 +449,7 @@ func (c *checker) compareImplied(n node) {
 	c.info.Implied = append(c.info.Implied, []byte(n.path()))
 	diffs, err := attributeDifferences(n, impliedDirectory)
 	if err != nil {
-		diffs = append(diffs, err.Error())
+		diffs = append(diffs, c.found.note(err).Error())
 	}
 	c.add(n.path(), diffs)
 }

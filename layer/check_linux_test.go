@@ -108,7 +108,7 @@ func TestCheckFinds(t *testing.T) {
 		{"a directory that is opaque", func(d damage) { d.setxattr("fs/d", opaqueXattr, "y") }, "d", "it is opaque"},
 		{"a root that is opaque", func(d damage) { d.setxattr("fs", opaqueXattr, "y") }, "", "it is opaque"},
 		{"no tree", func(d damage) { d.remove("fs") }, "", "its tree is missing"},
-		{"a tree that is a file", func(d damage) { d.remove("fs"); d.write("fs", "") }, "", "it cannot be opened"},
+		{"a tree that is a file", func(d damage) { d.remove("fs"); d.write("fs", "") }, "", "its tree is missing"},
 		{"no split", func(d damage) { d.remove("split.zst") }, "", "its tar cannot be made again"},
 		{"an empty split", func(d damage) { d.write("split.zst", "") }, "", "its tar has the digest"},
 		{"a damaged split", func(d damage) { d.flip("split.zst", 100) }, "", "its tar cannot be made again"},

@@ -10,19 +10,31 @@
 //
 //	<store>/
 //	    lock                            serialises sweeps with everything below
+//	    gate                            whoever takes the lock goes through it, so that nobody starves
+//	    spare                           becomes a lease where there is no room for a new file
 //	    layers/<diffID>/tree/fs/        the tree
 //	    layers/<diffID>/tree/split.zst  what the tar has beside file contents
 //	    layers/<diffID>/tree/info.json  Info
+//	    layers/<diffID>/tree/epoch      when it was committed or last verified
+//	    layers/<diffID>/superseded-*/   copies that were replaced; containers may stand on them
 //	    leases/<name>                   diffIDs that a live process relies on
-//	    staging/<name>/...              what the lease's process is unpacking or removing
+//	    staging/<name>/...              what the lease's process is unpacking
+//	    staging/<name>.*                what it is removing
+//	    session                         whether the store was closed, in which epoch it is
+//	    open                            locked by all that have the store open
 //
 // # States
 //
 // A layer is absent, staged or visible. Lease.Unpack stages it: bytes are written
 // below the lease's staging directory and verified. Lease.Commit makes all that a
 // lease has staged durable and then visible, by a rename. Only a visible layer can
-// be used. Sweep makes layers absent: it renames them into its own staging
-// directory and removes them there.
+// be used. Sweep makes layers absent: it renames them to staging under its own name
+// and removes them there.
+//
+// A visible layer may be broken, when the disk did not keep its word. After an unclean
+// shutdown Lease.Hold verifies each layer before its next use; see session.go. A broken
+// one counts as absent, and Commit exchanges it with the new copy in one step. The old
+// copy stays beside it until no container can stand on it any more.
 //
 // A process relies on a layer between finding it and recording that it uses it. It
 // says so by Lease.Hold; a sweep leaves held layers alone. A lease is a file that

@@ -3,23 +3,23 @@ package layer
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"sync/atomic"
 
 	"berth/container"
 	"berth/image"
 	"berth/internal/disk"
 	"berth/internal/readahead"
+	"berth/internal/stages"
 )
 
 // Unpack stages the layer whose tar, compressed with gzip or zstd or not at all, is
 // the content of blob. It reads blob to its end, in one pass and with bounded
 // memory: one goroutine reads and inflates, the other hashes and writes. When ctx
-// ends it waits for a Read of blob that is under way.
+// ends it waits for a Read of blob that is under way. A stages.Clock in ctx is told what
+// it waits for.
 //
 // A nil error proves that the tar had the digest want (when want is not empty) and
 // that the tree is whole; it becomes visible by Commit. An error of blob is
@@ -40,12 +40,14 @@ func (l *Lease) stage(ctx context.Context, want image.Digest, blob io.Reader) (i
 	if dir, err = l.newStaging(); err != nil {
 		return Info{}, dir, err
 	}
-	src := &source{r: blob}
+	clock := stages.Of(ctx)
+	src := &source{r: blob, clock: clock}
 	inflated, err := inflate(src)
 	if err != nil {
 		return Info{}, dir, err
 	}
-	ahead := readahead.New(inflated)
+	clock.UnpackerWaits(false)
+	ahead := readahead.New(inflated, clock.UnpackerWaits)
 	// In this order: the goroutine of ahead reads from inflated.
 	defer func() { err = errors.Join(err, ahead.Close(), inflated.Close()) }()
 
@@ -63,28 +65,28 @@ func (l *Lease) stage(ctx context.Context, want image.Digest, blob io.Reader) (i
 		return Info{}, dir, fmt.Errorf("%w: its uncompressed content has the digest %s, the image's configuration says %s",
 			container.ErrInvalid, info.DiffID, want)
 	}
-	return info, dir, writeInfo(dir, info)
-}
-
-func writeInfo(dir string, info Info) error {
-	data, err := json.Marshal(info)
-	if err != nil {
-		return err
+	if info, err = l.store.seal(ctx, dir, info); err != nil {
+		return Info{}, dir, err
 	}
-	return disk.WriteFile(filepath.Join(dir, "info.json"), append(data, '\n'), 0o600)
+	return info, dir, disk.At("pull: layer is unpacked")
 }
 
 // source reads a blob. It keeps the error of the blob, which tells a blob that
 // cannot be read (a broken download, say) from one that has the wrong bytes.
 type source struct {
-	r   io.Reader
-	n   atomic.Int64 // compressed bytes so far; another goroutine asks
-	err error
+	r     io.Reader
+	clock *stages.Clock
+	n     atomic.Int64 // compressed bytes so far; another goroutine asks
+	err   error
 }
 
 func (s *source) Read(p []byte) (int, error) {
+	s.clock.InflaterWaits(true)
 	n, err := s.r.Read(p)
-	s.n.Add(int64(n))
+	if s.n.Add(int64(n)) == int64(n) { // the first bytes
+		s.clock.Flow()
+	}
+	s.clock.InflaterWaits(false)
 	if err != nil && err != io.EOF {
 		s.err = err
 	}

@@ -6,11 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
+	"berth/container"
 	"berth/image"
 	"berth/internal/atomicfile"
 	"berth/internal/disk"
@@ -30,6 +36,11 @@ type Lease struct {
 	mu     sync.Mutex
 	staged []stagedLayer
 	count  int
+	// found are the layers that Hold has found, and that a Commit has not looked after.
+	found map[image.Digest]bool
+	// superseded are those of which Commit replaces the visible copy, if there is one.
+	superseded map[image.Digest]bool
+	broken     map[image.Digest][]Problem
 
 	commit sync.Mutex // of one Commit at a time
 	failed error      // what ended an earlier Commit
@@ -43,6 +54,20 @@ type stagedLayer struct {
 
 // Lease begins a lease. The caller must Release it.
 func (s *Store) Lease(ctx context.Context) (_ *Lease, err error) {
+	l, err := s.lease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// Before the first write, so that the first syncfs makes it durable that the store is open.
+	if _, err := s.epoch(ctx); err != nil {
+		return nil, errors.Join(err, l.Release())
+	}
+	return l, nil
+}
+
+// lease is Lease for who gets no layers. It writes next to nothing, so that space can be
+// made on a full disk.
+func (s *Store) lease(ctx context.Context) (l *Lease, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("lease layers: %w", s.withRemedy(err))
@@ -54,38 +79,148 @@ func (s *Store) Lease(ctx context.Context) (_ *Lease, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, shared.Unlock()) }()
+	defer func() {
+		if err = errors.Join(err, shared.Unlock()); err != nil && l != nil {
+			err, l = errors.Join(err, l.Release()), nil
+		}
+	}()
 	name := rand.Text()
 	syncFD, err := disk.Open(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := filelock.Try(filepath.Join(s.leases(), name), filelock.Exclusive)
+	lock, err := s.leaseFile(name)
 	if err != nil {
 		return nil, errors.Join(err, syncFD.Close())
 	}
-	return &Lease{store: s, name: name, lock: lock, syncFD: syncFD}, nil
+	return &Lease{
+		store: s, name: name, lock: lock, syncFD: syncFD,
+		found: make(map[image.Digest]bool), superseded: make(map[image.Digest]bool), broken: make(map[image.Digest][]Problem),
+	}, nil
+}
+
+// leaseFile makes and locks the file of a lease. On a full disk that may be the spare one:
+// some file systems need room even for an empty file.
+func (s *Store) leaseFile(name string) (*filelock.Lock, error) {
+	path := filepath.Join(s.leases(), name)
+	lock, err := filelock.Try(path, filelock.Exclusive)
+	if isFull(err) && disk.Rename(s.spareFile(), path) == nil {
+		return filelock.Try(path, filelock.Exclusive)
+	}
+	return lock, err
 }
 
 // Hold takes the layers under the lease, and returns those that are absent in the
 // given form, each once. From a nil error on, no sweep removes the others.
-func (l *Lease) Hold(ctx context.Context, form Form, ids []image.Digest) (absent []image.Digest, err error) {
-	shared, err := l.store.lock(ctx, filelock.Shared)
+//
+// A layer that an unclean shutdown may have damaged is verified first. When it is broken
+// it counts as absent (see Broken), and Commit replaces it.
+func (l *Lease) Hold(ctx context.Context, form Form, ids []image.Digest) (missing []image.Digest, err error) {
+	epoch, err := l.store.epoch(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, shared.Unlock()) }()
-	if err := l.record(ids); err != nil {
-		return nil, fmt.Errorf("lease layers: %w", l.store.withRemedy(err))
+	if err := l.Keep(ctx, ids...); err != nil {
+		return nil, err
 	}
+	// Nobody need be kept out any more: no sweep takes what is held, and no Commit takes
+	// one away.
+	ids = eachOnce(ids)
+	there := make([]presence, len(ids))
+	for i, id := range ids {
+		there[i] = l.look(id, form, epoch)
+	}
+	if err := l.verifyDoubtful(ctx, form, ids, there); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, id := range ids {
+		if there[i] == absent {
+			missing = append(missing, id)
+		} else {
+			l.found[id] = true
+		}
+	}
+	return missing, nil
+}
+
+// eachOnce returns the ids without repetitions.
+func eachOnce(ids []image.Digest) (unique []image.Digest) {
 	seen := make(map[image.Digest]bool)
 	for _, id := range ids {
-		if !seen[id] && !l.store.visible(id, form) {
-			absent = append(absent, id)
+		if !seen[id] {
+			unique = append(unique, id)
 		}
 		seen[id] = true
 	}
-	return absent, nil
+	return unique
+}
+
+func (l *Lease) look(id image.Digest, form Form, epoch string) presence {
+	l.mu.Lock()
+	superseded := l.superseded[id]
+	l.mu.Unlock()
+	if superseded {
+		return absent
+	}
+	return l.store.look(id, form, epoch)
+}
+
+// verifyDoubtful makes each doubtful layer a present or an absent one.
+func (l *Lease) verifyDoubtful(ctx context.Context, form Form, ids []image.Digest, there []presence) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, id := range ids {
+		if there[i] != doubtful {
+			continue
+		}
+		group.Go(func() error {
+			found, err := l.store.Check(ctx, id, form)
+			if errors.Is(err, container.ErrNotFound) { // which an error has kept the look from seeing
+				there[i] = absent
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("verify what an unclean shutdown may have damaged: %w", err)
+			}
+			there[i] = present
+			if len(found) > 0 {
+				there[i] = absent
+				l.isBroken(id, found)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func (l *Lease) isBroken(id image.Digest, found []Problem) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.superseded[id], l.broken[id] = true, found
+}
+
+// Keep takes the layers under the lease as Hold does, but does not look at them: for
+// who checks them anyway. From a nil error on, no sweep removes them.
+func (l *Lease) Keep(ctx context.Context, ids ...image.Digest) (err error) {
+	shared, err := l.store.lock(ctx, filelock.Shared)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, shared.Unlock()) }()
+	if err := l.record(ids); err != nil {
+		return fmt.Errorf("lease layers: %w", l.store.withRemedy(err))
+	}
+	return nil
+}
+
+// Broken returns what is wrong with the layers that Hold has found broken and counted
+// as absent, until Commit has replaced them.
+func (l *Lease) Broken() map[image.Digest][]Problem {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.broken)
 }
 
 func (l *Lease) record(ids []image.Digest) error {
@@ -103,6 +238,17 @@ func (l *Lease) record(ids []image.Digest) error {
 	return err
 }
 
+// Supersede has Commit put what this lease stages of a layer in the place of the
+// visible one, which is broken. Containers that stand on that keep it; the sweep after
+// their end removes it. Hold counts the layer as absent until then.
+func (l *Lease) Supersede(ids ...image.Digest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range ids {
+		l.superseded[id] = true
+	}
+}
+
 func (l *Lease) stagingDir() string { return filepath.Join(l.store.staging(), l.name) }
 
 // Dir returns a directory on the store's file system that is removed when the lease
@@ -118,12 +264,13 @@ func (l *Lease) newStaging() (string, error) {
 	l.count++
 	dir := filepath.Join(l.stagingDir(), fmt.Sprint(l.count))
 	l.mu.Unlock()
-	return dir, disk.MkdirAll(filepath.Join(dir, "fs"), 0o700)
+	return dir, disk.MkdirAll(filepath.Join(dir, contentDir), 0o700)
 }
 
 // Commit makes all layers that the lease has staged durable, then visible (I1). They
 // are held from then on. A layer that another process made visible meanwhile stays
-// as that one made it.
+// as that one made it, unless it is in doubt. Those that Hold has found are durably
+// visible after it, too.
 //
 // An error ends the lease's commits: a failed sync may have lost any of the bytes
 // staged so far, and the kernel reports that once only. Another attempt needs
@@ -132,50 +279,148 @@ func (l *Lease) Commit(ctx context.Context) error {
 	l.commit.Lock()
 	defer l.commit.Unlock()
 	if l.failed == nil {
-		l.failed = l.store.withRemedy(l.publishStaged(ctx))
+		l.failed = l.store.withRemedy(l.commitAll(ctx))
 	}
 	return l.failed
 }
 
-func (l *Lease) publishStaged(ctx context.Context) (err error) {
+func (l *Lease) commitAll(ctx context.Context) error {
 	l.mu.Lock()
-	staged := l.staged
-	l.staged = nil
+	staged, found := l.staged, l.found
+	l.staged, l.found = nil, make(map[image.Digest]bool)
 	l.mu.Unlock()
 	if len(staged) == 0 {
-		return nil
+		// Who made them visible may be just about to sync these directories.
+		return l.store.syncEntries(slices.Collect(maps.Keys(found)))
 	}
+	// This serves what was found, too: it was visible before.
 	if err := disk.Syncfs(l.syncFD); err != nil {
 		return fmt.Errorf("sync the file system of %s: %w", l.store.dir, err)
 	}
+	if err := disk.At("pull: layers are synced"); err != nil {
+		return err
+	}
+	if err := l.publishAll(ctx, staged); err != nil {
+		return err
+	}
+	ids := make([]image.Digest, len(staged))
+	for i, layer := range staged {
+		ids[i] = layer.id
+	}
+	if err := l.store.syncEntries(ids); err != nil {
+		return err
+	}
+	return disk.At("pull: layers are visible")
+}
+
+// syncEntries makes the entries of forms and layers durable. A power cut after the first
+// one leaves a directory without a form, which Recover removes.
+func (s *Store) syncEntries(ids []image.Digest) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	for _, id := range ids {
+		if err := atomicfile.SyncDir(s.layerDir(id)); err != nil {
+			return fmt.Errorf("commit layer %s: %w", id, err)
+		}
+	}
+	return atomicfile.SyncDir(s.layers())
+}
+
+func (l *Lease) publishAll(ctx context.Context, staged []stagedLayer) (err error) {
+	// So that nobody removes a directory that was made for a form.
 	shared, err := l.store.lock(ctx, filelock.Shared)
 	if err != nil {
 		return fmt.Errorf("commit layers: %w", err)
 	}
 	defer func() { err = errors.Join(err, shared.Unlock()) }()
 	for _, layer := range staged {
-		if err := l.publish(layer); err != nil {
+		err := l.publish(ctx, layer)
+		if err == nil {
+			err = disk.At("pull: layer is renamed")
+		}
+		if err != nil {
 			return fmt.Errorf("commit layer %s: %w", layer.id, err)
 		}
 	}
-	return atomicfile.SyncDir(l.store.layers())
+	return nil
 }
 
-// publish renames a staged layer to its place. The directory of the layer is synced
-// here, the one above it by Commit.
-func (l *Lease) publish(layer stagedLayer) error {
+// publish makes a staged layer visible.
+func (l *Lease) publish(ctx context.Context, layer stagedLayer) error {
 	if err := l.record([]image.Digest{layer.id}); err != nil {
 		return err
 	}
+	if err := l.makeLayerDir(layer.id); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	superseded := l.superseded[layer.id]
+	l.mu.Unlock()
 	target := l.store.formDir(layer.id, layer.form)
-	if err := disk.Mkdir(filepath.Dir(target), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if !superseded {
+		err := disk.Rename(layer.dir, target)
+		if err == nil || !errors.Is(err, os.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.ENOTDIR) {
+			return err
+		}
+		epoch, err := l.store.epoch(ctx)
+		if err != nil || l.store.look(layer.id, layer.form, epoch) == present {
+			return err
+		}
+		// Nobody has verified it, or it is none.
+	}
+	if err := replace(layer.dir, target); err != nil {
 		return err
 	}
-	err := disk.Rename(layer.dir, target)
-	if err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.superseded, layer.id)
+	delete(l.broken, layer.id)
+	return nil
+}
+
+// makeLayerDir makes the directory of a layer. What is in its place and is none goes.
+func (l *Lease) makeLayerDir(id image.Digest) error {
+	dir := l.store.layerDir(id)
+	err := disk.Mkdir(dir, 0o700)
+	if !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return atomicfile.SyncDir(filepath.Dir(target))
+	info, err := disk.Lstat(dir)
+	if err != nil || info.IsDir() {
+		return err
+	}
+	if err := disk.Rename(dir, filepath.Join(l.stagingDir(), rand.Text())); err != nil {
+		return err
+	}
+	return disk.Mkdir(dir, 0o700)
+}
+
+// replace puts the staged copy of a form in the place of the visible one, which it keeps
+// beside it. At every moment the form is there, and what was visible is where nothing but
+// a Sweep removes it: it has its new name by the very exchange.
+func replace(staged, target string) error {
+	beside := filepath.Join(filepath.Dir(target), newSuperseded())
+	if err := disk.Rename(staged, beside); err != nil {
+		return err
+	}
+	if err := disk.At("repair: layer is beside the broken one"); err != nil {
+		return err
+	}
+	err := exchange(beside, target)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = disk.Rename(beside, target)
+	case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.ENOSYS):
+		// A file system that cannot exchange. After a crash in between the layer is absent.
+		if err = disk.Rename(target, filepath.Join(filepath.Dir(target), newSuperseded())); err == nil {
+			err = disk.Rename(beside, target)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return disk.At("repair: layers are exchanged")
 }
 
 // Release ends the lease and removes what was staged and not committed. What it

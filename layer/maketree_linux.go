@@ -11,7 +11,7 @@ import (
 
 // makeTree unpacks a tar into the form Tree below dir, where the directory fs is.
 func makeTree(stream io.Reader, dir string, budget *budget) (_ Info, err error) {
-	root, err := disk.Open(filepath.Join(dir, "fs"))
+	root, err := disk.Open(filepath.Join(dir, contentDir))
 	if err != nil {
 		return Info{}, err
 	}
@@ -19,7 +19,7 @@ func makeTree(stream io.Reader, dir string, budget *budget) (_ Info, err error) 
 	if err := root.Chmod(0o755); err != nil {
 		return Info{}, err
 	}
-	file, err := disk.OpenFile(filepath.Join(dir, "split.zst"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := disk.OpenFile(filepath.Join(dir, splitFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return Info{}, err
 	}

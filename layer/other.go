@@ -6,14 +6,28 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"syscall"
 
 	"berth/container"
 	"berth/image"
+	"berth/internal/disk"
 )
 
 func makeTree(io.Reader, string, *budget) (Info, error) {
 	return Info{}, fmt.Errorf("unpack a layer: %w on this system, needs Linux", container.ErrNotSupported)
 }
+
+func occupiedBeside(string) (int64, error) { return 0, nil }
+
+func currentSession(string) (string, error) { return "unknown", nil }
+
+func removeTree(path string) error { return disk.RemoveAll(path) }
+
+func awaitFree(*disk.File) error { return nil }
+
+func measureTree(string) (int64, error) { return 0, nil }
+
+func exchange(string, string) error { return syscall.ENOSYS }
 
 // Check is Linux only.
 func (s *Store) Check(_ context.Context, id image.Digest, _ Form) ([]Problem, error) {

@@ -3,13 +3,12 @@ package layer
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"berth/container"
 	"berth/image"
@@ -35,6 +34,9 @@ type Info struct {
 	// and times of their own: where lower layers have them too, theirs count. The root
 	// is ".". Names need not be UTF-8, so JSON has them in base64.
 	Implied [][]byte `json:"implied,omitempty"`
+	// Disk is how many bytes of the file system the form occupies: what statfs(2) shows
+	// to be free once it is removed.
+	Disk int64 `json:"disk"`
 }
 
 // equal reports whether two records say the same.
@@ -48,53 +50,88 @@ func (i Info) equal(other Info) bool {
 type Store struct {
 	dir    string
 	limits Limits
+	turn   chan struct{} // of one goroutine at a time in lock
+
+	mu      sync.Mutex
+	session *session // nil: not in use
+
+	known known
 }
 
 // Open returns the store in dir, made with mode 0700 when missing.
 func Open(dir string, limits Limits) (*Store, error) {
-	s := &Store{dir: dir, limits: limits}
+	s := &Store{dir: filepath.Clean(dir), limits: limits, turn: make(chan struct{}, 1)}
 	for _, sub := range []string{s.layers(), s.leases(), s.staging()} {
 		if err := disk.MkdirAll(sub, 0o700); err != nil {
 			return nil, fmt.Errorf("open layer store: %w", err)
 		}
 	}
+	s.makeSpare()
 	return s, nil
+}
+
+// makeSpare makes the file that is in the place of a new one where there is no room for
+// that (leaseFile). There may be none for this one either.
+func (s *Store) makeSpare() {
+	if f, err := disk.OpenFile(s.spareFile(), os.O_WRONLY|os.O_CREATE, 0o600); err == nil {
+		f.Close()
+	}
 }
 
 // Dir returns the directory of the store.
 func (s *Store) Dir() string { return s.dir }
 
-func (s *Store) layers() string  { return filepath.Join(s.dir, "layers") }
-func (s *Store) leases() string  { return filepath.Join(s.dir, "leases") }
-func (s *Store) staging() string { return filepath.Join(s.dir, "staging") }
+const layersDir = "/layers"
+
+// These are put together for each layer of each launch, of parts that have nothing to
+// clean.
+func (s *Store) layers() string  { return s.dir + layersDir }
+func (s *Store) leases() string  { return s.dir + "/leases" }
+func (s *Store) staging() string { return s.dir + "/staging" }
+
+func (s *Store) sessionFile() string { return s.dir + "/session" }
+func (s *Store) openFile() string    { return s.dir + "/open" }
+func (s *Store) spareFile() string   { return s.dir + "/spare" }
+
+func (s *Store) layerDir(id image.Digest) string { return s.dir + layersDir + "/" + string(id) }
 
 func (s *Store) formDir(id image.Digest, form Form) string {
-	return filepath.Join(s.layers(), id.String(), string(form))
+	return s.dir + layersDir + "/" + string(id) + "/" + string(form)
 }
 
 // Path returns where a backend finds the content of a layer in the given form. For
 // Tree it is the directory to stack.
 func (s *Store) Path(id image.Digest, form Form) string {
-	return filepath.Join(s.formDir(id, form), "fs")
+	return s.dir + layersDir + "/" + string(id) + "/" + string(form) + "/" + contentDir
 }
 
 // Info reads the record of a visible layer. The error is of class ErrNotFound when
 // the layer is absent in that form.
 func (s *Store) Info(id image.Digest, form Form) (Info, error) {
-	var info Info
-	data, err := disk.ReadFile(filepath.Join(s.formDir(id, form), "info.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return info, fmt.Errorf("layer %s: %w in the form %s", id, container.ErrNotFound, form)
+	dir := s.formDir(id, form)
+	f, err := s.known.of(dir)
+	if err == nil && f.info != nil {
+		return *f.info, nil
 	}
+	info, readErr := s.readInfo(id, dir)
+	if readErr == nil && err == nil {
+		f.info = &info
+		s.known.remember(dir, f)
+	}
+	return info, readErr
+}
+
+func (s *Store) readInfo(id image.Digest, dir string) (Info, error) {
+	data, err := disk.ReadFile(filepath.Join(dir, infoFile))
+	if isNotExist(err) {
+		return Info{}, fmt.Errorf("layer %s: %w in the form %s", id, container.ErrNotFound, filepath.Base(dir))
+	}
+	var info Info
 	if err == nil {
-		err = json.Unmarshal(data, &info)
+		info, err = parseInfo(data)
 	}
 	if err != nil {
 		return info, fmt.Errorf("layer %s: read record: %w", id, err)
-	}
-	if info.Version != 1 {
-		return info, fmt.Errorf("layer %s: record of version %d: %w: it was written by a newer berth",
-			id, info.Version, container.ErrNotSupported)
 	}
 	return info, nil
 }
@@ -114,13 +151,25 @@ func (s *Store) List() ([]image.Digest, error) {
 	return ids, nil
 }
 
-// visible reports whether the layer can be used. The directory of a form appears
-// only by the rename of Commit, so its presence is the proof.
-func (s *Store) visible(id image.Digest, form Form) bool {
-	_, err := os.Lstat(s.formDir(id, form))
-	return err == nil
-}
-
-func (s *Store) lock(ctx context.Context, mode filelock.Mode) (*filelock.Lock, error) {
-	return filelock.Acquire(ctx, filepath.Join(s.dir, "lock"), mode)
+// lock takes the store's lock. Who wants it alone would never get it as long as there is
+// always somebody who shares it, so everybody goes through the gate first, and who wants
+// it alone keeps the gate shut while the others leave. The goroutines of a process take
+// turns there: of many that poll, some would be unlucky for long. Nobody who holds the
+// lock may want it again.
+func (s *Store) lock(ctx context.Context, mode filelock.Mode) (_ *filelock.Lock, err error) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the lock of %s: %w", s.dir, context.Cause(ctx))
+	}
+	gate, err := filelock.Acquire(ctx, filepath.Join(s.dir, "gate"), filelock.Exclusive)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := filelock.Acquire(ctx, filepath.Join(s.dir, "lock"), mode)
+	if err := gate.Unlock(); err != nil && lock != nil {
+		return nil, errors.Join(err, lock.Unlock())
+	}
+	return lock, err
 }

@@ -70,6 +70,7 @@ func (t *tarball) finish() {
 	if t.file == nil {
 		return
 	}
+	_ = t.found.note(t.file.err)
 	if what := t.file.close(); what != "" {
 		t.found.add(t.file.name, "%s", what)
 	}

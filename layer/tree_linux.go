@@ -21,8 +21,11 @@ type tree struct {
 	// directory by directory.
 	last   int
 	lastAt string
-	// nodes counts what lies below the root.
-	nodes int
+	// nodes counts what lies below the root, and bytes what it occupies, but for
+	// directories.
+	nodes     int
+	bytes     int64
+	footprint footprint
 	// inherits says that some directory has a default access control list, which the
 	// kernel gives to what is made there.
 	inherits bool
@@ -171,6 +174,7 @@ func (t *tree) vacate(n node) (kind uint32, err error) {
 		return st.Mode & unix.S_IFMT, nil
 	}
 	t.nodes--
+	t.bytes -= t.footprint.of(&st)
 	return 0, disk.Unlinkat(n.parent, n.base, 0)
 }
 
@@ -180,6 +184,7 @@ func (t *tree) whiteout(n node) error {
 	err := disk.Mknodat(n.parent, n.base, unix.S_IFCHR, 0)
 	if err == nil {
 		t.nodes++
+		t.bytes += t.footprint.of(&unix.Stat_t{Mode: unix.S_IFCHR})
 		return mayHaveWhiteouts(node{parent: n.parent, base: "."})
 	}
 	if !errors.Is(err, unix.EEXIST) {
@@ -229,6 +234,15 @@ func setOpaque(n node) error {
 		return fmt.Errorf("set attribute %s: %w", opaqueXattr, err)
 	}
 	return nil
+}
+
+// measure returns what a node occupies that is complete.
+func (t *tree) measure(dir int, path string) (int64, error) {
+	var st unix.Stat_t
+	if err := disk.Fstatat(dir, path, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return 0, did("stat", err)
+	}
+	return t.footprint.of(&st), nil
 }
 
 // isWhiteout reports whether st is overlayfs's mark for "not here".

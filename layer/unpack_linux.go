@@ -45,6 +45,7 @@ type unpacker struct {
 type directoryTime struct {
 	path  string
 	times [2]unix.Timespec
+	again bool // it has had others before
 }
 
 // unpack reads the tar in stream to its end and makes the tree below root, an empty
@@ -63,6 +64,11 @@ func unpack(stream io.Reader, root int, split *splitWriter, budget *budget) (Inf
 		implied: make(map[string]bool),
 	}
 	defer u.tree.close()
+	footprint, err := newFootprint(root)
+	if err != nil {
+		return Info{}, err
+	}
+	u.tree.footprint = footprint
 	// The root is there even when it has no entry.
 	if err := u.imply("."); err != nil {
 		return Info{}, err
@@ -174,7 +180,7 @@ func (u *unpacker) parent(dir string) (int, error) {
 // imply notes a directory that is there because names go through it.
 func (u *unpacker) imply(name string) error {
 	u.implied[name] = true
-	return u.remember(name, impliedDirectory)
+	return u.remember(name, impliedDirectory, false)
 }
 
 // make creates the node that hdr describes. Every creation is exclusive, so that no
@@ -210,7 +216,7 @@ func (u *unpacker) sameDirectory(hdr *tar.Header, n node) error {
 		return err
 	}
 	delete(u.implied, n.path())
-	return u.remember(n.path(), hdr)
+	return u.remember(n.path(), hdr, true)
 }
 
 func (u *unpacker) create(hdr *tar.Header, n node) error {
@@ -225,9 +231,14 @@ func (u *unpacker) create(hdr *tar.Header, n node) error {
 		return err
 	}
 	if hdr.Typeflag == tar.TypeDir {
-		return u.remember(n.path(), hdr)
+		return u.remember(n.path(), hdr, false)
 	}
-	return setTimes(n.parent, n.base, times(hdr))
+	if err := setTimes(n.parent, n.base, times(hdr)); err != nil {
+		return err
+	}
+	size, err := u.tree.measure(n.parent, n.base)
+	u.tree.bytes += size
+	return err
 }
 
 func (u *unpacker) createNode(hdr *tar.Header, n node) error {
@@ -302,7 +313,7 @@ func (u *unpacker) file(hdr *tar.Header, n node) error {
 	} else {
 		err = u.copy(fd, hdr.Size, n)
 	}
-	return errors.Join(err, unix.Close(fd))
+	return errors.Join(err, did("close", disk.Close(fd)))
 }
 
 // copy writes the next size bytes of the tar to fd and their checksum to the split.
@@ -389,12 +400,12 @@ func writeAt(fd int, p []byte, offset int64) error {
 	return nil
 }
 
-// remember keeps the times of a directory for the end.
-func (u *unpacker) remember(path string, hdr *tar.Header) error {
+// remember keeps the times of a directory for the end. They are those of the last call.
+func (u *unpacker) remember(path string, hdr *tar.Header, again bool) error {
 	if err := u.budget.directory(path); err != nil {
 		return err
 	}
-	u.directories = append(u.directories, directoryTime{path, times(hdr)})
+	u.directories = append(u.directories, directoryTime{path, times(hdr), again})
 	return nil
 }
 
@@ -409,8 +420,16 @@ func (u *unpacker) finish() (Info, error) {
 		if err := setTimes(u.tree.root, d.path, d.times); err != nil {
 			return Info{}, fmt.Errorf("%s: %w", quote(d.path), err)
 		}
+		if d.again {
+			continue
+		}
+		size, err := u.tree.measure(u.tree.root, d.path)
+		if err != nil {
+			return Info{}, fmt.Errorf("%s: %w", quote(d.path), err)
+		}
+		u.tree.bytes += size
 	}
-	info := Info{Size: u.stream.n, Entries: u.budget.entries, Nodes: u.tree.nodes, Whiteouts: u.whiteouts}
+	info := Info{Size: u.stream.n, Entries: u.budget.entries, Nodes: u.tree.nodes, Whiteouts: u.whiteouts, Disk: u.tree.bytes}
 	for _, name := range slices.Sorted(maps.Keys(u.implied)) {
 		info.Implied = append(info.Implied, []byte(name))
 	}

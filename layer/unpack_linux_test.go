@@ -124,7 +124,7 @@ func TestDeepestAndLongestName(t *testing.T) {
 	if info.Nodes != DefaultLimits.Depth+16+1 {
 		t.Errorf("%d nodes", info.Nodes)
 	}
-	if swept, err := s.Sweep(context.Background(), keepNothing); err != nil || len(swept) != 1 {
+	if swept, err := s.Sweep(context.Background(), keepNothing); err != nil || len(swept.Layers) != 1 {
 		t.Errorf("sweep: %v, %v", swept, err)
 	}
 	wantEmpty(t, s)
@@ -345,7 +345,7 @@ func TestFileSystems(t *testing.T) {
 				first = got
 			}
 			wantTree(t, got, first)
-			if swept, err := s.Sweep(context.Background(), keepNothing); err != nil || len(swept) != 1 {
+			if swept, err := s.Sweep(context.Background(), keepNothing); err != nil || len(swept.Layers) != 1 {
 				t.Errorf("sweep: %v, %v", swept, err)
 			}
 		})

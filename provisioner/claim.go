@@ -7,6 +7,16 @@ import (
 	"berth/container"
 )
 
+// What protects what:
+//
+//   - Within this process, a claim keeps two from working on one container at a time.
+//   - Between processes, whoever has the container works on it: package containerizer
+//     admits an id once, and lets nobody else destroy or recover it as long as its
+//     keeper lives. A container's nested ones belong to the same process.
+//   - Layers are protected from the sweeps of all processes by leases, until the record
+//     of the container names them, and by that record from then on (inventory.go).
+//   - Records are replaced by a rename, so that whoever reads one meanwhile sees a whole one.
+
 // claim is what goes on for one container: a Provision, which has the container
 // alone, or a Destroy, which has also all that is nested in it.
 type claim struct {

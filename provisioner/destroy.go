@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"log/slog"
 	"path/filepath"
 	"slices"
 
@@ -21,42 +21,149 @@ import (
 //
 // After an error the record is still there, so that another Destroy takes up what is
 // left. ErrNotSupported: a root filesystem of a backend that this host does not have.
+//
+// That the directory of a container cannot be removed, after its root filesystems have
+// been, is no error: it is logged and counted, and tried again by whoever destroys,
+// recovers or provisions the container next.
 func (p *Provisioner) Destroy(ctx context.Context, id container.ID) (bool, error) {
 	end, err := p.takeOver(ctx, id)
 	if err != nil {
 		return false, fmt.Errorf("destroy the root filesystems of %s: %w", id, err)
 	}
 	defer end()
-	return p.destroyTree(ctx, id)
+	if err := disk.At("destroy: claimed"); err != nil {
+		return false, fmt.Errorf("destroy the root filesystems of %s: %w", id, err)
+	}
+	existed, err := p.destroyTree(ctx, id)
+	p.removeEmptyParents(id)
+	return existed, err
 }
 
-// destroyTree destroys a claimed container, its children first. A failure of one child
-// does not spare the others, but it does spare the parent.
-func (p *Provisioner) destroyTree(ctx context.Context, id container.ID) (bool, error) {
-	dir := p.Paths.Container(id)
+// destroyTree destroys a claimed container, its children first, and remembers whether
+// it has left anything.
+func (p *Provisioner) destroyTree(ctx context.Context, id container.ID) (existed bool, err error) {
+	p.leave(id, nil)
+	if existed, err = p.destroyChildren(ctx, id); err == nil {
+		existed, err = p.destroyOne(ctx, id)
+	}
+	if err != nil {
+		p.leave(id, err)
+	}
+	return existed, err
+}
+
+// destroyChildren: a failure of one child does not spare the others, but it does spare
+// the parent.
+func (p *Provisioner) destroyChildren(ctx context.Context, id container.ID) (existed bool, err error) {
 	children, err := p.children(id)
 	if err != nil {
 		return false, fmt.Errorf("destroy the root filesystems of %s: %w", id, err)
 	}
 	var errs []error
 	for _, child := range children {
-		_, err := p.destroyTree(ctx, child)
-		errs = append(errs, err)
+		if _, err := p.destroyTree(ctx, child); err != nil {
+			p.count.removeErrors.Add(1)
+			errs = append(errs, err)
+		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return true, err
-	}
-	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+	return len(children) > 0, errors.Join(errs...)
+}
+
+func (p *Provisioner) destroyOne(ctx context.Context, id container.ID) (bool, error) {
+	if _, err := disk.Lstat(p.Paths.Container(id)); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err := p.destroyRootfses(ctx, id); err != nil {
 		return true, fmt.Errorf("destroy the root filesystems of %s: %w", id, err)
 	}
-	// The record goes with the directory, after all that it speaks of.
-	if err := removeUnmounted(dir); err != nil {
+	if err := disk.At("destroy: root filesystems are gone"); err != nil {
+		return true, fmt.Errorf("destroy the root filesystems of %s: %w", id, err)
+	}
+	if err := p.removeDirectory(id); err != nil {
+		p.count.removeErrors.Add(1)
+		p.Log.Error("the directory of a container could not be removed; recovery will try again",
+			slog.String("container", id.String()), slog.Any("error", err))
+		p.leave(id, err)
+		return true, nil
+	}
+	if err := disk.At("destroy: removed"); err != nil {
 		return true, fmt.Errorf("destroy the root filesystems of %s: %w", id, err)
 	}
 	return true, nil
+}
+
+// removeDirectory removes the directory of a container whose root filesystems are gone.
+// As long as anything is left that may stand on layers, so is the record.
+func (p *Provisioner) removeDirectory(id container.ID) error {
+	children, err := p.children(id)
+	if err != nil {
+		return err
+	}
+	if len(children) > 0 {
+		return fmt.Errorf("that of the container %s, in it, is still there", children[0])
+	}
+	if err := removeUnmounted(p.Paths.Backends(id)); err != nil {
+		return err
+	}
+	return removeUnmounted(p.Paths.Container(id))
+}
+
+// removeEmptyParents removes the directories that were there for this container alone:
+// its parents may have no root filesystems.
+func (p *Provisioner) removeEmptyParents(id container.ID) {
+	p.mu.Lock() // so that nobody begins to provision there
+	defer p.mu.Unlock()
+	for parent, nested := id.Parent(); nested; parent, nested = parent.Parent() {
+		for other, c := range p.busy {
+			if !c.destroys() && within(other, parent) {
+				return
+			}
+		}
+		if disk.Remove(p.childrenDir(parent)) != nil || disk.Remove(p.Paths.Container(parent)) != nil {
+			return // it is not empty, or recovery removes it
+		}
+	}
+}
+
+// leave remembers why a Destroy has left something of a container; nil: it has not.
+func (p *Provisioner) leave(id container.ID, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		delete(p.left, id)
+		return
+	}
+	p.left[id] = err
+}
+
+// whatIsLeft returns the container, or the outermost one that it is nested in, of which a
+// Destroy has left something, and why.
+func (p *Provisioner) whatIsLeft(id container.ID) (of container.ID, why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for nested := true; nested; id, nested = id.Parent() {
+		if err := p.left[id]; err != nil {
+			of, why = id, err
+		}
+	}
+	return of, why
+}
+
+// clear removes what a Destroy has left of an earlier container of this id, so that
+// nobody takes it for a part of the new one.
+func (p *Provisioner) clear(ctx context.Context, id container.ID) error {
+	of, why := p.whatIsLeft(id)
+	if why == nil {
+		return nil
+	}
+	_, err := p.Destroy(ctx, of)
+	if err == nil {
+		_, err = p.whatIsLeft(id)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: what is left of an earlier container %s cannot be removed: %w", container.ErrFailedPrecondition, of, err)
+	}
+	return nil
 }
 
 // destroyRootfses goes by what is on disk, not by the record: no record can be wrong
@@ -112,59 +219,31 @@ func readDirectories(dir string) ([]string, error) {
 	return names, nil
 }
 
-// Recover destroys what containers left that known does not know, also after a
-// reboot or a kill at any instruction. known is asked after the containers on disk
-// were listed, so that one admitted meanwhile is never taken for a left-over. A
-// container that holds a known one stays with that one. A failure for one container
-// does not keep the others from being recovered.
-func (p *Provisioner) Recover(ctx context.Context, known func(container.ID) bool) error {
-	err := errors.Join(p.Layers.Recover(ctx), p.recoverBelow(ctx, container.ID{}, known))
-	if err != nil {
-		return fmt.Errorf("recover provisioner: %w", err)
-	}
-	return nil
-}
-
-func (p *Provisioner) recoverBelow(ctx context.Context, parent container.ID, known func(container.ID) bool) error {
-	children, err := p.children(parent)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, id := range children {
-		stays, err := p.anyKnown(id, known)
-		switch {
-		case err != nil:
-		case stays:
-			err = p.recoverBelow(ctx, id, known)
-		default:
-			_, err = p.Destroy(ctx, id)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// anyKnown reports whether the container or one nested in it is known.
-func (p *Provisioner) anyKnown(id container.ID, known func(container.ID) bool) (bool, error) {
-	if known(id) {
-		return true, nil
-	}
-	children, err := p.children(id)
-	for _, child := range children {
-		if yes, err := p.anyKnown(child, known); yes || err != nil {
-			return yes, err
-		}
-	}
-	return false, err
-}
-
 // children lists the containers nested in parent, and of the zero ID the root
 // containers.
 func (p *Provisioner) children(parent container.ID) ([]container.ID, error) {
-	dir := p.Paths.Root()
-	if !parent.IsZero() {
-		dir = p.Paths.Container(parent)
+	entries, err := disk.ReadDir(p.childrenDir(parent))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	return state.Children(dir, parent)
+	var ids []container.ID
+	for _, e := range entries {
+		if id, ok := child(parent, e); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+func (p *Provisioner) childrenDir(parent container.ID) string {
+	if parent.IsZero() {
+		return p.Paths.Containers()
+	}
+	return filepath.Join(p.Paths.Container(parent), "containers")
+}
+
+// child returns the container whose directory an entry is, if it is one's.
+func child(parent container.ID, e fs.DirEntry) (container.ID, bool) {
+	id, err := state.ChildID(parent, e.Name())
+	return id, err == nil && e.IsDir()
 }

@@ -8,13 +8,15 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	v1 "berth/api/v1"
 	"berth/container"
-	"berth/image"
+	"berth/internal/disk"
 	"berth/internal/mount"
 	"berth/layer"
+	"berth/provisioner"
 	"berth/provisioner/store"
 )
 
@@ -285,156 +287,148 @@ func TestNothingIsProvisionedWhereADestroyIsUnderWay(t *testing.T) {
 	b.wantContainers(t, "other")
 }
 
-func TestRecover(t *testing.T) {
-	for _, c := range []struct {
-		name                string
-		there, known, stays []string
-	}{
-		{"nothing", nil, nil, nil},
-		{"all are known", []string{"a", "b"}, []string{"a", "b"}, []string{"a", "b"}},
-		{"none is known", []string{"a", "b", "b.c"}, nil, nil},
-		{"some are known", []string{"a", "b", "c"}, []string{"b", "elsewhere"}, []string{"b"}},
-		{"a child is not known", []string{"a", "a.b", "a.c", "a.b.d"}, []string{"a", "a.c"}, []string{"a", "a.c"}},
-		{"only a grandchild is known", []string{"a", "a.b", "a.b.c", "a.d"}, []string{"a.b.c"}, []string{"a", "a.b", "a.b.c"}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			b := newBench(t, "overlay")
-			for _, at := range c.there {
-				b.provision(t, at, "two")
+func TestParentsThatWereThereForTheirChildrenGoWithTheLast(t *testing.T) {
+	b := newBench(t, "copy")
+	b.provision(t, "p.c.g", "one")
+	b.provision(t, "p.d", "one")
+	b.provision(t, "q", "one")
+	b.provision(t, "q.c", "one")
+	b.wantDestroyed(t, "p.c.g", true)
+	b.wantContainers(t, "p", "p.d", "q", "q.c")
+	b.wantDestroyed(t, "p.d", true)
+	b.wantDestroyed(t, "q.c", true)
+	b.wantContainers(t, "q")
+	wantFile(t, b.provision(t, "q", "one").Path, "one")
+	// One in which there is something else, or in which somebody begins something, stays.
+	b.provision(t, "p.c", "one")
+	notes := filepath.Join(b.Paths.Container(id(t, "p")), "notes")
+	write(t, notes, "not ours")
+	b.wantDestroyed(t, "p.c", true)
+	b.wantContainers(t, "p", "q")
+}
+
+func TestAParentStaysWhileAnotherChildIsBegun(t *testing.T) {
+	b := newBench(t, "fake")
+	b.provision(t, "p.c", "one")
+	waiting := &waitingStore{b.Stores[v1.Image_DOCKER], make(chan struct{})}
+	b.Stores[v1.Image_DOCKER] = waiting
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() {
+		_, err := b.Provision(ctx, id(t, "p.d"), b.Image("one"))
+		result <- err
+	}()
+	<-waiting.inside
+	b.wantDestroyed(t, "p.c", true)
+	b.wantContainers(t, "p")
+	cancel()
+	wantError(t, <-result, context.Canceled)
+	b.wantDestroyed(t, "p", true)
+}
+
+// failing lets the removals of paths that contain a name fail until restore.
+func failing(name string, how error) (restore func()) {
+	return disk.Intercept(func(s disk.Step) error {
+		if s.Op == "remove" && strings.Contains(s.Path, name) {
+			return how
+		}
+		return nil
+	})
+}
+
+// That a directory cannot be removed does not keep a container from being destroyed. It
+// is told, its record stays, and whoever comes next tries again.
+func TestADirectoryThatCannotBeRemoved(t *testing.T) {
+	for _, again := range []string{"destroy", "recover", "provision"} {
+		t.Run(again, func(t *testing.T) {
+			b := newBench(t, "fake")
+			b.provision(t, "p", "one")
+			b.provision(t, "p.c", "two")
+			b.destroyedContainers(t)
+			stuck := filepath.Join(b.Paths.Backends(id(t, "p.c")), "stuck")
+			write(t, stuck, "x")
+			restore := failing("stuck", syscall.EBUSY)
+			for n := range 2 {
+				b.wantDestroyed(t, "p", true)
+				b.wantContainers(t, "p", "p.c")
+				b.wantCount(t, provisioner.RemoveContainerErrors, float64(2*n+2))
+				b.wantLogged(t, "could not be removed", "container=p.c", "busy", "container=p ", "that of the container p.c, in it, is still there")
 			}
-			for range 2 {
-				if err := b.recoverAll(t, c.known...); err != nil {
+			if rec := b.record(t, "p.c"); len(rec) != 1 {
+				t.Errorf("the record is %v", rec)
+			}
+			if got := b.destroyedContainers(t); !slices.Equal(got, []string{"p.c", "p"}) {
+				t.Errorf("destroyed %q", got)
+			}
+			for _, at := range []string{"p", "p.c", "p.new"} { // which would go with what is left
+				_, err := b.Provision(t.Context(), id(t, at), b.Image("one"))
+				wantError(t, err, container.ErrFailedPrecondition, "provision "+at+": ", "what is left of an earlier container")
+			}
+			restore()
+			switch again {
+			case "destroy":
+				b.wantDestroyed(t, "p", true)
+				b.wantContainers(t)
+			case "recover":
+				if err := b.recoverAll(t); err != nil {
 					t.Error(err)
 				}
-				b.wantContainers(t, c.stays...)
-			}
-			uses, err := b.Uses()
-			if err != nil || len(uses) != len(c.stays) {
-				t.Errorf("%d root filesystems are left (%v), want %d", len(uses), err, len(c.stays))
-			}
-			for _, use := range uses {
-				dir := filepath.Join(b.Paths.BackendDir(use.Container, "overlay"), "rootfses")
-				rootfses, err := os.ReadDir(dir)
-				if err != nil || len(rootfses) != 1 {
-					t.Fatalf("%s has %v (%v)", dir, rootfses, err)
+				b.wantContainers(t)
+			case "provision":
+				rootfs := b.provision(t, "p.c", "one")
+				if rec := b.record(t, "p.c"); len(rec) != 1 || rec[filepath.Base(rootfs.Path)] == nil {
+					t.Errorf("the record is %v", rec)
 				}
-				wantFile(t, filepath.Join(dir, rootfses[0].Name()), "two")
+				b.wantContainers(t, "p", "p.c")
+				b.wantDestroyed(t, "p", true)
 			}
+			wantNoFile(t, stuck)
 		})
 	}
 }
 
-// A container that is admitted while Recover works is known when it is asked about.
-func TestRecoverAsksAfterItHasListed(t *testing.T) {
+func TestADestroyOfANestedContainerThatFailsIsCounted(t *testing.T) {
 	b := newBench(t, "fake")
-	b.provision(t, "old", "one")
-	err := b.Recover(t.Context(), func(asked container.ID) bool {
-		if asked == id(t, "old") {
-			b.provision(t, "new", "one")
-		}
-		return asked == id(t, "new")
-	})
-	if err != nil {
-		t.Error(err)
-	}
-	b.wantContainers(t, "new")
-}
-
-func TestRecoverLeavesUnknownFilesAlone(t *testing.T) {
-	b := newBench(t, "overlay")
-	b.provision(t, "a", "one")
-	b.provision(t, "known", "one")
-	alone := []string{
-		filepath.Join(b.Paths.Root(), "README"),
-		filepath.Join(b.Paths.Containers(), "notes"),
-		filepath.Join(b.Paths.Containers(), "not an id", "file"),
-		filepath.Join(b.Paths.Container(id(t, "known")), "file"),
-		filepath.Join(b.Paths.Container(id(t, "known")), "containers", "file"),
-	}
-	// Those in the directory of a container go with it.
-	for _, path := range append([]string{
-		filepath.Join(b.Paths.Backends(id(t, "a")), "file"),
-		filepath.Join(b.Paths.BackendDir(id(t, "a"), "overlay"), "file"),
-		filepath.Join(b.Paths.BackendDir(id(t, "a"), "overlay"), "rootfses", "file"),
-		filepath.Join(b.Paths.Container(id(t, "a")), "containers", "file"),
-	}, alone...) {
-		write(t, path, "not ours")
-	}
-	if err := b.recoverAll(t, "known"); err != nil {
-		t.Error(err)
-	}
-	b.wantContainers(t, "known")
-	for _, path := range alone {
-		if content, err := os.ReadFile(path); err != nil || string(content) != "not ours" {
-			t.Errorf("%s: %q, %v", path, content, err)
-		}
-	}
-}
-
-func TestRecoverWithAnUnknownBackend(t *testing.T) {
-	b := newBench(t, "fake")
-	for _, at := range []string{"a", "b", "c"} {
+	for _, at := range []string{"p", "p.a", "p.b.g"} {
 		b.provision(t, at, "one")
 	}
-	foreign := filepath.Join(b.Paths.BackendDir(id(t, "b"), "aufs"), "rootfses", "x")
-	write(t, filepath.Join(foreign, "file"), "mounted, for all we know")
-	err := b.recoverAll(t)
-	wantError(t, err, container.ErrNotSupported, "recover provisioner: ", "destroy the root filesystems of b: ", b.Paths.BackendDir(id(t, "b"), "aufs"), `backend "aufs"`, "not supported on this host")
-	b.wantContainers(t, "b")
-	if len(b.record(t, "b")) != 1 {
-		t.Error("the record of what is left has gone")
-	}
-	if _, err := os.Stat(filepath.Join(foreign, "file")); err != nil {
-		t.Error(err)
-	}
-	if got := b.destroyedContainers(t); !slices.Equal(got, []string{"a", "b", "c"}) {
-		t.Errorf("destroyed %q", got)
-	}
+	b.fake.onDestroy = func(string) error { return errNothing }
+	_, err := b.Destroy(t.Context(), id(t, "p.a"))
+	wantError(t, err, errNothing)
+	b.wantCount(t, provisioner.RemoveContainerErrors, 0) // it is nobody's child there
+	_, err = b.Destroy(t.Context(), id(t, "p"))
+	wantError(t, err, errNothing)
+	b.wantCount(t, provisioner.RemoveContainerErrors, 3) // p.a, p.b.g, and p.b for it
+	b.fake.onDestroy = nil
+	b.wantDestroyed(t, "p", true)
+	b.wantContainers(t)
 }
 
-// Whatever a kill has left of a container goes: without a record, without a backend,
-// with scratch only, with a record that was not renamed yet.
-func TestRecoverOfHalfMadeContainers(t *testing.T) {
-	b := newBench(t, "overlay")
-	write(t, filepath.Join(b.Paths.Container(id(t, "torn")), ".layers.123"), `{"ver`)
-	for _, dir := range []string{
-		b.Paths.Container(id(t, "empty")),
-		b.Paths.Backends(id(t, "backendless")),
-		b.Paths.BackendDir(id(t, "rootless"), "overlay"),
-		filepath.Join(b.Paths.BackendDir(id(t, "scratch"), "overlay"), "scratch", "x", "upper"),
-		filepath.Join(b.Paths.BackendDir(id(t, "unmounted"), "overlay"), "rootfses", "x"),
-	} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
+// Whatever step of a destroy fails, another one takes up what is left.
+func TestDestroyAfterAFaultAtAnyStep(t *testing.T) {
+	for reached, n := true, 1; reached; n++ {
+		b := newBench(t, "overlay")
+		b.provision(t, "p", "two")
+		b.provision(t, "p.c", "two")
+		var steps atomic.Int64
+		restore := disk.Intercept(func(disk.Step) error {
+			if steps.Add(1) == int64(n) {
+				return syscall.EIO
+			}
+			return nil
+		})
+		_, err := b.Destroy(t.Context(), id(t, "p.c"))
+		reached = steps.Load() >= int64(n)
+		restore()
+		if err != nil && !errors.Is(err, syscall.EIO) {
+			t.Errorf("the fault at step %d: %v", n, err)
+		}
+		if _, err := b.Destroy(t.Context(), id(t, "p")); err != nil {
+			t.Errorf("after the fault at step %d: %v", n, err)
+		}
+		b.wantContainers(t)
+		if t.Failed() {
+			return
 		}
 	}
-	if err := b.recoverAll(t); err != nil {
-		t.Error(err)
-	}
-	b.wantContainers(t)
-	if left, err := os.ReadDir(b.Paths.Containers()); err != nil || len(left) != 0 {
-		t.Errorf("left are %v, %v", left, err)
-	}
-}
-
-func TestBackendsAreAskedToDestroyWhatHasOnlyScratch(t *testing.T) {
-	b := newBench(t, "fake")
-	if err := os.MkdirAll(filepath.Join(b.Paths.BackendDir(id(t, "c"), "fake"), "scratch", "x"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	b.wantDestroyed(t, "c", true)
-	if got := b.destroyedContainers(t); !slices.Equal(got, []string{"c"}) {
-		t.Errorf("destroyed %q", got)
-	}
-}
-
-func TestRecoverTakesUpTheLayerStore(t *testing.T) {
-	b := newBench(t, "fake")
-	dead := filepath.Join(b.Layers.Dir(), "staging", "dead")
-	write(t, filepath.Join(dead, "1", "fs", "file"), "x")
-	write(t, filepath.Join(b.Layers.Dir(), "leases", "dead"), string(image.DigestOf(nil)))
-	if err := b.recoverAll(t); err != nil {
-		t.Error(err)
-	}
-	wantNoFile(t, dead)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/image"
+	"berth/internal/metrics"
 	"berth/internal/mount"
 	"berth/internal/testrig"
 	"berth/layer"
@@ -45,6 +47,8 @@ func (f *fake) Form() layer.Form {
 	return layer.Tree
 }
 
+func (f *fake) Ephemeral(rootfs, _ string) []string { return []string{rootfs} }
+
 func (f *fake) Provision(ctx context.Context, _ []backend.Layer, rootfs, _ string) ([]string, error) {
 	if err := os.MkdirAll(rootfs, 0o755); err != nil {
 		return nil, err
@@ -52,7 +56,7 @@ func (f *fake) Provision(ctx context.Context, _ []backend.Layer, rootfs, _ strin
 	if f.onMake != nil {
 		return nil, f.onMake(ctx, rootfs)
 	}
-	return nil, nil
+	return f.Ephemeral(rootfs, ""), nil
 }
 
 func (f *fake) Destroy(_ context.Context, rootfs, _ string) (bool, error) {
@@ -71,7 +75,29 @@ func (f *fake) Destroy(_ context.Context, rootfs, _ string) (bool, error) {
 type bench struct {
 	*provisioner.Provisioner
 	*storetest.Memory
-	fake *fake
+	fake    *fake
+	metrics *metrics.Set
+	log     lines
+}
+
+// lines is what was logged.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// take returns what was logged since the last call.
+func (l *lines) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.text.Reset()
+	return l.text.String()
 }
 
 // The images of every bench: each file has the name of its layer.
@@ -94,8 +120,12 @@ func topFile(name string) string {
 func newBench(t testing.TB, backendName string) *bench {
 	t.Helper()
 	testrig.RequireRoot(t)
-	dir := testrig.TempDir(t)
-	b := &bench{Memory: storetest.NewMemory(), fake: &fake{}}
+	return newBenchIn(t, testrig.TempDir(t), backendName)
+}
+
+func newBenchIn(t testing.TB, dir, backendName string) *bench {
+	t.Helper()
+	b := &bench{Memory: storetest.NewMemory(), fake: &fake{}, metrics: metrics.New()}
 	for name, img := range images {
 		b.Publish(name, img)
 	}
@@ -114,10 +144,16 @@ func (b *bench) open(t testing.TB, dir, backendName string) *provisioner.Provisi
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := layers.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	p, err := provisioner.New(provisioner.Options{
 		Paths: layout.Provisioner(), Layers: layers, Backend: backendName,
 		Stores:   map[v1.Image_Type]store.Store{v1.Image_DOCKER: b.Open(layers, nil)},
-		Backends: map[string]backend.Backend{"overlay": overlay.New(), "copy": copy.New(), "bind": bind.New(), "fake": b.fake},
+		Backends: map[string]backend.Backend{"overlay": overlay.New(), "copy": copy.New(), "bind": bind.New(b.metrics), "fake": b.fake},
+		Metrics:  b.metrics, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -210,13 +246,48 @@ func (b *bench) record(t testing.TB, at string) map[string][]image.Digest {
 	return layers
 }
 
+// inStore lists a directory of the layer store.
+func (b *bench) inStore(t testing.TB, sub string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(b.Layers.Dir(), sub))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
 func (b *bench) sweep(t testing.TB) int {
 	t.Helper()
 	swept, err := b.Sweep(t.Context())
 	if err != nil {
 		t.Fatalf("sweep: %v", err)
 	}
-	return len(swept)
+	return len(swept.Layers)
+}
+
+// wantLogged compares what was logged since the last call: something that says all of
+// this, or nothing.
+func (b *bench) wantLogged(t testing.TB, says ...string) {
+	t.Helper()
+	got := b.log.take()
+	if len(says) == 0 && got != "" {
+		t.Errorf("logged is %q", got)
+	}
+	for _, words := range says {
+		if !strings.Contains(got, words) {
+			t.Errorf("logged is %q, want it to say %q", got, words)
+		}
+	}
+}
+
+func (b *bench) wantCount(t testing.TB, name string, want float64) {
+	t.Helper()
+	if got, ok := b.metrics.Snapshot()[name]; got != want || !ok {
+		t.Errorf("%s is %v, want %v", name, got, want)
+	}
 }
 
 func wantFile(t testing.TB, rootfs, name string) {

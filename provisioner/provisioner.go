@@ -16,12 +16,15 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
+	"syscall"
 
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/image"
 	"berth/internal/disk"
+	"berth/internal/metrics"
 	"berth/layer"
 	"berth/provisioner/backend"
 	"berth/provisioner/store"
@@ -37,17 +40,22 @@ type Options struct {
 	// Backend is the name of the one that provisions; the others destroy what they
 	// provisioned earlier.
 	Backend string
+	// Log takes what happens that no caller is told; nil: nobody.
+	Log *slog.Logger
+	// Metrics may be nil.
+	Metrics *metrics.Set
 }
 
 // Provisioner implements the life of root filesystems. Its methods may be called
-// concurrently; for one container there is one Provision or one Destroy at a time
-// (claim.go). Several processes may work in one directory as long as they work on
-// different containers.
+// concurrently; for one container there is one Provision or one Destroy at a time.
+// Several processes may work in one directory (claim.go).
 type Provisioner struct {
 	Options
+	count counters
 
 	mu   sync.Mutex
 	busy map[container.ID]*claim
+	left map[container.ID]error // why a Destroy of this process has left something of it
 }
 
 // Rootfs is a provisioned root filesystem.
@@ -69,7 +77,11 @@ func New(o Options) (*Provisioner, error) {
 	if err := disk.MkdirAll(o.Paths.Containers(), 0o700); err != nil {
 		return nil, fmt.Errorf("open provisioner: %w", err)
 	}
-	return &Provisioner{Options: o, busy: make(map[container.ID]*claim)}, nil
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Provisioner{Options: o, count: newCounters(o.Metrics),
+		busy: make(map[container.ID]*claim), left: make(map[container.ID]error)}, nil
 }
 
 // Provision makes a root filesystem of img for the container, besides those it may
@@ -78,16 +90,20 @@ func New(o Options) (*Provisioner, error) {
 // A nil error proves that the root filesystem is at Path, and that its layers stay
 // until Destroy. After an error the caller owes a Destroy. Errors are those of the
 // store and of the backend; ErrNotSupported for a type of image without a store;
-// ErrFailedPrecondition when another Provision or a Destroy has the container.
+// ErrFailedPrecondition when another Provision or a Destroy has the container, or what
+// an earlier one of the same id has left cannot be removed.
 func (p *Provisioner) Provision(ctx context.Context, id container.ID, img *v1.Image) (*Rootfs, error) {
+	if err := p.clear(ctx, id); err != nil {
+		return nil, fmt.Errorf("provision %s: %w", id, err)
+	}
 	ctx, end, err := p.begin(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
 	defer end()
-	from, ok := p.Stores[img.GetType()]
-	if !ok {
-		return nil, fmt.Errorf("provision %s: image type %s: %w: it is not among --image_providers", id, img.GetType(), container.ErrNotSupported)
+	from, err := p.storeOf(img)
+	if err != nil {
+		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
 	rootfs, err := p.provision(ctx, id, from, img)
 	if why := context.Cause(ctx); errors.Is(why, errDestroyed) {
@@ -95,6 +111,14 @@ func (p *Provisioner) Provision(ctx context.Context, id container.ID, img *v1.Im
 		return nil, fmt.Errorf("provision %s: %w", id, why)
 	}
 	return rootfs, err
+}
+
+func (p *Provisioner) storeOf(img *v1.Image) (store.Store, error) {
+	s, ok := p.Stores[img.GetType()]
+	if !ok {
+		return nil, fmt.Errorf("image type %s: %w: it is not among --image_providers", img.GetType(), container.ErrNotSupported)
+	}
+	return s, nil
 }
 
 func (p *Provisioner) provision(ctx context.Context, id container.ID, from store.Store, img *v1.Image) (_ *Rootfs, err error) {
@@ -105,6 +129,9 @@ func (p *Provisioner) provision(ctx context.Context, id container.ID, from store
 	}
 	defer func() { err = errors.Join(err, found.Release()) }()
 	rootfs, err := p.stack(ctx, id, found, to)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = fmt.Errorf("%w: free space on the file system of %s, remove images with `berth prune`, or choose another --work_dir", err, p.Paths.Root())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
@@ -112,18 +139,26 @@ func (p *Provisioner) provision(ctx context.Context, id container.ID, from store
 }
 
 func (p *Provisioner) stack(ctx context.Context, id container.ID, found *store.Image, to backend.Backend) (*Rootfs, error) {
+	if err := disk.At("provision: layers are held"); err != nil {
+		return nil, err
+	}
 	layers, err := p.backendLayers(found.Layers, to.Form())
 	if err != nil {
 		return nil, err
 	}
 	dir := p.Paths.BackendDir(id, p.Backend)
-	rootfsID := rand.Text()
-	if err := p.record(id, rootfsID, found); err != nil {
+	path := state.Rootfs(dir, rand.Text())
+	if err := p.record(id, path, found); err != nil {
 		return nil, fmt.Errorf("record its layers: %w", err)
 	}
-	path := state.Rootfs(dir, rootfsID)
+	if err := disk.At("provision: recorded"); err != nil {
+		return nil, err
+	}
 	ephemeral, err := to.Provision(ctx, layers, path, dir)
 	if err != nil {
+		return nil, err
+	}
+	if err := disk.At("provision: stacked"); err != nil {
 		return nil, err
 	}
 	return &Rootfs{Path: path, Ephemeral: ephemeral, Image: found.Record, Config: found.Config}, nil

@@ -8,11 +8,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/image"
+	"berth/internal/disk"
 	"berth/internal/testrig"
 	"berth/provisioner"
 )
@@ -213,7 +216,7 @@ func TestRecordOfANewerVersion(t *testing.T) {
 	wantError(t, err, container.ErrNotSupported, says...)
 	swept, err := b.Sweep(t.Context())
 	wantError(t, err, container.ErrNotSupported, says...)
-	if len(swept) > 0 {
+	if len(swept.Layers) > 0 {
 		t.Errorf("swept %v", swept)
 	}
 	if got, err := os.ReadFile(record); err != nil || string(got) != newer {
@@ -259,4 +262,60 @@ func TestRecordThatIsNone(t *testing.T) {
 	write(t, b.Paths.Layers(id(t, "c")), `{"version": 1, "rootfses": "none"}`)
 	_, err := b.Sweep(t.Context())
 	wantError(t, err, nil, "record of the layers of c", "rootfses")
+}
+
+// What a container writes is found after a restart, too: a scheduler needs it.
+func TestEphemeralVolumesAreRecorded(t *testing.T) {
+	for backendName, want := range map[string]int{"overlay": 2, "copy": 1, "bind": 0} {
+		t.Run(backendName, func(t *testing.T) {
+			b := newBench(t, backendName)
+			made := []*provisioner.Rootfs{b.provision(t, "c", "one"), b.provision(t, "c", "one"), b.provision(t, "c.child", "one")}
+			uses, err := b.open(t, filepath.Dir(filepath.Dir(b.Paths.Root())), "copy").Uses()
+			if err != nil || len(uses) != len(made) {
+				t.Fatalf("uses are %+v, %v", uses, err)
+			}
+			for _, rootfs := range made {
+				at := slices.IndexFunc(uses, func(u provisioner.Use) bool { return u.Rootfs == rootfs.Path })
+				if at < 0 {
+					t.Fatalf("%s is not among %+v", rootfs.Path, uses)
+				}
+				if got := uses[at].Ephemeral; !slices.Equal(got, rootfs.Ephemeral) || len(got) != want {
+					t.Errorf("recorded are %q, returned were %q", got, rootfs.Ephemeral)
+				}
+				for _, dir := range uses[at].Ephemeral {
+					if _, err := os.Stat(dir); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Whatever step of a provision fails, nothing of it stays after the Destroy that is owed,
+// and the next one finds all that it needs.
+func TestProvisionAfterAFaultAtAnyStep(t *testing.T) {
+	b := newBench(t, "overlay")
+	b.provision(t, "other", "two")
+	for reached, n := true, 1; reached && !t.Failed(); n++ {
+		var steps atomic.Int64
+		restore := disk.Intercept(func(disk.Step) error {
+			if steps.Add(1) == int64(n) {
+				return syscall.EIO
+			}
+			return nil
+		})
+		_, err := b.Provision(t.Context(), id(t, "c"), b.Image("two"))
+		reached = steps.Load() >= int64(n)
+		restore()
+		if err != nil && !errors.Is(err, syscall.EIO) {
+			t.Errorf("the fault at step %d: %v", n, err)
+		}
+		if _, err := b.Destroy(t.Context(), id(t, "c")); err != nil {
+			t.Errorf("after the fault at step %d: %v", n, err)
+		}
+		b.wantContainers(t, "other")
+		wantFile(t, b.provision(t, "c", "two").Path, "two")
+		b.wantDestroyed(t, "c", true)
+	}
 }

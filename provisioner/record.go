@@ -1,12 +1,12 @@
 package provisioner
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"berth/container"
@@ -14,37 +14,53 @@ import (
 	"berth/internal/atomicfile"
 	"berth/internal/disk"
 	"berth/provisioner/store"
+	"berth/state"
 )
 
 // Use is a root filesystem that exists or is being made.
 type Use struct {
-	Container container.ID   `json:"-"`
-	Backend   string         `json:"backend"`
-	Image     string         `json:"image"`
-	Layers    []image.Digest `json:"layers"` // base first
+	Container container.ID `json:"-"`
+	Rootfs    string       `json:"-"` // its path
+	Backend   string       `json:"backend"`
+	// Image and Platform are those of the image's record, store.Record.
+	Image    string         `json:"image"`
+	Platform string         `json:"platform,omitempty"`
+	Layers   []image.Digest `json:"layers"` // base first
+	// Ephemeral are the directories with what the container writes: whoever watches its
+	// disk quota finds them after a restart.
+	Ephemeral []string `json:"ephemeral_volumes,omitempty"`
 }
 
 // recordVersion is that of layersRecord.
 const recordVersion = 1
 
-// layersRecord is the file `layers` of a container.
+// layersRecord is the file `layers` of a container: every root filesystem of it, by the
+// name of its directory.
+//
+// One of another version belongs to a newer berth. Nobody changes it, and nobody
+// removes layers as long as it is there, because it may speak of any of them. But the
+// container can be destroyed: that goes by the tree.
 type layersRecord struct {
 	Version  int            `json:"version"`
 	Rootfses map[string]Use `json:"rootfses"`
 }
 
-// record adds a root filesystem to the container's record.
-func (p *Provisioner) record(id container.ID, rootfsID string, found *store.Image) error {
+// record adds a root filesystem to the container's record, before it is made.
+func (p *Provisioner) record(id container.ID, rootfs string, found *store.Image) error {
 	rec, err := p.readRecord(id)
 	if err != nil {
 		return err
 	}
-	rec.Rootfses[rootfsID] = Use{Backend: p.Backend, Image: found.Reference, Layers: found.Layers}
+	dir := p.Paths.BackendDir(id, p.Backend)
+	rec.Rootfses[filepath.Base(rootfs)] = Use{
+		Backend: p.Backend, Image: found.Reference, Platform: found.Platform, Layers: found.Layers,
+		Ephemeral: p.Backends[p.Backend].Ephemeral(rootfs, dir),
+	}
 	data, err := json.MarshalIndent(rec, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := disk.MkdirAll(p.Paths.BackendDir(id, p.Backend), 0o700); err != nil {
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	return atomicfile.Write(p.Paths.Layers(id), append(data, '\n'), 0o600, false)
@@ -90,57 +106,44 @@ func parseRecord(data []byte) (layersRecord, error) {
 	return rec, nil
 }
 
-// Uses returns all root filesystems of all containers.
-func (p *Provisioner) Uses() ([]Use, error) { return p.usesBelow(container.ID{}) }
-
-func (p *Provisioner) usesBelow(parent container.ID) (uses []Use, err error) {
-	children, err := p.children(parent)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range children {
-		rec, err := p.readRecord(id)
-		if err != nil {
-			return nil, err
-		}
-		for _, rootfsID := range slices.Sorted(maps.Keys(rec.Rootfses)) {
-			use := rec.Rootfses[rootfsID]
-			use.Container = id
-			uses = append(uses, use)
-		}
-		below, err := p.usesBelow(id)
-		if err != nil {
-			return nil, err
-		}
-		uses = append(uses, below...)
-	}
-	return uses, nil
+// Uses returns all root filesystems of all containers. Beside an error, which has a part
+// for each record that cannot be read, it returns those of the others.
+func (p *Provisioner) Uses() (uses []Use, err error) {
+	var errs []error
+	err = p.eachRecord(func(id container.ID, rec layersRecord, err error) {
+		uses = append(uses, p.usesIn(id, rec)...)
+		errs = append(errs, err)
+	})
+	return uses, errors.Join(append(errs, err)...)
 }
 
-// Sweep removes the layers that no recorded image and no container uses, and returns
-// their diffIDs.
-func (p *Provisioner) Sweep(ctx context.Context) ([]image.Digest, error) {
-	return p.Layers.Sweep(ctx, func() (map[image.Digest]bool, error) {
-		keep := make(map[image.Digest]bool)
-		for _, s := range p.Stores {
-			recorded, err := s.List(ctx)
-			if err != nil {
-				return nil, err
-			}
-			for _, rec := range recorded {
-				keepAll(keep, rec.Layers)
-			}
-		}
-		uses, err := p.Uses()
-		for _, use := range uses {
-			keepAll(keep, use.Layers)
-		}
-		return keep, err
+func (p *Provisioner) usesIn(id container.ID, rec layersRecord) (uses []Use) {
+	for _, rootfsID := range slices.Sorted(maps.Keys(rec.Rootfses)) {
+		use := rec.Rootfses[rootfsID]
+		use.Container = id
+		use.Rootfs = state.Rootfs(p.Paths.BackendDir(id, use.Backend), rootfsID)
+		uses = append(uses, use)
+	}
+	return uses
+}
+
+// eachRecord calls visit for each container, parents first, with its record or with why
+// that cannot be read.
+func (p *Provisioner) eachRecord(visit func(container.ID, layersRecord, error)) error {
+	return p.eachContainer(container.ID{}, func(id container.ID) {
+		rec, err := p.readRecord(id)
+		visit(id, rec, err)
 	})
 }
 
-func keepAll(keep map[image.Digest]bool, ids []image.Digest) {
-	for _, id := range ids {
-		keep[id] = true
+// eachContainer calls visit for each container below parent that has a directory,
+// parents first.
+func (p *Provisioner) eachContainer(parent container.ID, visit func(container.ID)) error {
+	children, err := p.children(parent)
+	errs := []error{err}
+	for _, id := range children {
+		visit(id)
+		errs = append(errs, p.eachContainer(id, visit))
 	}
+	return errors.Join(errs...)
 }

@@ -20,8 +20,10 @@ import (
 // other end is an error: ErrInvalid if the bytes are others or more, ErrUnavailable if
 // they break off or stall. At most d.Size+1 bytes are taken from the network.
 //
-// ctx governs reading too. The reader is to be closed; it is not safe for concurrent
-// use. The errors of Blob itself are those of Manifest.
+// ctx governs reading too. A httptrace.ClientTrace in it sees every request that Blob
+// makes, those for tokens and along redirects first, the one for the blob last. The
+// reader is to be closed; it is not safe for concurrent use. The errors of Blob itself are
+// those of Manifest.
 func (c *Client) Blob(ctx context.Context, name image.Name, d image.Descriptor) (io.ReadCloser, error) {
 	b, err := c.openBlob(ctx, name, d)
 	if err != nil {

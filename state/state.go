@@ -11,9 +11,12 @@
 //	        backends/<backend>/scratch/<rootfs>         what the backend needs beside it
 //	    containers/<id>[/containers/<child>...]/        sandbox: the container's own files
 //	    containers/<id>.foreground                      the sandbox is to go with its container
+//	    agent                                           process id of the agent, locked by it
 //	<runtime>                                           gone after a reboot; 0700
 //	    lock                                            serialises admission and recovery
-//	    backend                                         the backend that was found to work
+//	    backend                                         backends that were found to work, and where
+//	    agent                                           as in <work>
+//	    agent.sock                                      where the agent answers
 //	    containers/<id>[/containers/<child>...]/
 //	        keeper                                      who may judge the container, locked by it
 //	        config                                      the request
@@ -89,8 +92,17 @@ func (l Layout) Foreground(id container.ID) string { return l.Sandbox(id) + Fore
 // RuntimeLock is the file whose lock serialises admission and recovery.
 func (l Layout) RuntimeLock() string { return filepath.Join(l.Runtime, "lock") }
 
-// Backend holds which backend was found to work, and for which file system.
+// Backend holds which backends were found to work, and on which file systems.
 func (l Layout) Backend() string { return filepath.Join(l.Runtime, "backend") }
+
+// AgentLocks are the files that an agent locks, so that there is one for each of the two
+// directories.
+func (l Layout) AgentLocks() []string {
+	return []string{filepath.Join(l.Work, "agent"), filepath.Join(l.Runtime, "agent")}
+}
+
+// AgentSocket is where the agent answers.
+func (l Layout) AgentSocket() string { return filepath.Join(l.Runtime, "agent.sock") }
 
 // RuntimeContainers holds a directory for each root container.
 func (l Layout) RuntimeContainers() string { return filepath.Join(l.Runtime, "containers") }
@@ -123,7 +135,8 @@ func (c Container) Pid() string { return filepath.Join(c.Dir, "pid") }
 // Status is where the init process leaves the command's wait status.
 func (c Container) Status() string { return filepath.Join(c.Dir, "status") }
 
-// Provisioner is the tree of the provisioner.
+// Provisioner is the tree of the provisioner. Its paths are put together for each launch,
+// of parts that have nothing to clean.
 type Provisioner struct {
 	root string
 }
@@ -132,41 +145,37 @@ type Provisioner struct {
 func (p Provisioner) Root() string { return p.root }
 
 // Containers holds a directory for each root container.
-func (p Provisioner) Containers() string { return filepath.Join(p.root, "containers") }
+func (p Provisioner) Containers() string { return p.root + "/containers" }
 
 // Container is the directory of one container.
 func (p Provisioner) Container(id container.ID) string { return nested(p.root, id) }
 
 // Layers is the record of the layers of a container's root filesystems.
-func (p Provisioner) Layers(id container.ID) string {
-	return filepath.Join(p.Container(id), "layers")
-}
+func (p Provisioner) Layers(id container.ID) string { return p.Container(id) + "/layers" }
 
 // Backends holds a directory for each backend that the container uses.
-func (p Provisioner) Backends(id container.ID) string {
-	return filepath.Join(p.Container(id), "backends")
-}
+func (p Provisioner) Backends(id container.ID) string { return p.Container(id) + "/backends" }
 
 // BackendDir is the directory of one backend of a container.
 func (p Provisioner) BackendDir(id container.ID, backend string) string {
-	return filepath.Join(p.Backends(id), backend)
+	return p.Backends(id) + "/" + backend
 }
 
 // Rootfs is a root filesystem below a BackendDir.
 func Rootfs(backendDir, rootfsID string) string {
-	return filepath.Join(backendDir, "rootfses", rootfsID)
+	return backendDir + "/rootfses/" + rootfsID
 }
 
 // Scratch is what a backend needs beside a root filesystem. It finds it by the root
 // filesystem's path alone, so that no record can contradict it.
 func Scratch(backendDir, rootfs string) string {
-	return filepath.Join(backendDir, "scratch", filepath.Base(rootfs))
+	return backendDir + "/scratch/" + filepath.Base(rootfs)
 }
 
 // nested is root/containers/<id>[/containers/<child>...].
 func nested(root string, id container.ID) string {
 	for _, value := range id.Values() {
-		root = filepath.Join(root, "containers", value)
+		root += "/containers/" + value
 	}
 	return root
 }
@@ -186,7 +195,7 @@ func Children(dir string, parent container.ID) ([]container.ID, error) {
 		if !e.IsDir() {
 			continue
 		}
-		id, err := childID(parent, e.Name())
+		id, err := ChildID(parent, e.Name())
 		if err != nil {
 			continue // not ours
 		}
@@ -195,7 +204,9 @@ func Children(dir string, parent container.ID) ([]container.ID, error) {
 	return ids, nil
 }
 
-func childID(parent container.ID, value string) (container.ID, error) {
+// ChildID returns the container that a directory of this name in the "containers" of parent
+// is, and in that of no container a root container; an error when it is none.
+func ChildID(parent container.ID, value string) (container.ID, error) {
 	if !parent.IsZero() {
 		return parent.Child(value)
 	}

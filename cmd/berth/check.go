@@ -3,67 +3,72 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"berth/engine"
+	"berth/provisioner"
 )
-
-// checkResult is what `berth check` prints.
-type checkResult struct {
-	Checked int                  `json:"checked"` // layers
-	Broken  []engine.LayerReport `json:"broken"`
-}
 
 func checkCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Compare every layer in the store with its digest; exit 1 when one is broken",
+		Short: "Compare all that is in the store with its digests; exit 1 when something is broken",
 		Args:  cobra.NoArgs,
 	}
 	config := configured(cmd, storeFlags)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := fromEnvironment(cmd.Flags()); err != nil {
-			return err
-		}
-		ctx, stop := interruptible(cmd.Context())
-		defer stop()
-		images, err := engine.OpenImages(ctx, *config)
-		if err != nil {
-			return err
-		}
-		reports, err := images.Check(ctx)
-		if err != nil {
-			return err
-		}
-		result := checkResult{Checked: len(reports), Broken: []engine.LayerReport{}}
-		for _, report := range reports {
-			if len(report.Problems) > 0 {
-				result.Broken = append(result.Broken, report)
+		return withImages(cmd, config, func(ctx context.Context, images *engine.Images) error {
+			report, err := images.Provisioner.Check(ctx)
+			if report == nil {
+				return err
 			}
-		}
-		if err := printResult(asJSON, result, result.print); err != nil {
-			return err
-		}
-		if len(result.Broken) > 0 {
-			return exitStatus(1)
-		}
-		return nil
+			// Also when there is something that could not be looked at.
+			err = errors.Join(printResult(asJSON, report, func() error { return printReport(report) }), err)
+			if err != nil {
+				return err
+			}
+			if !report.Clean() {
+				return exitStatus(1)
+			}
+			return nil
+		})
 	}
 	return cmd
 }
 
-func (r checkResult) print() error {
-	for _, report := range r.Broken {
-		fmt.Printf("layer %s of %s is broken:\n", report.Layer, orDash(strings.Join(report.Images, ", ")))
+func printReport(r *provisioner.Report) error {
+	printBroken(r.Layers)
+	for _, rec := range r.Records {
+		fmt.Printf("record %s of %s is broken:\n    %s\n", rec.Path, cmp.Or(rec.Image, "a container"), rec.Problem)
+	}
+	for _, path := range r.Unknown {
+		fmt.Printf("not berth's, left alone: %s\n", path)
+	}
+	if !r.Clean() {
+		fmt.Println("`berth repair` mends what can be fetched again")
+	}
+	_, err := fmt.Printf("%d layers checked, %d broken; %d records broken\n", r.Checked, len(r.Layers), len(r.Records))
+	return err
+}
+
+func printBroken(layers []provisioner.LayerReport) {
+	for _, report := range layers {
+		users := slices.Clone(report.Images)
+		for _, id := range report.Containers {
+			users = append(users, "container "+id)
+		}
+		fmt.Printf("layer %s of %s is broken:\n", report.Layer, orDash(strings.Join(users, ", ")))
 		for _, problem := range report.Problems {
 			fmt.Printf("    %s\n", problem)
 		}
 	}
-	_, err := fmt.Printf("%d layers checked, %d broken\n", r.Checked, len(r.Broken))
-	return err
 }

@@ -25,7 +25,7 @@ func storeFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.RuntimeDir, "runtime_dir", c.RuntimeDir, "directory of the records of running containers")
 	f.StringVar(&c.DockerStoreDir, "docker_store_dir", c.DockerStoreDir, "directory of docker images, with layers of its own (default: in --work_dir)")
 	f.StringSliceVar(&c.ImageProviders, "image_providers", c.ImageProviders, "kinds of images")
-	f.StringVar(&c.ImageProvisionerBackend, "image_provisioner_backend", c.ImageProvisionerBackend, "overlay, copy or bind (default: the first of overlay and copy that works)")
+	f.StringVar(&c.ImageProvisionerBackend, "image_provisioner_backend", c.ImageProvisionerBackend, "overlay, aufs, copy or bind (default: the first that works of overlay, aufs and copy)")
 }
 
 // Flags of a launch.
@@ -36,12 +36,17 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.SandboxDirectory, "sandbox_directory", c.SandboxDirectory, "where a container with an image finds its sandbox")
 }
 
-// configured gives a command a configuration that its flags fill in.
+// configured gives a command a configuration that its flags, and for those that were not
+// given the environment, fill in. A command that parses its flags itself has to call
+// fromEnvironment.
 func configured(cmd *cobra.Command, flags ...agentFlag) *engine.Config {
 	config := engine.DefaultConfig()
 	bothSpellings(cmd.Flags())
 	for _, add := range flags {
 		add(cmd.Flags(), &config)
+	}
+	if !cmd.DisableFlagParsing {
+		cmd.PreRunE = func(cmd *cobra.Command, _ []string) error { return fromEnvironment(cmd.Flags()) }
 	}
 	return &config
 }

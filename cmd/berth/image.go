@@ -12,6 +12,7 @@ import (
 	"berth/container"
 	"berth/engine"
 	"berth/image"
+	"berth/provisioner/store"
 )
 
 // imageOf turns what a person types into the message of the API.
@@ -28,6 +29,26 @@ func imageOf(arg, platform string) (*v1.Image, error) {
 		img.Platform = proto.String(platform)
 	}
 	return img, nil
+}
+
+// imagesOf is imageOf for several images, each for every platform.
+func imagesOf(args []string) (images []*v1.Image, err error) {
+	for _, arg := range args {
+		img, err := imageOf(arg, "")
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, img)
+	}
+	return images, nil
+}
+
+// recordName tells the records of a name for several platforms apart.
+func recordName(rec store.Record) string {
+	if rec.Platform == "" {
+		return rec.Reference
+	}
+	return rec.Reference + " for " + rec.Platform
 }
 
 // The values of --pull.

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"text/tabwriter"
@@ -11,58 +13,39 @@ import (
 	"github.com/spf13/cobra"
 
 	"berth/engine"
-	"berth/layer"
-	"berth/provisioner/store"
+	"berth/provisioner"
 )
-
-// listedImage is a line of `berth images`.
-type listedImage struct {
-	store.Record
-	Size int64 `json:"size"` // of the uncompressed layers
-}
 
 func imagesCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "images",
-		Short: "List the images in the store",
-		Args:  cobra.NoArgs,
+		Short: "List the images in the store, and what they cost",
+		Long: `List the images in the store, and what they cost: SIZE is that of the uncompressed
+layers; of the disk, UNIQUE goes with the image, and SHARED others need too.`,
+		Args: cobra.NoArgs,
 	}
 	config := configured(cmd, storeFlags)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := fromEnvironment(cmd.Flags()); err != nil {
-			return err
-		}
-		images, err := engine.OpenImages(cmd.Context(), *config)
-		if err != nil {
-			return err
-		}
-		records, err := images.List(cmd.Context())
-		if err != nil {
-			return err
-		}
-		listed := make([]listedImage, len(records))
-		for i, record := range records {
-			listed[i].Record = record
-			for _, id := range record.Layers {
-				// A layer that is absent has no size; `berth check` tells.
-				if info, err := images.Layers.Info(id, layer.Tree); err == nil {
-					listed[i].Size += info.Size
-				}
+		return withImages(cmd, config, func(ctx context.Context, images *engine.Images) error {
+			usage, err := images.Provisioner.Usage(ctx)
+			if usage == nil {
+				return err
 			}
-		}
-		return printResult(asJSON, listed, func() error { return printImages(listed) })
+			// Also when there are records that cannot be read.
+			return errors.Join(printResult(asJSON, usage, func() error { return printImages(usage) }), err)
+		})
 	}
 	return cmd
 }
 
-func printImages(listed []listedImage) error {
+func printImages(images []provisioner.ImageUsage) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "IMAGE\tPLATFORM\tID\tLAYERS\tSIZE\tPULLED")
-	for _, i := range listed {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", i.Reference, orDash(i.Platform), short(i.ID), len(i.Layers),
-			humanBytes(i.Size), i.Pulled.Local().Format(time.DateTime))
+	fmt.Fprintln(table, "IMAGE\tPLATFORM\tID\tLAYERS\tSIZE\tUNIQUE\tSHARED\tPULLED")
+	for _, i := range images {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", i.Reference, orDash(i.Platform), short(i.ID), len(i.Layers),
+			humanBytes(i.Size), humanBytes(i.Unique), humanBytes(i.Shared), i.Pulled.Local().Format(time.DateTime))
 	}
 	return table.Flush()
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"text/tabwriter"
 
@@ -22,9 +23,6 @@ func infoCommand() *cobra.Command {
 	config := configured(cmd, storeFlags, launchFlags)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := fromEnvironment(cmd.Flags()); err != nil {
-			return err
-		}
 		info, err := engine.Inspect(cmd.Context(), *config)
 		if err != nil {
 			return err
@@ -38,20 +36,21 @@ func printInfo(info *engine.Info) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintf(table, "kernel\t%s\n", info.Kernel)
 	fmt.Fprintf(table, "work_dir\t%s (%s)\n", info.WorkDir, info.FileSystem)
-	for _, part := range []struct {
-		kind string
-		all  []engine.Ability
-	}{{"backend", info.Backends}, {"isolator", info.Isolators}} {
-		for _, a := range part.all {
-			verdict := "works"
-			if a.Reason != "" {
-				verdict = a.Reason
-			}
-			if a.Default {
-				verdict += " (default)"
-			}
-			fmt.Fprintf(table, "%s %s\t%s\n", part.kind, a.Name, verdict)
-		}
-	}
+	printAbilities(table, "BACKEND", info.Backends)
+	printAbilities(table, "ISOLATOR", info.Isolators)
 	return table.Flush()
+}
+
+func printAbilities(table io.Writer, kind string, abilities []engine.Ability) {
+	fmt.Fprintf(table, "\n%s\tWORKS\n", kind)
+	for _, a := range abilities {
+		works := "yes"
+		if !a.Works {
+			works = "no: " + a.Reason
+		}
+		if a.Default {
+			works += " (default)"
+		}
+		fmt.Fprintf(table, "%s\t%s\n", a.Name, works)
+	}
 }

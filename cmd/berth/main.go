@@ -29,8 +29,8 @@ func execute(args []string) int {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(), pullCommand(), imagesCommand(), rmiCommand(), checkCommand(),
-		provisionCommand(), destroyCommand(), infoCommand(), versionCommand())
+	root.AddCommand(runCommand(), agentCommand(), pullCommand(), imagesCommand(), rmiCommand(), pruneCommand(),
+		checkCommand(), repairCommand(), provisionCommand(), destroyCommand(), infoCommand(), versionCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())
 	if err == nil {

@@ -26,9 +26,6 @@ func provisionCommand() *cobra.Command {
 	cmd.Flags().StringVar(&platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of the image (default: the host's)")
 	cmd.Flags().StringVar(&policy, "pull", pullMissing, "ask the registry always, when the image is missing, or never")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := fromEnvironment(cmd.Flags()); err != nil {
-			return err
-		}
 		id, err := container.ParseID(name)
 		if err != nil {
 			return fmt.Errorf("--id: %w", err)
@@ -41,22 +38,17 @@ func provisionCommand() *cobra.Command {
 		config.Progress = progress.event
 		ctx, stop := interruptible(cmd.Context())
 		defer stop()
-		e, err := engine.Open(ctx, *config)
-		if err != nil {
-			return err
-		}
-		if err := e.Recover(ctx); err != nil {
-			fmt.Fprintf(os.Stderr, "berth: warning: %v\n", err)
-		}
-		if err := applyPullPolicy(ctx, e.Images, img, policy); err != nil {
-			return err
-		}
-		rootfs, err := e.Provision(ctx, id, img)
-		progress.done()
-		if err != nil {
-			return err
-		}
-		return printResult(true, rootfs, nil)
+		return withEngine(ctx, config, func(e *engine.Engine) error {
+			if err := applyPullPolicy(ctx, e.Images, img, policy); err != nil {
+				return err
+			}
+			rootfs, err := e.Provision(ctx, id, img)
+			progress.done()
+			if err != nil {
+				return err
+			}
+			return printResult(true, rootfs, nil)
+		})
 	}
 	return cmd
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -12,7 +13,7 @@ import (
 
 func pullCommand() *cobra.Command {
 	var platform, policy string
-	var asJSON bool
+	var asJSON, explain bool
 	cmd := &cobra.Command{
 		Use:   "pull IMAGE",
 		Short: "Get an image into the store and print its id",
@@ -22,34 +23,32 @@ func pullCommand() *cobra.Command {
 	cmd.Flags().StringVar(&platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of the image (default: the host's)")
 	cmd.Flags().StringVar(&policy, "pull", pullMissing, "ask the registry always, when the image is missing, or never")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the image's record as JSON")
+	cmd.Flags().BoolVar(&explain, "explain", false, "print where the time of the pull went, for each layer")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := fromEnvironment(cmd.Flags()); err != nil {
-			return err
-		}
 		img, err := imageOf(args[0], platform)
 		if err != nil {
 			return err
 		}
 		progress := newProgress(os.Stderr)
 		config.Progress = progress.event
-		ctx, stop := interruptible(cmd.Context())
-		defer stop()
-		images, err := engine.OpenImages(ctx, *config)
-		if err != nil {
-			return err
-		}
-		if err := images.Layers.Recover(ctx); err != nil {
-			return err
-		}
-		if err := applyPullPolicy(ctx, images, img, policy); err != nil {
-			return err
-		}
-		record, err := images.Pull(ctx, img)
-		progress.done()
-		if err != nil {
-			return err
-		}
-		return printResult(asJSON, record, func() error { return printLine(record.ID.String()) })
+		return withImages(cmd, config, func(ctx context.Context, images *engine.Images) error {
+			if err := images.Layers.Recover(ctx); err != nil {
+				return err
+			}
+			if err := applyPullPolicy(ctx, images, img, policy); err != nil {
+				return err
+			}
+			record, report, err := images.Pull(ctx, img)
+			progress.done()
+			switch {
+			case err != nil:
+				return err
+			case explain:
+				result := explained{record, report}
+				return printResult(asJSON, result, result.print)
+			}
+			return printResult(asJSON, record, func() error { return printLine(record.ID.String()) })
+		})
 	}
 	return cmd
 }

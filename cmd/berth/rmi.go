@@ -3,10 +3,14 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"berth/engine"
 	"berth/image"
+	"berth/layer"
 )
 
 func rmiCommand() *cobra.Command {
@@ -16,36 +20,38 @@ func rmiCommand() *cobra.Command {
 		Short: "Remove images, and the layers that nothing else needs",
 		Args:  cobra.MinimumNArgs(1),
 	}
-	config := configured(cmd, storeFlags)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the removed layers as JSON")
+	config := configured(cmd, storeFlags, launchFlags)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the removed layers and their bytes as JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := fromEnvironment(cmd.Flags()); err != nil {
-			return err
-		}
-		images, err := engine.OpenImages(cmd.Context(), *config)
+		images, err := imagesOf(args)
 		if err != nil {
 			return err
 		}
-		removed := []image.Digest{}
-		for _, arg := range args {
-			img, err := imageOf(arg, "")
-			if err != nil {
-				return err
+		ctx, stop := interruptible(cmd.Context())
+		defer stop()
+		return withEngine(ctx, config, func(e *engine.Engine) error {
+			removed := layer.Swept{Layers: []image.Digest{}}
+			var failed error
+			for _, img := range images {
+				swept, err := e.Images.Provisioner.Remove(ctx, img)
+				removed.Layers = append(removed.Layers, swept.Layers...)
+				removed.Bytes += swept.Bytes
+				failed = errors.Join(failed, err)
 			}
-			layers, err := images.Remove(cmd.Context(), img)
-			removed = append(removed, layers...)
-			if err != nil {
-				return err
+			if failed != nil && len(removed.Layers) == 0 {
+				return failed
 			}
-		}
-		return printResult(asJSON, map[string]any{"layers": removed}, func() error {
-			for _, id := range removed {
-				if err := printLine("removed layer " + id.String()); err != nil {
-					return err
-				}
-			}
-			return nil
+			return errors.Join(printResult(asJSON, removed, func() error { return printSwept("removed", "freed", removed) }), failed)
 		})
 	}
 	return cmd
+}
+
+// printSwept prints what a sweep has done, in these words.
+func printSwept(removed, freed string, swept layer.Swept) error {
+	for _, id := range swept.Layers {
+		fmt.Printf("%s layer %s\n", removed, id)
+	}
+	_, err := fmt.Printf("%s %s\n", freed, humanBytes(swept.Bytes))
+	return err
 }

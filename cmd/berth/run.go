@@ -88,7 +88,7 @@ entrypoint.`,
 		if err != nil {
 			return err
 		}
-		return run(cmd.Context(), *config, &flags, request)
+		return run(cmd.Context(), config, &flags, request)
 	}
 	return cmd
 }
@@ -216,7 +216,7 @@ func (r *runFlags) limits(f *pflag.FlagSet, config *v1.ContainerConfig) error {
 }
 
 // run launches the container, waits for it and cleans up.
-func run(ctx context.Context, config engine.Config, flags *runFlags, request *v1.ContainerConfig) error {
+func run(ctx context.Context, config *engine.Config, flags *runFlags, request *v1.ContainerConfig) error {
 	name := flags.name
 	if name == "" {
 		name = strings.ToLower(rand.Text()[:12])
@@ -227,46 +227,51 @@ func run(ctx context.Context, config engine.Config, flags *runFlags, request *v1
 	}
 	progress := newProgress(os.Stderr)
 	config.Progress = progress.event
-	e, err := engine.Open(ctx, config)
-	if err != nil {
-		return err
-	}
-	if err := e.Recover(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "berth: warning: %v\n", err) // what others left is not this container's trouble
-	}
-	if img := request.GetContainerInfo().GetMesos().GetImage(); img != nil {
-		if err := applyPullPolicy(ctx, e.Images, img, flags.pull); err != nil {
+	return withEngine(ctx, config, func(e *engine.Engine) error {
+		if img := request.GetContainerInfo().GetMesos().GetImage(); img != nil {
+			if err := applyPullPolicy(ctx, e.Images, img, flags.pull); err != nil {
+				return err
+			}
+		}
+		stdio, err := streams(flags.interactive)
+		if err != nil {
 			return err
 		}
-	}
-	stdio, err := streams(flags.interactive)
-	if err != nil {
-		return err
-	}
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+		signals := make(chan os.Signal, 8)
+		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+		err = launch(ctx, e, id, containerizer.Request{Config: request, Stdio: stdio, Keeper: containerizer.Foreground}, signals)
+		progress.done()
+		if err != nil {
+			return err
+		}
+		return await(ctx, e, id, signals)
+	})
+}
 
-	launchCtx, cancel := context.WithCancelCause(ctx)
+// launch launches the container. A signal meanwhile undoes the launch.
+func launch(ctx context.Context, e *engine.Engine, id container.ID, request containerizer.Request, signals chan os.Signal) error {
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	launched := make(chan error, 1)
-	go func() {
-		launched <- e.Launch(launchCtx, id, containerizer.Request{Config: request, Stdio: stdio, Keeper: containerizer.Foreground})
-	}()
+	go func() { launched <- e.Launch(ctx, id, request) }()
 	select {
-	case err = <-launched:
+	case err := <-launched:
+		return err
 	case s := <-signals:
 		cancel(fmt.Errorf("interrupted by %v", s))
-		if err = <-launched; err == nil { // it came too late for the launch, so it is for the command
+		err := <-launched
+		if err == nil { // it came too late for the launch, so it is for the command
 			select {
 			case signals <- s:
 			default: // as many as fit are waiting already
 			}
 		}
-	}
-	progress.done()
-	if err != nil {
 		return err
 	}
+}
+
+// await waits for the end of the container, and returns its exit status.
+func await(ctx context.Context, e *engine.Engine, id container.ID, signals <-chan os.Signal) error {
 	ended := make(chan struct{})
 	defer close(ended)
 	go forward(ctx, e, id, signals, ended)

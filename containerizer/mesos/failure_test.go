@@ -182,6 +182,7 @@ func TestTwoRecoverAtATime(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			r.opened = append(r.opened, c)
 			all.Go(func() {
 				if err := c.Recover(context.Background()); err != nil {
 					t.Error(err)

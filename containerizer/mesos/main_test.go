@@ -44,7 +44,7 @@ func guarded(m *testing.M) (code int) {
 	}
 	before := descriptors()
 	code = m.Run()
-	if err := os.RemoveAll(testDir); err != nil {
+	if err := errors.Join(closeShared(), os.RemoveAll(testDir)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

@@ -162,7 +162,7 @@ func (c *Containerizer) destroyRecorded(ctx context.Context, id container.ID) (b
 	l := c.newLaunch(id)
 	existed, err := l.takeRecorded(ctx)
 	if err != nil {
-		return existed, fmt.Errorf("destroy %s: %w", id, err)
+		return existed, fmt.Errorf("destroy %s: %w", id, errors.Join(err, l.disown()))
 	}
 	if l.keeper == nil {
 		return existed, nil
@@ -242,7 +242,7 @@ func (c *Containerizer) ProvisionOnly(ctx context.Context, id container.ID, prov
 	l := c.newLaunch(id)
 	l.req.Keeper = containerizer.Operator
 	if err := l.admit(ctx); err != nil {
-		return errors.Join(err, l.forget(context.WithoutCancel(ctx)))
+		return errors.Join(err, l.undo(ctx, l.phases()[:1]))
 	}
 	if err := provision(ctx); err != nil {
 		return errors.Join(err, l.undoAll(ctx))

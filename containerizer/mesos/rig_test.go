@@ -38,6 +38,7 @@ type rig struct {
 	dir      string
 	// canary is a file of the host that no container may reach.
 	canary string
+	opened []*Containerizer
 }
 
 var ids atomic.Int64
@@ -67,6 +68,7 @@ func newRigWith(t testing.TB, backend string, change func(*parts)) *rig {
 	if err := os.WriteFile(r.canary, []byte("canary"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(r.close) // after tearDown
 	r.open(change)
 	t.Cleanup(r.tearDown)
 	return r
@@ -78,6 +80,17 @@ func (r *rig) open(change func(*parts)) {
 	var err error
 	if r.Containerizer, r.launcher, err = r.world.open(change); err != nil {
 		r.Fatal(err)
+	}
+	r.opened = append(r.opened, r.Containerizer)
+}
+
+// close closes what was opened, as the end of each process would.
+func (r *rig) close() {
+	r.Helper()
+	for _, c := range r.opened {
+		if err := c.Provisioner.Layers.Close(); err != nil {
+			r.Error(err)
+		}
 	}
 }
 

@@ -88,7 +88,7 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 	}
 	provisioner, err := provisioner.New(provisioner.Options{Paths: layout.Provisioner(), Layers: layers, Backend: w.Backend,
 		Stores:   map[v1.Image_Type]store.Store{v1.Image_DOCKER: p.store},
-		Backends: map[string]backend.Backend{"overlay": overlay.New(), "copy": copy.New(), "bind": bind.New()}})
+		Backends: map[string]backend.Backend{"overlay": overlay.New(), "copy": copy.New(), "bind": bind.New(nil)}})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -234,6 +234,9 @@ var baseLayer = sync.OnceValues(func() ([]byte, error) {
 	return pack(entries...), nil
 })
 
+// closeShared closes the sharedStore, if there is one.
+var closeShared = func() error { return nil }
+
 // sharedStore has the base layer, for all tests.
 var sharedStore = sync.OnceValues(func() (fileStore, error) {
 	dir := filepath.Join(testDir, "store")
@@ -241,6 +244,7 @@ var sharedStore = sync.OnceValues(func() (fileStore, error) {
 	if err != nil {
 		return fileStore{}, err
 	}
+	closeShared = layers.Close
 	s := fileStore{dir: dir, layers: layers}
 	base, err := baseLayer()
 	if err != nil {

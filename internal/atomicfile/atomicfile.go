@@ -20,30 +20,30 @@ func Write(path string, data []byte, mode os.FileMode, sync bool) error {
 
 // WriteVia is Write with the temporary file in tmp, a directory on the same file
 // system whose left-overs somebody removes.
-func WriteVia(tmp, path string, data []byte, mode os.FileMode, sync bool) (err error) {
+func WriteVia(tmp, path string, data []byte, mode os.FileMode, sync bool) error {
 	// The leading dot keeps temporary files out of listings of records.
 	f, err := disk.CreateTemp(tmp, "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, disk.Remove(f.Name()))
-		}
-	}()
+	if err := replace(f, path, data, mode, sync); err != nil {
+		return errors.Join(err, disk.Remove(f.Name()))
+	}
+	if !sync {
+		return nil
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// replace fills f and renames it to path.
+func replace(f *disk.File, path string, data []byte, mode os.FileMode, sync bool) error {
 	if err := fill(f, data, mode, sync); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := disk.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	if !sync {
-		return nil
-	}
-	return SyncDir(filepath.Dir(path))
+	return disk.Rename(f.Name(), path)
 }
 
 func fill(f *disk.File, data []byte, mode os.FileMode, sync bool) error {

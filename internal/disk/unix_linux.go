@@ -31,6 +31,22 @@ func Fstatat(dir int, path string, st *unix.Stat_t, flags int) error {
 	return do("stat", path, func() error { return unix.Fstatat(dir, path, st, flags) })
 }
 
+// Close closes fd even if the interceptor has another outcome.
+func Close(fd int) error {
+	err := before("close", "")
+	if closeErr := unix.Close(fd); err == nil {
+		err = closeErr
+	}
+	if err == unix.EINTR { // closed nevertheless
+		return nil
+	}
+	return err
+}
+
+func Fstatfs(fd int, st *unix.Statfs_t) error {
+	return do("statfs", "", func() error { return unix.Fstatfs(fd, st) })
+}
+
 func Mkdirat(dir int, path string, mode uint32) error {
 	return do("mkdir", path, func() error { return unix.Mkdirat(dir, path, mode) })
 }
@@ -167,4 +183,107 @@ func Removexattr(path, name string) error {
 
 func Fremovexattr(fd int, name string) error {
 	return do("removexattr", "", func() error { return unix.Fremovexattr(fd, name) })
+}
+
+func Llistxattr(path string, list []byte) (n int, err error) {
+	err = do("listxattr", path, func() error {
+		n, err = unix.Llistxattr(path, list)
+		return err
+	})
+	return n, err
+}
+
+func Flistxattr(fd int, list []byte) (n int, err error) {
+	err = do("listxattr", "", func() error {
+		n, err = unix.Flistxattr(fd, list)
+		return err
+	})
+	return n, err
+}
+
+func Lgetxattr(path, name string, value []byte) (n int, err error) {
+	err = do("getxattr", path, func() error {
+		n, err = unix.Lgetxattr(path, name, value)
+		return err
+	})
+	return n, err
+}
+
+func Fgetxattr(fd int, name string, value []byte) (n int, err error) {
+	err = do("getxattr", "", func() error {
+		n, err = unix.Fgetxattr(fd, name, value)
+		return err
+	})
+	return n, err
+}
+
+func Readlinkat(dir int, path string, target []byte) (n int, err error) {
+	err = do("readlink", path, func() error {
+		n, err = unix.Readlinkat(dir, path, target)
+		return err
+	})
+	return n, err
+}
+
+// ReadDirent is getdents64(2).
+func ReadDirent(fd int, entries []byte) (n int, err error) {
+	err = do("list", "", func() error {
+		n, err = unix.ReadDirent(fd, entries)
+		return err
+	})
+	return n, err
+}
+
+func Pread(fd int, p []byte, offset int64) (n int, err error) {
+	err = do("read", "", func() error {
+		n, err = unix.Pread(fd, p, offset)
+		return err
+	})
+	return n, err
+}
+
+func Seek(fd int, offset int64, whence int) (at int64, err error) {
+	err = do("seek", "", func() error {
+		at, err = unix.Seek(fd, offset, whence)
+		return err
+	})
+	return at, err
+}
+
+// Flags is FS_IOC_GETFLAGS of ioctl_iflags(2).
+func Flags(fd int) (flags uint32, err error) {
+	err = do("get flags", "", func() error {
+		flags, err = unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+		return err
+	})
+	return flags, err
+}
+
+// SetFlags is FS_IOC_SETFLAGS.
+func SetFlags(fd int, flags uint32) error {
+	return do("set flags", "", func() error { return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags)) })
+}
+
+func Fsopen(fstype string, flags int) (fd int, err error) {
+	err = do("fsopen", fstype, func() error {
+		fd, err = unix.Fsopen(fstype, flags)
+		return err
+	})
+	return fd, err
+}
+
+func FsconfigSetFlag(fd int, key string) error {
+	return do("fsconfig", key, func() error { return unix.FsconfigSetFlag(fd, key) })
+}
+
+func FsconfigSetString(fd int, key, value string) error {
+	return do("fsconfig", value, func() error { return unix.FsconfigSetString(fd, key, value) })
+}
+
+func Fsmount(fd, flags, attr int) (mount int, err error) {
+	err = do("fsmount", "", func() error {
+		mount, err = unix.Fsmount(fd, flags, attr)
+		return err
+	})
+	return mount, err
 }

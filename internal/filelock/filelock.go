@@ -85,6 +85,19 @@ func flock(f *disk.File, how int) error {
 	}
 }
 
+// Convert changes the mode of the lock. ErrHeld says that another open file holds a
+// conflicting one, and that this one is lost: flock(2) frees it first.
+func (l *Lock) Convert(mode Mode) error {
+	err := flock(l.file, int(mode)|syscall.LOCK_NB)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return ErrHeld
+	case err != nil:
+		return &fs.PathError{Op: "flock", Path: l.file.Name(), Err: err}
+	}
+	return nil
+}
+
 // File returns the locked file. It is valid until Unlock.
 func (l *Lock) File() *disk.File { return l.file }
 

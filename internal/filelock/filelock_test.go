@@ -90,3 +90,35 @@ func TestTheKernelFreesTheLockOfAKilledProcess(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestConvert(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	take := func(mode Mode) *Lock {
+		t.Helper()
+		l, err := Try(path, mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	one := take(Exclusive)
+	if err := one.Convert(Shared); err != nil {
+		t.Fatal(err)
+	}
+	two := take(Shared)
+	if err := one.Convert(Exclusive); !errors.Is(err, ErrHeld) {
+		t.Errorf("exclusive beside a shared one: %v", err)
+	}
+	// The first one is lost.
+	if err := two.Convert(Exclusive); err != nil {
+		t.Error(err)
+	}
+	if _, err := Try(path, Shared); !errors.Is(err, ErrHeld) {
+		t.Errorf("shared beside an exclusive one: %v", err)
+	}
+	for _, l := range []*Lock{one, two} {
+		if err := l.Unlock(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -18,8 +18,10 @@ var rooms = []struct {
 	room string
 	may  []string
 }{
-	{"cmd/berth", []string{"engine", "containerizer", "isolator/namespaces/net", "launcher", "provisioner/store", "layer", "image", "container", "api/v1"}},
+	{"cmd/berth", []string{"agent", "engine", "containerizer", "isolator/namespaces/net", "launcher", "provisioner", "provisioner/store",
+		"layer", "image", "container", "api/v1"}},
 	{"cmd/berth-init", []string{"launcher/plan", "internal/mount"}},
+	{"agent", []string{"engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
 	{"engine", []string{"containerizer", "containerizer/*", "isolator", "isolator/*", "launcher", "launcher/*",
 		"provisioner", "provisioner/*", "layer", "registry", "image", "container", "state", "api/v1", "internal/*"}},
 	{"containerizer/*", []string{"containerizer", "isolator", "launcher", "launcher/plan", "provisioner", "image", "container", "state", "api/v1", "internal/*"}},
@@ -30,13 +32,13 @@ var rooms = []struct {
 	{"launcher/*", []string{"launcher", "launcher/plan", "container", "state", "internal/*"}},
 	{"launcher", []string{"launcher/plan", "container"}},
 	// Conformance suites may use what makes tests possible.
-	{"provisioner/backend/backendtest", []string{"provisioner/backend", "layer", "container", "state", "internal/*"}},
+	{"provisioner/backend/backendtest", []string{"provisioner/backend", "layer", "image", "container", "state", "internal/*"}},
 	{"provisioner/store/storetest", []string{"provisioner/store", "layer", "image", "container", "api/v1", "internal/*"}},
 	{"isolator/isolatortest", []string{"isolator", "launcher", "launcher/plan", "image", "container", "api/v1", "internal/*"}},
 	{"provisioner/backend/*", []string{"provisioner/backend", "layer", "container", "state", "internal/*"}},
 	{"provisioner/backend", []string{"layer", "container", "internal/*"}},
 	{"provisioner/store/*", []string{"provisioner/store", "layer", "registry", "image", "container", "api/v1", "internal/*"}},
-	{"provisioner/store", []string{"layer", "image", "container", "api/v1"}},
+	{"provisioner/store", []string{"layer", "image", "container", "api/v1", "internal/stages"}},
 	{"provisioner", []string{"provisioner/backend", "provisioner/store", "layer", "image", "container", "state", "api/v1", "internal/*"}},
 	{"layer", []string{"image", "container", "internal/*"}},
 	{"registry", []string{"image", "container"}},
@@ -50,7 +52,7 @@ var rooms = []struct {
 }
 
 // kernelRooms may make system calls that the standard library does not have.
-var kernelRooms = []string{"cmd/berth-init", "engine", "isolator/cgroups/mem", "launcher/*", "layer", "provisioner/backend/*", "internal/*"}
+var kernelRooms = []string{"cmd/berth-init", "engine", "isolator/cgroups/mem", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "internal/*"}
 
 type goPackage struct {
 	ImportPath string

@@ -35,16 +35,16 @@ type Option struct {
 
 // New makes a file system of the given type. The error has the kernel's messages.
 func New(fstype, source string, options []Option, attr Attr) (*Detached, error) {
-	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+	fs, err := disk.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("open file system type %s: %w", fstype, err)
 	}
 	defer unix.Close(fs)
 	for _, o := range append([]Option{{"source", source}}, options...) {
 		if o.Value == "" {
-			err = unix.FsconfigSetFlag(fs, o.Key)
+			err = disk.FsconfigSetFlag(fs, o.Key)
 		} else {
-			err = unix.FsconfigSetString(fs, o.Key, o.Value)
+			err = disk.FsconfigSetString(fs, o.Key, o.Value)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s option %s=%s: %w", fstype, o.Key, o.Value, withLog(fs, err))
@@ -53,7 +53,7 @@ func New(fstype, source string, options []Option, attr Attr) (*Detached, error) 
 	if err := disk.FsconfigCreate(fs); err != nil {
 		return nil, fmt.Errorf("create %s file system: %w", fstype, withLog(fs, err))
 	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
+	fd, err := disk.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
 	if err != nil {
 		return nil, fmt.Errorf("mount %s file system: %w", fstype, withLog(fs, err))
 	}

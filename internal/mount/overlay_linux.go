@@ -3,10 +3,7 @@ package mount
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
-	"strconv"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -49,12 +46,13 @@ const maxString = 255
 
 // Attach mounts the overlay at target.
 func (o Overlay) Attach(target string) error {
-	for _, option := range o.Options() {
+	options := o.Options()
+	for _, option := range options {
 		if len(option.Value) > maxString {
 			return o.AttachByLinks(target)
 		}
 	}
-	err := o.attachByDescriptor(target)
+	err := attachByDescriptor(options, target)
 	if errors.Is(err, errNoLowerdirPlus) {
 		return o.AttachByLinks(target)
 	}
@@ -64,8 +62,8 @@ func (o Overlay) Attach(target string) error {
 // errNoLowerdirPlus: the kernel is older than 6.8.
 var errNoLowerdirPlus = errors.New("the kernel does not know lowerdir+")
 
-func (o Overlay) attachByDescriptor(target string) (err error) {
-	detached, err := New("overlay", "berth", o.Options(), 0)
+func attachByDescriptor(options []Option, target string) (err error) {
+	detached, err := New("overlay", "berth", options, 0)
 	if errors.Is(err, unix.EINVAL) && strings.Contains(err.Error(), "lowerdir+") && !kernelHasLowerdirPlus() {
 		return errNoLowerdirPlus
 	}
@@ -86,54 +84,16 @@ func kernelHasLowerdirPlus() bool {
 	return unix.FsconfigSetString(fs, "lowerdir+", "/") == nil
 }
 
-// AttachByLinks mounts the overlay at target, an absolute path, by mount(2), whose
-// options must fit in one page: the layers are named by short links in o.Links, and
-// the mounting thread works from there.
+// AttachByLinks mounts the overlay at target, an absolute path, by mount(2).
 func (o Overlay) AttachByLinks(target string) error {
-	if err := o.makeLinks(); err != nil {
-		return fmt.Errorf("overlay: %w", err)
-	}
-	done := make(chan error)
-	go func() {
-		// Never unlocked: the thread, whose working directory is its own from here
-		// on, ends with the goroutine.
-		runtime.LockOSThread()
-		done <- o.mountFromLinks(target)
-	}()
-	return <-done
-}
-
-func (o Overlay) makeLinks() error {
-	if err := disk.Mkdir(o.Links, 0o700); err != nil {
-		return err
-	}
-	links := map[string]string{}
-	for i, lower := range o.Lowers {
-		links[strconv.Itoa(i)] = lower
-	}
+	paths := slices.Clone(o.Lowers)
 	if o.Upper != "" {
-		links["u"], links["w"] = o.Upper, o.Work
+		paths = append(paths, o.Upper, o.Work)
 	}
-	for name, target := range links {
-		if err := disk.Symlink(target, filepath.Join(o.Links, name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (o Overlay) mountFromLinks(target string) error {
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("overlay: unshare: %w", err)
-	}
-	if err := unix.Chdir(o.Links); err != nil {
-		return fmt.Errorf("overlay: %w", &os.PathError{Op: "chdir", Path: o.Links, Err: err})
-	}
-	// Should this be the main thread, it cannot end, and would keep the file system
-	// of Links busy for ever.
-	defer unix.Chdir("/")
-	options := o.linkOptions()
-	if err := disk.Mount("berth", target, "overlay", 0, options); err != nil {
+	err := byLinks(o.Links, paths, func() error {
+		return disk.Mount("berth", target, "overlay", 0, o.linkOptions())
+	})
+	if err != nil {
 		return fmt.Errorf("mount overlay at %s with %d layers: %w", target, len(o.Lowers), err)
 	}
 	return nil
@@ -141,13 +101,13 @@ func (o Overlay) mountFromLinks(target string) error {
 
 // linkOptions are the options of mount(2), relative to Links.
 func (o Overlay) linkOptions() string {
-	numbers := make([]string, len(o.Lowers))
-	for i := range numbers {
-		numbers[i] = strconv.Itoa(i)
+	names := make([]string, len(o.Lowers))
+	for i := range names {
+		names[i] = linkName(i)
 	}
-	options := "lowerdir=" + strings.Join(numbers, ":")
+	options := "lowerdir=" + strings.Join(names, ":")
 	if o.Upper != "" {
-		options += ",upperdir=u,workdir=w,volatile"
+		options += ",upperdir=" + linkName(len(names)) + ",workdir=" + linkName(len(names)+1) + ",volatile"
 	}
 	return options
 }

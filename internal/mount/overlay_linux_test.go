@@ -23,13 +23,13 @@ func TestOverlayOptions(t *testing.T) {
 		{"writable", Overlay{Lowers: lowers, Upper: `/work\dir/u,p`, Work: `/work\dir/w:k`, Links: "/links"},
 			[]Option{{"lowerdir+", "/layers/sha256:2"}, {"lowerdir+", `/layers/odd,\path`}, {"lowerdir+", "/layers/sha256:0"},
 				{"upperdir", `/work\\dir/u,p`}, {"workdir", `/work\\dir/w:k`}, {"volatile", ""}},
-			"lowerdir=0:1:2,upperdir=u,workdir=w,volatile"},
+			"lowerdir=0:1:2,upperdir=3,workdir=4,volatile"},
 		{"read-only", Overlay{Lowers: lowers[:2], Links: "/links"},
 			[]Option{{"lowerdir+", "/layers/sha256:2"}, {"lowerdir+", `/layers/odd,\path`}},
 			"lowerdir=0:1"},
 		{"one layer", Overlay{Lowers: lowers[:1], Upper: "/u", Work: "/w"},
 			[]Option{{"lowerdir+", "/layers/sha256:2"}, {"upperdir", "/u"}, {"workdir", "/w"}, {"volatile", ""}},
-			"lowerdir=0,upperdir=u,workdir=w,volatile"},
+			"lowerdir=0,upperdir=1,workdir=2,volatile"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if diff := cmp.Diff(c.options, c.overlay.Options()); diff != "" {

@@ -2,11 +2,13 @@ package mount
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -19,16 +21,16 @@ import (
 // Nothing that a container can leave in a tree stops it: it clears the flags
 // "immutable" and "append only", and has few directories open however deep they lie.
 func RemoveAll(path string) (existed bool, err error) {
-	parent, err := disk.Open(filepath.Dir(path))
-	if errors.Is(err, os.ErrNotExist) {
+	parent, err := disk.Openat(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
 	if err != nil {
-		return false, err
+		return false, &os.PathError{Op: "open", Path: filepath.Dir(path), Err: err}
 	}
-	defer parent.Close()
+	defer unix.Close(parent)
 	var st unix.Stat_t
-	err = disk.Fstatat(int(parent.Fd()), filepath.Base(path), &st, unix.AT_SYMLINK_NOFOLLOW)
+	err = disk.Fstatat(parent, filepath.Base(path), &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
@@ -36,7 +38,7 @@ func RemoveAll(path string) (existed bool, err error) {
 		return false, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	r := remover{}
-	return true, r.remove(int(parent.Fd()), filepath.Base(path), 0)
+	return true, r.remove(parent, entry{filepath.Base(path), st.Mode&unix.S_IFMT == unix.S_IFDIR}, 0)
 }
 
 // maxOpen bounds the directories that a remover has open.
@@ -44,127 +46,182 @@ const maxOpen = 100
 
 // remover removes one tree.
 type remover struct {
-	top int // the root of the tree
+	top     int // the root of the tree
+	dirents [2 << 10]byte
 }
 
-// remove removes the entry name of the directory parent, and what stands against it.
-func (r *remover) remove(parent int, name string, depth int) error {
+// entry is one of a directory.
+type entry struct {
+	name string
+	dir  bool // when that is known
+}
+
+// remove removes an entry of the directory parent, and what stands against it.
+func (r *remover) remove(parent int, e entry, depth int) error {
+	name := e.name
 	for {
-		err := r.try(parent, name, depth)
+		op, err := r.try(parent, e, depth)
 		switch {
-		case errors.Is(err, unix.ENOENT):
+		case err == nil, errors.Is(err, unix.ENOENT):
 			return nil
 		case errors.Is(err, unix.EXDEV), errors.Is(err, unix.EBUSY):
 			if detached, detachErr := detachTop(procPath(parent) + "/" + name); !detached {
-				return errors.Join(err, detachErr)
+				return errors.Join(pathError(op, parent, name, err), detachErr)
 			}
 		case errors.Is(err, unix.EPERM):
-			if !thaw(parent, name, depth) {
-				return err
+			if changed, thawErr := thaw(parent, name, depth); !changed {
+				return errors.Join(pathError(op, parent, name, err), thawErr)
 			}
 		default:
-			return err
+			return pathError(op, parent, name, err)
 		}
 	}
 }
 
-func (r *remover) try(parent int, name string, depth int) error {
-	err := disk.Unlinkat(parent, name, 0)
-	if !errors.Is(err, unix.EISDIR) {
-		return pathError("unlink", parent, name, err)
+// try returns with an error what it is that did not succeed with the entry itself, or
+// nothing when the error is one of what lies below.
+func (r *remover) try(parent int, e entry, depth int) (op string, err error) {
+	name := e.name
+	if !e.dir {
+		if err = disk.Unlinkat(parent, name, 0); !errors.Is(err, unix.EISDIR) {
+			return "unlink", err
+		}
+	}
+	// Most directories that are made for a container stay empty.
+	switch err = disk.Unlinkat(parent, name, unix.AT_REMOVEDIR); {
+	case errors.Is(err, unix.ENOTDIR): // any more
+		return "unlink", disk.Unlinkat(parent, name, 0)
+	case !errors.Is(err, unix.ENOTEMPTY):
+		return "rmdir", err
 	}
 	if depth == maxOpen {
 		// Further up, its turn comes in the next round.
-		return pathError("rename", parent, name, unix.Renameat(parent, name, r.top, rand.Text()))
+		return "rename", disk.Renameat2(parent, name, r.top, rand.Text(), 0)
 	}
 	fd, err := disk.Openat2(parent, name, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {
-		return pathError("open", parent, name, err)
+		return "open", err
 	}
-	dir := os.NewFile(uintptr(fd), name)
-	defer dir.Close()
+	defer unix.Close(fd)
 	if depth == 0 {
 		r.top = fd
 	}
-	for {
-		removed, err := r.empty(dir, depth+1)
-		if err != nil {
-			return err
-		}
-		err = disk.Unlinkat(parent, name, unix.AT_REMOVEDIR)
-		if !errors.Is(err, unix.ENOTEMPTY) || removed == 0 {
-			return pathError("rmdir", parent, name, err)
-		}
-	}
+	return r.empty(parent, name, fd, depth+1)
 }
 
-// empty removes the entries of dir, all that it can. It returns their number, and
-// why the first of the others stayed.
-func (r *remover) empty(dir *os.File, depth int) (removed int, err error) {
-	if _, err := dir.Seek(0, io.SeekStart); err != nil {
-		return 0, err
-	}
+// empty removes what is in the directory name, all that it can, and then the directory,
+// which fd is open on. The error is why the first of those that stayed did.
+func (r *remover) empty(parent int, name string, fd, depth int) (op string, err error) {
+	removed := 0
 	for {
-		names, readErr := dir.Readdirnames(1000)
-		for _, name := range names {
-			if removeErr := r.remove(int(dir.Fd()), name, depth); removeErr == nil {
+		entries, listErr := r.list(fd)
+		switch {
+		case listErr != nil:
+			return "list", listErr
+		case len(entries) == 0 && err != nil:
+			return "", err
+		case len(entries) == 0 && removed == 0:
+			return "rmdir", disk.Unlinkat(parent, name, unix.AT_REMOVEDIR)
+		case len(entries) == 0:
+			// Removals may have moved names to where it had been read.
+			if _, err := disk.Seek(fd, 0, io.SeekStart); err != nil {
+				return "seek", err
+			}
+			removed = 0
+		}
+		for _, e := range entries {
+			if removeErr := r.remove(fd, e, depth); removeErr == nil {
 				removed++
 			} else if err == nil {
 				err = removeErr
 			}
 		}
-		if errors.Is(readErr, io.EOF) {
-			return removed, err
+		if err != nil || removed == 0 {
+			continue
 		}
-		if readErr != nil {
-			return removed, errors.Join(err, readErr)
+		if err := disk.Unlinkat(parent, name, unix.AT_REMOVEDIR); !errors.Is(err, unix.ENOTEMPTY) {
+			return "rmdir", err
 		}
 	}
+}
+
+// list reads some of the entries of a directory, none at its end.
+func (r *remover) list(fd int) (entries []entry, err error) {
+	for len(entries) == 0 { // it may have been "." and ".."
+		n, err := disk.ReadDirent(fd, r.dirents[:])
+		if n <= 0 || err != nil {
+			return nil, err
+		}
+		entries = parseEntries(r.dirents[:n])
+	}
+	return entries, nil
+}
+
+// parseEntries reads what getdents64(2) has written, without "." and "..".
+func parseEntries(dirents []byte) (entries []entry) {
+	const length, kind, start = unsafe.Offsetof(unix.Dirent{}.Reclen), unsafe.Offsetof(unix.Dirent{}.Type), unsafe.Offsetof(unix.Dirent{}.Name)
+	for len(dirents) > 0 {
+		size := binary.NativeEndian.Uint16(dirents[length:])
+		name := unix.ByteSliceToString(dirents[start:size])
+		if name != "." && name != ".." {
+			entries = append(entries, entry{name, dirents[kind] == unix.DT_DIR})
+		}
+		dirents = dirents[size:]
+	}
+	return entries
 }
 
 // thaw clears the flags that keep an entry of the directory parent from being
 // removed, and reports whether there were any. Depth 0 says that parent is not of
 // the tree.
-func thaw(parent int, name string, depth int) (changed bool) {
+func thaw(parent int, name string, depth int) (changed bool, err error) {
 	if depth > 0 {
-		changed = clearFlags(parent)
+		if changed, err = clearFlags(parent); err != nil {
+			return false, pathError("clear flags", parent, "", err)
+		}
 	}
 	var st unix.Stat_t
-	if disk.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-		return changed
+	if err := disk.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return changed, pathError("stat", parent, name, err)
 	}
 	// To open a device or a FIFO would have effects of its own.
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
-		return changed
+		return changed, nil
 	}
 	fd, err := disk.Openat(parent, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return changed
+		return changed, pathError("open", parent, name, err)
 	}
 	defer unix.Close(fd)
-	return clearFlags(fd) || changed
+	cleared, err := clearFlags(fd)
+	return cleared || changed, pathError("clear flags", parent, name, err)
 }
 
 // clearFlags clears the flags of ioctl_iflags(2) that forbid changes.
-func clearFlags(fd int) bool {
+func clearFlags(fd int) (changed bool, err error) {
 	const immutable, appendOnly = 0x10, 0x20
-	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
-	if err != nil || flags&(immutable|appendOnly) == 0 {
-		return false
+	flags, err := disk.Flags(fd)
+	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EOPNOTSUPP) { // the file system has none
+		return false, nil
 	}
-	return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags&^(immutable|appendOnly))) == nil
+	if err != nil || flags&(immutable|appendOnly) == 0 {
+		return false, err
+	}
+	err = disk.SetFlags(fd, flags&^(immutable|appendOnly))
+	return err == nil, err
 }
 
 // procPath names what fd is open on, for calls that only take paths.
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// pathError finds out the path of an entry, which a remover does not keep.
+// pathError finds out the path of an entry, which a remover does not keep, unless the
+// error has one.
 func pathError(op string, parent int, name string, err error) error {
-	if err == nil {
-		return nil
+	if op == "" || err == nil {
+		return err
 	}
 	dir, linkErr := os.Readlink(procPath(parent))
 	if linkErr != nil {

@@ -19,6 +19,7 @@ type Reader struct {
 	stop    chan struct{}
 	done    sync.WaitGroup
 	once    sync.Once
+	waits   func(bool)
 	current chunk
 	buffer  []byte // the whole buffer that current.data is the rest of
 }
@@ -29,9 +30,10 @@ type chunk struct {
 }
 
 // New starts reading src. The caller must Close the Reader; src must not be used
-// until then.
-func New(src io.Reader) *Reader {
+// until then. waits is told when a Read begins and when it ceases to wait for src.
+func New(src io.Reader, waits func(bool)) *Reader {
 	r := &Reader{
+		waits: waits,
 		full:  make(chan chunk, chunks),
 		empty: make(chan []byte, chunks),
 		stop:  make(chan struct{}),
@@ -78,12 +80,23 @@ func (r *Reader) Read(p []byte) (int, error) {
 		if r.buffer != nil {
 			r.empty <- r.buffer[:cap(r.buffer)]
 		}
-		r.current = <-r.full
+		r.current = r.next()
 		r.buffer = r.current.data
 	}
 	n := copy(p, r.current.data)
 	r.current.data = r.current.data[n:]
 	return n, nil
+}
+
+func (r *Reader) next() chunk {
+	select {
+	case c := <-r.full:
+		return c
+	default:
+	}
+	r.waits(true)
+	defer r.waits(false)
+	return <-r.full
 }
 
 // Close ends the goroutine and returns when it has ended; it waits for a Read of

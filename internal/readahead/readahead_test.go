@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"testing/iotest"
 )
@@ -14,7 +15,7 @@ func TestPassesEveryByteAndTheError(t *testing.T) {
 		for _, size := range []int{0, 1, chunkSize - 1, chunkSize, 5*chunkSize + 17} {
 			want := bytes.Repeat([]byte("0123456789"), size/10+1)[:size]
 			src := io.MultiReader(bytes.NewReader(want), iotest.ErrReader(end))
-			r := New(src)
+			r := New(src, nobody)
 			got, err := io.ReadAll(r)
 			wantErr := end
 			if end == io.EOF {
@@ -29,13 +30,41 @@ func TestPassesEveryByteAndTheError(t *testing.T) {
 }
 
 func TestCloseEndsTheGoroutineInMidStream(t *testing.T) {
-	r := New(zeros{})
+	r := New(zeros{}, nobody)
 	if _, err := io.CopyN(io.Discard, r, 10*chunkSize); err != nil {
 		t.Fatal(err)
 	}
 	r.Close()
 	r.Close()
 }
+
+func nobody(bool) {}
+
+// The source hands over a chunk only when the reader has said that it waits for it.
+func TestTellsWhenItWaits(t *testing.T) {
+	let := make(chan struct{})
+	var told []bool
+	r := New(io.MultiReader(gate(let), zeros{}), func(waits bool) {
+		told = append(told, waits)
+		if waits {
+			close(let)
+		}
+	})
+	if _, err := io.CopyN(io.Discard, r, 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(told, []bool{true, false}) {
+		t.Errorf("told %v, want that it waits and then that it does not", told)
+	}
+}
+
+// gate is empty, and found to be so when it is closed.
+type gate chan struct{}
+
+func (g gate) Read([]byte) (int, error) { <-g; return 0, io.EOF }
 
 type zeros struct{}
 

@@ -6,7 +6,7 @@
 //
 //   - A RegistryServer is the real docker-registry on the loopback, behind a
 //     proxy that counts requests and can be told to fail them.
-//   - An image builder (BusyboxImage, MultiLayerImage, DebianImage,
+//   - An image builder (BusyboxImage, MultiLayerImage, SmallImage, DebianImage,
 //     BigLayerImage) makes an image with umoci, buildah, GNU tar or
 //     debootstrap, pushes it and returns its reference. berth's own code builds
 //     none of them, so that a fault shared by writer and reader cannot hide.

@@ -1,11 +1,13 @@
 package testrig
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,16 +29,25 @@ var mkfsFlags = map[string][]string{"ext4": {"-q", "-F", "-O", "has_journal"}, "
 func LoopFS(tb testing.TB, fstype string, sizeMB int) (dir string) {
 	tb.Helper()
 	RequireRoot(tb)
+	base := TempDir(tb)
+	image := filepath.Join(base, "image")
+	MakeFS(tb, fstype, image, sizeMB)
+	dir = filepath.Join(base, "mnt")
+	MountFS(tb, fstype, image, dir)
+	return dir
+}
+
+// MakeFS makes the file system of a LoopFS in a new file.
+func MakeFS(tb testing.TB, fstype, image string, sizeMB int) {
+	tb.Helper()
 	flags, ok := mkfsFlags[fstype]
 	if !ok {
-		tb.Fatalf("LoopFS knows no %q", fstype)
+		tb.Fatalf("MakeFS knows no %q", fstype)
 	}
 	mkfs := "mkfs." + fstype
 	if _, err := toolPath(mkfs); err != nil {
 		tb.Skipf("needs %s, which is not installed", mkfs)
 	}
-	base := TempDir(tb)
-	image := filepath.Join(base, "image")
 	f, err := os.Create(image)
 	if err == nil {
 		err = f.Truncate(int64(max(sizeMB, smallestFS[fstype])) << 20)
@@ -46,24 +57,54 @@ func LoopFS(tb testing.TB, fstype string, sizeMB int) (dir string) {
 		tb.Fatalf("make the file of the file system: %v", err)
 	}
 	tool{}.run(tb, mkfs, append(flags, image)...)
-	dir = filepath.Join(base, "mnt")
-	if err := os.Mkdir(dir, 0o755); err != nil {
+}
+
+// MountFS mounts the file system in a file on dir, which it makes when missing. It stays
+// until unmount, which is called at the end of the test if not before.
+func MountFS(tb testing.TB, fstype, image, dir string, options ...string) (unmount func()) {
+	tb.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		tb.Fatal(err)
+	}
+	if fstype == "btrfs" {
+		// It remembers where it has seen a file system, and takes a copy for an old
+		// part of it. That nothing was to be forgotten is no error.
+		_, _ = tool{}.try("btrfs", "device", "scan", "--forget")
 	}
 	// mount frees the loop device by itself at the unmount, even when that comes
 	// after our death.
-	if _, err := (tool{}).try("mount", "-t", fstype, "-o", "loop", image, dir); err != nil {
+	if _, err := (tool{}).try("mount", "-t", fstype, "-o", strings.Join(append(options, "loop"), ","), image, dir); err != nil {
 		if !kernelKnows(fstype) {
 			tb.Skipf("this kernel has no %s", fstype)
 		}
 		tb.Fatalf("mount the %s: %v", fstype, err)
 	}
-	tb.Cleanup(func() {
+	unmount = sync.OnceFunc(func() {
 		if err := removeLoopFS(dir, image); err != nil {
 			tb.Errorf("remove the %s: %v", fstype, err)
 		}
 	})
-	return dir
+	tb.Cleanup(unmount)
+	return unmount
+}
+
+// CloneFile copies a file, at one moment and at once, within a file system that can:
+// LoopFS's xfs. What is being written to it is in the copy as a whole or not at all.
+func CloneFile(from, to string) (err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	if err := unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())); err != nil {
+		return fmt.Errorf("clone %s: %w", from, err)
+	}
+	return nil
 }
 
 func kernelKnows(fstype string) bool {
@@ -80,7 +121,8 @@ func removeLoopFS(dir, image string) error {
 		}
 		return fmt.Errorf("unmount %s: %w: something still uses it", dir, err)
 	}
-	return eventually(5*time.Second, func() error {
+	// Mount namespaces that others made meanwhile have a copy of the mount.
+	return eventually(time.Minute, func() error {
 		devices, err := loopDevices()
 		if err != nil {
 			return err

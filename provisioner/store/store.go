@@ -6,11 +6,13 @@
 // needs no network.
 //
 // An image is absent or recorded. A recorded image says what its layers are; should
-// one of them be absent, Get fetches it again.
+// one of them be absent or broken, Get fetches that one again.
 package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	v1 "berth/api/v1"
@@ -22,7 +24,9 @@ import (
 type Image struct {
 	Record
 	Config *image.Config
-	lease  *layer.Lease
+	// Pull tells how the image came into the store; nil: it was there.
+	Pull  *PullReport
+	lease *layer.Lease
 }
 
 // NewImage ties an image to the lease that holds its layers.
@@ -52,7 +56,10 @@ type Record struct {
 type Store interface {
 	// Get returns the image, with its layers in the given form. Unless img.Cached is
 	// false, an image that is recorded and whose layers are all there is returned
-	// without asking its source.
+	// without asking its source. Of one that lacks layers, because they are absent or
+	// broken, these are fetched as the record says, so that it stays the image that it
+	// was; it is pulled anew when the source has them no longer. A record that cannot be
+	// read counts as none, unless a newer berth wrote it.
 	//
 	// A nil error proves that every layer had its digest and is on stable storage,
 	// and that the image is recorded. The caller owes a Release. After an error
@@ -60,19 +67,71 @@ type Store interface {
 	//
 	// ErrInvalid: the name or what was found under it is malformed; ErrNotFound: no
 	// such image or none for the platform; ErrNotSupported: it is of a kind that this
-	// store does not read; ErrDenied, ErrUnavailable: see package registry.
+	// store does not read, or its record is of a newer berth; ErrDenied, ErrUnavailable:
+	// see package registry.
 	Get(ctx context.Context, img *v1.Image, form layer.Form) (*Image, error)
 
 	// Reference returns the name under which an image is recorded, Record.Reference,
 	// whether it is or not. Errors are those of Get that concern the name.
 	Reference(img *v1.Image) (string, error)
 
-	// List returns the recorded images, ordered by reference.
+	// List returns the recorded images, ordered by reference. Beside an error, of which
+	// each part is a *RecordError when only single records cannot be read, it returns
+	// the others.
 	List(ctx context.Context) ([]Record, error)
 
-	// Remove forgets the images recorded under a name, for every platform. Their
-	// layers stay until the next sweep. ErrNotFound when there is none.
+	// Forget forgets recorded images, of List, at once but not durably: that is Sync's.
+	// Prune calls it while others wait. One that is forgotten already is no error. After
+	// an error some are forgotten; it may be repeated.
+	Forget(ctx context.Context, records []Record) error
+
+	// Sync makes durable what Forget has done, also in other processes.
+	Sync() error
+
+	// Refetch stages in the lease those of the layers that recorded images have, each
+	// from where its image came from and with nothing else, and returns which these are.
+	// Where one image fails, others that have the layer are tried. Layers of no image
+	// that can be read are not among them, and no error. The caller commits.
+	//
+	// The error joins what kept single layers from being fetched; the others are staged.
+	// Classes are those of Get.
+	Refetch(ctx context.Context, ids []image.Digest, lease *layer.Lease) ([]image.Digest, error)
+
+	// Remove forgets the images recorded under a name, for every platform, durably; also
+	// one whose record cannot be read. Their layers stay until the next sweep.
+	// ErrNotFound when there is none, ErrNotSupported when a newer berth recorded one.
 	Remove(ctx context.Context, img *v1.Image) error
+}
+
+// RecordError is a record that cannot be read. Whoever meets one does not know which
+// layers its image has.
+type RecordError struct {
+	Path string // of the record
+	// Reference and Platform are those of the image, empty when they are not known.
+	Reference, Platform string
+	Err                 error
+}
+
+func (e *RecordError) Error() string { return fmt.Sprintf("image record %s: %v", e.Path, e.Err) }
+
+func (e *RecordError) Unwrap() error { return e.Err }
+
+// Unreadable takes an error of List apart: into the records that cannot be read, and
+// what else there is.
+func Unreadable(err error) (records []*RecordError, rest error) {
+	if rec, ok := err.(*RecordError); ok {
+		return []*RecordError{rec}, nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || !errors.As(err, new(*RecordError)) {
+		return nil, err
+	}
+	var others []error
+	for _, part := range joined.Unwrap() {
+		unreadable, other := Unreadable(part)
+		records, others = append(records, unreadable...), append(others, other)
+	}
+	return records, errors.Join(others...)
 }
 
 // Stage is where a layer is on its way into the store.

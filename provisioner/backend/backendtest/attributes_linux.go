@@ -42,7 +42,10 @@ var attributes = []check{
 		charDevice("null", 1, 3).perm(0o666), charDevice("large", 511, 1<<18-1), charDevice("minor", 0, 1), charDevice("major", 1, 0),
 		blockDevice("loop", 7, 0).owner(0, 6), fifo("fifo").perm(0o777), socket("socket").perm(0o711),
 	})},
-	{"names are any bytes", nil, checkTree(oddNames())},
+	{"names are any bytes", nil, checkTree(named(strings.Repeat("n", 255), strings.Repeat("\xff", 255), "new\nline", "\xff\xfe", "\\", `a\040b`, " ", "-rf", "...", "~",
+		"*", "$HOME", "lost+found", "käse", "\x01", "a:b,c=d", "work", "upper", "index", "#1", ".wh"))},
+	{"names that aufs takes for marks are names", func(t Traits) bool { return !t.ReservedNames },
+		checkTree(named(".wh.file", ".wh..wh..opq", ".wh..wh.aufs", ".wh..wh.plnk", ".wh..wh.orph", ".wh.", ".wh..", ".wh.file.wh."))},
 	{"trees may be 1000 directories deep", nil, checkTree(deepTree(1000))},
 	{"directories may be large", nil, checkTree(largeDirectory(2000))},
 	{"the content of a file is that of the layer, whatever its size", nil, checkTree(Tree{
@@ -87,11 +90,15 @@ func checkTree(tree Tree) func(*testing.T, *suite) {
 	}
 }
 
-func oddNames() Tree {
-	tree := Tree{}
-	for _, name := range []string{strings.Repeat("n", 255), strings.Repeat("\xff", 255), "new\nline", "\xff\xfe", "\\", `a\040b`, " ", "-rf", "...", "~",
-		"*", "$HOME", ".wh.file", ".wh..wh..opq", ".wh.", "lost+found", "käse", "\x01", "a:b,c=d", "work", "upper", "index", "#1"} {
+// named is a tree of directories with the names, and files of the same names in them and
+// beside them.
+func named(names ...string) (tree Tree) {
+	for _, name := range names {
 		tree = append(tree, Dir(name), File(name+"/"+name, name))
+	}
+	tree = append(tree, Dir("files"))
+	for _, name := range names {
+		tree = append(tree, File("files/"+name, name))
 	}
 	return tree
 }

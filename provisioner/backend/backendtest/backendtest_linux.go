@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -30,6 +31,9 @@ type Traits struct {
 	// MaxLayers is how many layers the backend can stack; 0: any number. One that
 	// stacks a single layer refuses whiteouts.
 	MaxLayers int
+	// ReservedNames says that names which begin with .wh. cannot be shown. No layer of the
+	// layer store has any.
+	ReservedNames bool
 	// FileSystem is the type of the file system to try the backend on, by default ext4.
 	FileSystem string
 }
@@ -50,13 +54,15 @@ func writable(t Traits) bool { return t.Writable }
 func readOnly(t Traits) bool { return !t.Writable }
 func mounts(t Traits) bool   { return t.Mounts }
 
+const usualFileSystem = "ext4"
+
 // Run checks the backends that factory returns.
 func Run(t *testing.T, factory func() backend.Backend, traits Traits) {
 	if traits.FileSystem == "" {
-		traits.FileSystem = "ext4"
+		traits.FileSystem = usualFileSystem
 	}
 	s := &suite{Traits: traits, factory: factory, dir: mounttest.FileSystem(t, traits.FileSystem)}
-	for _, checks := range [][]check{stacking, attributes, writing, destroying, provisioning} {
+	for _, checks := range [][]check{stacking, attributes, writing, destroying, provisioning, faults} {
 		for _, c := range checks {
 			if c.applies == nil || c.applies(traits) {
 				t.Run(c.rule, func(t *testing.T) { c.run(t, s) })
@@ -135,6 +141,9 @@ func (p *place) provisionAs(id string, layers ...backend.Layer) (rootfs string, 
 	ephemeral, err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir())
 	if err != nil {
 		p.t.Fatal(err)
+	}
+	if computed := p.backend.Ephemeral(rootfs, p.backendDir()); !slices.Equal(ephemeral, computed) {
+		p.t.Errorf("the ephemeral directories are %q, computed were %q", ephemeral, computed)
 	}
 	return rootfs, ephemeral
 }

@@ -180,7 +180,6 @@ func bind(t *testing.T, from, to string) {
 }
 
 func checkImmutable(t *testing.T, s *suite) {
-	const immutable, appendOnly = 0x10, 0x20
 	p := s.place(t)
 	rootfs := p.provision(p.layers(someTree)...)
 	if err := errors.Join(os.Mkdir(rootfs+"/new", 0o755), os.Mkdir(rootfs+"/new/dir", 0o755), os.WriteFile(rootfs+"/new/dir/file", nil, 0o644)); err != nil {
@@ -189,22 +188,32 @@ func checkImmutable(t *testing.T, s *suite) {
 	for _, c := range []struct {
 		path string
 		flag int
-	}{{"/d/file", immutable}, {"/file", appendOnly}, {"/new/dir/file", immutable}, {"/new/dir", immutable}, {"/new", appendOnly}} {
-		fd, err := unix.Open(rootfs+c.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
+	}{{"/d/file", immutableFlag}, {"/file", appendOnlyFlag}, {"/new/dir/file", immutableFlag}, {"/new/dir", immutableFlag}, {"/new", appendOnlyFlag}} {
+		if err := setFlag(rootfs+c.path, c.flag); err != nil {
 			t.Fatal(err)
-		}
-		flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
-		if err == nil {
-			err = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags)|c.flag)
-		}
-		unix.Close(fd)
-		if err != nil {
-			t.Fatalf("%s: %v", c.path, err)
 		}
 	}
 	p.destroy(rootfs, true)
 	p.nothingLeft()
+}
+
+// Flags of ioctl_iflags(2).
+const immutableFlag, appendOnlyFlag = 0x10, 0x20
+
+func setFlag(path string, flag int) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags)|flag)
+	}
+	if err != nil {
+		return fmt.Errorf("set a flag of %s: %w", path, err)
+	}
+	return nil
 }
 
 // checkDeepLeftovers: a container may make a tree that is deeper than any limit on
@@ -314,8 +323,12 @@ func checkOccupied(t *testing.T, s *suite) {
 			if err := errors.Join(os.Mkdir(filepath.Dir(rootfs), 0o700), occupied.make(rootfs)); err != nil {
 				t.Fatal(err)
 			}
+			before := readTree(t, rootfs, true)
 			if _, err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); !errors.Is(err, os.ErrExist) {
 				t.Errorf("the error is %v", err)
+			}
+			if diff := cmp.Diff(before, readTree(t, rootfs, true)); diff != "" {
+				t.Errorf("what is there has changed (-before +after):\n%s", diff)
 			}
 			p.destroy(rootfs, true)
 			p.nothingLeft()

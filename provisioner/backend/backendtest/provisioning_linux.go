@@ -31,7 +31,7 @@ var provisioning = []check{
 	{"mounts that the host makes propagate into the container, and not out of it", mounts, checkPropagation},
 	{"the backend proves by a probe that it works", nil, func(t *testing.T, s *suite) {
 		p := s.place(t)
-		if err := backend.Probe(context.Background(), p.backend, p.backendDir()); err != nil {
+		if err := backend.Probe(context.Background(), p.backend, p.backendDir(), p.backendDir()); err != nil {
 			t.Error(err)
 		}
 		if names, err := readNames(p.backendDir()); err != nil || len(names) > 0 {

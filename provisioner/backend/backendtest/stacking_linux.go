@@ -66,6 +66,14 @@ var stackings = []struct {
 	{"whiteouts of several layers add up",
 		[]Tree{{File("a", ""), File("b", ""), File("c", "")}, {whiteout("a")}, {whiteout("a"), whiteout("b")}},
 		Tree{File("c", "")}},
+	{"whiteouts in a directory that comes back hide nothing more",
+		[]Tree{{Dir("d"), File("d/a", "base"), File("d/b", "base"), Dir("d/e"), File("d/e/a", "base")}, {Dir("d"), whiteout("d/a")}, {whiteout("d")},
+			{Dir("d"), whiteout("d/a"), File("d/c", "top"), Dir("d/e"), whiteout("d/e/a"), File("d/e/b", "top")}},
+		Tree{Dir("d"), File("d/c", "top"), Dir("d/e"), File("d/e/b", "top")}},
+	{"whiteouts hide what each layer below has in another way",
+		[]Tree{{Dir("a"), File("a/x", ""), File("b", ""), symlink("c", "a"), fifo("d")}, {whiteout("a"), Dir("b"), Dir("c"), File("c/x", ""), symlink("d", "b")},
+			{File("a", "file"), whiteout("b"), whiteout("c"), charDevice("d", 1, 3)}, {whiteout("a"), Dir("e"), whiteout("d")}},
+		Tree{Dir("e")}},
 	{"a file that was hidden can come back",
 		[]Tree{{File("a", "base")}, {whiteout("a")}, {File("a", "top")}}, Tree{File("a", "top")}},
 	{"a directory that was hidden comes back empty",
@@ -91,6 +99,15 @@ var stackings = []struct {
 	{"a file replaces a directory with all in it",
 		[]Tree{{Dir("a"), Dir("a/d"), File("a/d/b", "b")}, {File("a", "file")}}, Tree{File("a", "file")}},
 	{"a directory replaces a file", []Tree{{File("a", "file")}, {Dir("a"), File("a/b", "b")}}, Tree{Dir("a"), File("a/b", "b")}},
+	{"a directory that replaces a file has nothing of the directory that the file replaced",
+		[]Tree{{Dir("a"), File("a/x", "base"), Dir("a/d"), File("a/d/x", "base"), Dir("b"), File("b/x", "base"), Dir("c"), File("c/x", "")},
+			{File("a", "file"), symlink("b", "a"), fifo("c")},
+			{Dir("a"), File("a/y", "top"), Dir("a/d"), File("a/d/y", "top"), Dir("b"), File("b/y", "top"), implied("c"), File("c/y", "")}},
+		Tree{Dir("a"), File("a/y", "top"), Dir("a/d"), File("a/d/y", "top"), Dir("b"), File("b/y", "top"), Dir("c").date(0, 0), File("c/y", "")}},
+	{"opaque directories may lie on one another, and in one another",
+		[]Tree{{Dir("d"), File("d/a", "0"), Dir("d/e"), File("d/e/a", "0")}, {opaque("d"), File("d/b", "1"), Dir("d/e"), File("d/e/b", "1")},
+			{opaque("d"), File("d/c", "2"), Dir("d/e"), File("d/e/c", "2")}, {Dir("d"), opaque("d/e"), File("d/e/d", "3")}, {Dir("d"), opaque("d/e")}},
+		Tree{Dir("d"), File("d/c", "2"), Dir("d/e")}},
 	{"a directory replaces a link to a directory",
 		[]Tree{{Dir("d"), File("d/b", "base"), symlink("a", "d")}, {Dir("a"), File("a/b", "top")}},
 		Tree{Dir("d"), File("d/b", "base"), Dir("a"), File("a/b", "top")}},
@@ -164,10 +181,7 @@ func checkRandomLayers(t *testing.T, s *suite) {
 		if s.MaxLayers != 1 {
 			count = rapid.IntRange(1, 4).Draw(rt, "layers")
 		}
-		var trees []Tree
-		for i := range count {
-			trees = append(trees, randomTree(rt, fmt.Sprint("layer ", i), s.MaxLayers != 1))
-		}
+		trees := randomLayers(rt, count)
 		p := s.place(t)
 		rootfs := p.provision(p.layers(trees...)...)
 		if diff := cmp.Diff(stacked(trees...), read(t, rootfs)); diff != "" {
@@ -179,6 +193,28 @@ func checkRandomLayers(t *testing.T, s *suite) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// RandomLayers draws the trees of a few layers, base first.
+func RandomLayers(rt *rapid.T) []Tree {
+	return randomLayers(rt, rapid.IntRange(1, 4).Draw(rt, "layers"))
+}
+
+func randomLayers(rt *rapid.T, count int) (trees []Tree) {
+	for i := range count {
+		trees = append(trees, randomTree(rt, fmt.Sprint("layer ", i), count > 1))
+	}
+	return trees
+}
+
+// Stacks are the layers, base first, of all rules on how layers make one tree, and layers
+// whose links lead out of the root filesystem to the directory outside.
+func Stacks(outside string) map[string][]Tree {
+	stacks := map[string][]Tree{"what replaces a link is never written through it": linkedLayers(outside)}
+	for _, s := range stackings {
+		stacks[s.rule] = s.layers
+	}
+	return stacks
 }
 
 // randomTree draws a tree of few names, so that layers meet.
@@ -334,16 +370,23 @@ func checkNoLinkIsFollowed(t *testing.T, s *suite) {
 	canaryTree := Tree{Dir("d"), File("d/file", "canary"), File("file", "canary")}
 	canaryTree.Write(t, canary)
 	for _, to := range []string{canary, "../../../canary"} {
-		base := Tree{symlink("directory", to), symlink("file", to+"/file"), symlink("new", to+"/new"), symlink("hidden", to+"/file"),
-			symlink("opaque", to), symlink("fifo", to+"/file"), symlink("link", to), Dir("d"), symlink("d/directory", to)}
-		top := Tree{Dir("directory").perm(0o700), Dir("directory/d"), File("directory/d/file", "layer"), File("directory/file", "layer"),
-			File("file", "layer").perm(0o600), File("new", "layer"), hardLink("new2", "new"), whiteout("hidden"),
-			opaque("opaque"), File("opaque/file", "layer"), fifo("fifo"), symlink("link", "elsewhere"),
-			Dir("d"), Dir("d/directory"), whiteout("d/directory/file"), whiteout("d/directory/d")}
-		rootfs, _ := p.provisionAs(fmt.Sprintf("%d", len(to)), p.layers(base, top)...)
-		p.shows(rootfs, stacked(base, top))
+		trees := linkedLayers(to)
+		rootfs, _ := p.provisionAs(fmt.Sprintf("%d", len(to)), p.layers(trees...)...)
+		p.shows(rootfs, stacked(trees...))
 	}
 	if diff := cmp.Diff(stacked(canaryTree), read(t, canary)); diff != "" {
 		t.Errorf("what the links lead to has changed (-want +got):\n%s", diff)
+	}
+}
+
+// linkedLayers are layers of which the upper one replaces links to and into a directory.
+func linkedLayers(to string) []Tree {
+	return []Tree{
+		{symlink("directory", to), symlink("file", to+"/file"), symlink("new", to+"/new"), symlink("hidden", to+"/file"),
+			symlink("opaque", to), symlink("fifo", to+"/file"), symlink("link", to), Dir("d"), symlink("d/directory", to)},
+		{Dir("directory").perm(0o700), Dir("directory/d"), File("directory/d/file", "layer"), File("directory/file", "layer"),
+			File("file", "layer").perm(0o600), File("new", "layer"), hardLink("new2", "new"), whiteout("hidden"),
+			opaque("opaque"), File("opaque/file", "layer"), fifo("fifo"), symlink("link", "elsewhere"),
+			Dir("d"), Dir("d/directory"), whiteout("d/directory/file"), whiteout("d/directory/d")},
 	}
 }

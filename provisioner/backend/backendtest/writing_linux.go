@@ -13,6 +13,8 @@ import (
 
 // writing: what a container does in its root filesystem.
 var writing = append(writingChecks(),
+	check{"nothing that a container tries with overlayfs's own marks reaches a layer", writable, checkMarks},
+	check{"whatever a container does, the layer store finds its layers whole", nil, checkStore},
 	check{"what is written lies in the ephemeral directories", writable, checkEphemeral},
 	check{"a read-only backend has no ephemeral directories", readOnly, checkNoEphemeral},
 	check{"root filesystems of the same layers know nothing of each other", writable, checkIndependence},
@@ -46,6 +48,37 @@ var writings = []struct {
 		})
 	}},
 	{"write through memory", func(root string) error { return withFile(root+"/large", writeMapped) }},
+	{"write through /proc to a file that is open for reading", func(root string) error {
+		return withOpen(root+"/file", func(proc string) error { return writeAt(proc, unix.O_WRONLY, 0) })
+	}},
+	{"truncate through /proc", func(root string) error {
+		return withOpen(root+"/large", func(proc string) error { return os.Truncate(proc, 1) })
+	}},
+	{"link through /proc, then write", func(root string) error {
+		return withOpen(root+"/file", func(proc string) error {
+			return errors.Join(unix.Linkat(unix.AT_FDCWD, proc, unix.AT_FDCWD, root+"/d/linked", unix.AT_SYMLINK_FOLLOW), writeAt(root+"/d/linked", unix.O_WRONLY, 0))
+		})
+	}},
+	{"chmod, chown, date and set an attribute by a descriptor for reading", func(root string) error {
+		return withOpen(root+"/file", func(proc string) error {
+			return errors.Join(unix.Chmod(proc, 0o600), os.Chown(proc, 5, 6), unix.Utimes(proc, make([]unix.Timeval, 2)), unix.Setxattr(proc, "user.new", []byte("new"), 0))
+		})
+	}},
+	{"allocate", func(root string) error {
+		return withFile(root+"/file", func(fd int) error { return unix.Fallocate(fd, 0, 0, 1<<20) })
+	}},
+	{"make immutable", func(root string) error { return setFlag(root+"/large", immutableFlag) }},
+	{"make a file without a name, then give it one", func(root string) error {
+		fd, err := unix.Open(root+"/d", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Linkat(unix.AT_FDCWD, procPath(fd), unix.AT_FDCWD, root+"/d/new", unix.AT_SYMLINK_FOLLOW)
+	}},
+	{"exchange two files", func(root string) error {
+		return unix.Renameat2(unix.AT_FDCWD, root+"/file", unix.AT_FDCWD, root+"/d/a", unix.RENAME_EXCHANGE)
+	}},
 	{"unlink a file", func(root string) error { return os.Remove(root + "/file") }},
 	{"unlink a link", func(root string) error { return os.Remove(root + "/link") }},
 	{"remove an empty directory", func(root string) error { return unix.Rmdir(root + "/empty") }},
@@ -121,6 +154,16 @@ func withFile(path string, do func(fd int) error) error {
 	return errors.Join(do(int(f.Fd())), f.Close())
 }
 
+// withOpen opens a file for reading, and names it as /proc does.
+func withOpen(path string, do func(proc string) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return do(procPath(int(f.Fd())))
+}
+
 // writeAt writes at an offset, or with -1 where the file is.
 func writeAt(path string, flags int, offset int64) error {
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
@@ -161,6 +204,32 @@ func removeAll(root, path string) error {
 		return err
 	}
 	return os.Remove(dir)
+}
+
+// checkMarks: a container may make what overlayfs takes for a whiteout or an opaque
+// directory, if it is let. It may lose its own view of what it has then, nothing else.
+func checkMarks(t *testing.T, s *suite) {
+	p := s.place(t)
+	layers := p.layers(written...)
+	unchanged := p.unchanged()
+	rootfs := p.provision(layers...)
+	unix.Mknod(rootfs+"/d/new", unix.S_IFCHR, 0)
+	unix.Mknod(rootfs+"/new", unix.S_IFCHR, 0)
+	for _, name := range []string{"opaque", "redirect", "origin", "metacopy", "whiteout", "impure", "nlink"} {
+		for _, path := range []string{"", "/d", "/d/e", "/file", "/dir"} {
+			for _, value := range []string{"y", "/d/e", ""} {
+				unix.Setxattr(rootfs+path, "trusted.overlay."+name, []byte(value), 0)
+				unix.Setxattr(rootfs+path, "user.overlay."+name, []byte(value), 0)
+			}
+		}
+	}
+	unix.Renameat2(unix.AT_FDCWD, rootfs+"/file", unix.AT_FDCWD, rootfs+"/d/moved", unix.RENAME_WHITEOUT)
+	os.WriteFile(rootfs+"/.wh.large", nil, 0o600)
+	os.WriteFile(rootfs+"/d/.wh..wh..opq", nil, 0o600)
+	unchanged()
+	p.destroy(rootfs, true)
+	unchanged()
+	p.shows(p.provision(layers...), stacked(written...))
 }
 
 // checkEphemeral: a disk quota counts what is in the ephemeral directories.

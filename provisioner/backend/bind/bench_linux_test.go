@@ -14,7 +14,7 @@ import (
 // Beside the system calls that no backend can do without.
 func BenchmarkProvisionDestroy(b *testing.B) {
 	bench := backendtest.NewBench(b, "ext4", 1)
-	b.Run("backend", func(b *testing.B) { bench.ProvisionDestroy(b, New()) })
+	b.Run("backend", func(b *testing.B) { bench.ProvisionDestroy(b, New(nil)) })
 	b.Run("bare mount and umount", func(b *testing.B) {
 		rootfs := filepath.Join(bench.Dir, "bare")
 		for b.Loop() {

@@ -10,23 +10,34 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"berth/container"
+	"berth/internal/metrics"
 	"berth/internal/mount"
 	"berth/layer"
 	"berth/provisioner/backend"
 )
 
-// Backend is the bind backend. Root filesystems are read-only.
-type Backend struct{}
+// RemoveRootfsErrors is a counter, with the name that it has in Mesos: directories of
+// destroyed root filesystems that were busy and so stayed.
+const RemoveRootfsErrors = "containerizer/mesos/provisioner/bind/remove_rootfs_errors"
 
-// New returns the backend.
-func New() *Backend { return &Backend{} }
+// Backend is the bind backend. Root filesystems are read-only.
+type Backend struct {
+	busy *metrics.Counter
+}
+
+// New returns the backend, which counts in a set that may be nil.
+func New(set *metrics.Set) *Backend { return &Backend{set.Counter(RemoveRootfsErrors)} }
 
 // Form implements backend.Backend.
 func (b *Backend) Form() layer.Form { return layer.Tree }
 
-// Provision implements backend.Backend. It returns no ephemeral directories: nothing
-// can be written.
+// Ephemeral implements backend.Backend: there are none, because nothing can be written.
+func (b *Backend) Ephemeral(string, string) []string { return nil }
+
+// Provision implements backend.Backend.
 func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, _ string) ([]string, error) {
 	const remedy = "use --image_provisioner_backend=overlay or copy"
 	switch {
@@ -60,9 +71,18 @@ func provision(path, rootfs string) (err error) {
 	return mount.ShareFromHost(rootfs)
 }
 
-// Destroy implements backend.Backend.
+// Destroy implements backend.Backend. The empty directory may stay, if somebody else on
+// the host keeps it busy: the provisioner tries to remove it again, with all that is
+// around it.
 func (b *Backend) Destroy(_ context.Context, rootfs, _ string) (bool, error) {
+	if err := mount.Detach(rootfs); err != nil {
+		return true, fmt.Errorf("bind backend: %w", err)
+	}
 	existed, err := mount.RemoveAll(rootfs)
+	if errors.Is(err, unix.EBUSY) {
+		b.busy.Add(1)
+		return existed, nil
+	}
 	if err != nil {
 		return existed, fmt.Errorf("bind backend: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/attributes"
 	"berth/internal/disk"
 )
 
@@ -51,7 +52,7 @@ func (a *applier) apply(ctx context.Context, path string) error {
 
 // contents applies the entries of a directory, then its attributes.
 func (a *applier) contents(ctx context.Context, d directory) error {
-	attributes, err := a.attributes(d)
+	wanted, err := a.attributes(d)
 	if err != nil {
 		return fmt.Errorf("%q: %w", d.path, err)
 	}
@@ -70,7 +71,7 @@ func (a *applier) contents(ctx context.Context, d directory) error {
 		}
 	}
 	// Last: what was made in the directory has changed its times.
-	if err := attributes.give(d.target); err != nil {
+	if err := wanted.Give(attributes.Open(d.target)); err != nil {
 		return fmt.Errorf("%q: %w", d.path, err)
 	}
 	return nil
@@ -78,11 +79,11 @@ func (a *applier) contents(ctx context.Context, d directory) error {
 
 // attributes returns what a directory is to have: the layer's attributes, or those that
 // it has already.
-func (a *applier) attributes(d directory) (attributes, error) {
+func (a *applier) attributes(d directory) (attributes.Attributes, error) {
 	if d.merged && a.implied[d.name()] {
-		return attributesOf(d.target)
+		return attributes.Of(attributes.Open(d.target))
 	}
-	return attributesOf(d.source)
+	return attributes.Of(attributes.Open(d.source))
 }
 
 // name is the path as backend.Layer.Implied has it.
@@ -97,7 +98,7 @@ func (d directory) name() string {
 // and their attributes of it: a default access control list, for one, would be
 // inherited by what is made in the directory next.
 func (d directory) prepare() error {
-	opaque, err := isOpaque(d.source)
+	opaque, err := attributes.IsOpaque(attributes.Open(d.source))
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (d directory) prepare() error {
 			return fmt.Errorf("remove what the layer hides: %w", err)
 		}
 	}
-	return node{fd: d.target}.clearXattrs()
+	return attributes.Clear(attributes.Open(d.target))
 }
 
 // entry applies one entry; the context of an error is its path.
@@ -198,7 +199,7 @@ func (a *applier) file(ctx context.Context, d directory, name string, st *unix.S
 			return err
 		}
 	}
-	return copyAttributesAt(d.source, d.target, name, st)
+	return attributes.Copy(attributes.At(d.source, name), attributes.At(d.target, name))
 }
 
 // regular makes a file for the fillers.

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/attributes"
 	"berth/internal/disk"
 )
 
@@ -28,21 +29,13 @@ func fill(ctx context.Context, files <-chan file) error {
 	for f := range files {
 		err := f.copyContent(ctx, buffer)
 		if err == nil {
-			err = f.copyAttributes()
+			err = attributes.Copy(attributes.Open(f.from), attributes.Open(f.to))
 		}
 		if err := errors.Join(err, f.close()); err != nil {
 			return fmt.Errorf("%q: %w", f.path, err)
 		}
 	}
 	return nil
-}
-
-func (f file) copyAttributes() error {
-	attributes, err := attributesOf(f.from)
-	if err != nil {
-		return err
-	}
-	return attributes.give(f.to)
 }
 
 // copyContent makes to the same as from: shared blocks where the file system can
@@ -62,14 +55,14 @@ func (f file) copyContent(ctx context.Context, buffer []byte) error {
 		return err
 	}
 	for offset := int64(0); offset < f.st.Size; {
-		start, err := unix.Seek(f.from, offset, unix.SEEK_DATA)
+		start, err := disk.Seek(f.from, offset, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
 			return nil // only a hole is left
 		}
 		if err != nil {
 			return err
 		}
-		end, err := unix.Seek(f.from, start, unix.SEEK_HOLE)
+		end, err := disk.Seek(f.from, start, unix.SEEK_HOLE)
 		if err != nil {
 			return err
 		}
@@ -108,10 +101,7 @@ func (f file) copyRange(ctx context.Context, offset, end int64, buffer []byte) e
 
 func (f file) copyByHand(offset, end int64, buffer []byte) error {
 	for offset < end {
-		n, err := unix.Pread(f.from, buffer[:min(end-offset, int64(len(buffer)))], offset)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := disk.Pread(f.from, buffer[:min(end-offset, int64(len(buffer)))], offset)
 		if err != nil {
 			return err
 		}

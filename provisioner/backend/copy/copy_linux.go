@@ -32,9 +32,12 @@ func New() *Backend { return &Backend{} }
 // Form implements backend.Backend.
 func (b *Backend) Form() layer.Form { return layer.Tree }
 
-// Provision implements backend.Backend. It returns the root filesystem itself: all of
-// it is the container's own.
-func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs, _ string) ([]string, error) {
+// Ephemeral implements backend.Backend: the root filesystem itself, because all of it is
+// the container's own.
+func (b *Backend) Ephemeral(rootfs, _ string) []string { return []string{rootfs} }
+
+// Provision implements backend.Backend.
+func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs, dir string) ([]string, error) {
 	if len(layers) == 0 {
 		return nil, fmt.Errorf("copy backend: %w: the image has no layers", container.ErrInvalid)
 	}
@@ -44,7 +47,7 @@ func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs,
 	if err := stack(ctx, layers, rootfs); err != nil {
 		return nil, fmt.Errorf("copy backend: %w", err)
 	}
-	return []string{rootfs}, nil
+	return b.Ephemeral(rootfs, dir), nil
 }
 
 // stack copies the layers, base first, into the empty directory rootfs.

@@ -8,23 +8,7 @@ import (
 	"berth/internal/disk"
 )
 
-const (
-	openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-
-	opaqueXattr = "trusted.overlay.opaque"
-)
-
-func isOpaque(dir int) (bool, error) {
-	var value [1]byte
-	n, err := unix.Fgetxattr(dir, opaqueXattr, value[:])
-	switch {
-	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ERANGE):
-		return false, nil
-	case err != nil:
-		return false, err
-	}
-	return n == 1 && value[0] == 'y', nil
-}
+const openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
 // empty removes everything in the directory dir.
 func empty(dir int) error {
@@ -64,15 +48,12 @@ func remove(parent int, name string) error {
 
 // readNames lists a directory.
 func readNames(dir int) (names []string, err error) {
-	if _, err := unix.Seek(dir, 0, unix.SEEK_SET); err != nil {
+	if _, err := disk.Seek(dir, 0, unix.SEEK_SET); err != nil {
 		return nil, err
 	}
 	buffer := make([]byte, 32<<10)
 	for {
-		n, err := unix.ReadDirent(dir, buffer)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := disk.ReadDirent(dir, buffer)
 		if err != nil || n == 0 {
 			return names, err
 		}
@@ -82,7 +63,7 @@ func readNames(dir int) (names []string, err error) {
 
 func readlink(dir int, name string) (string, error) {
 	buffer := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(dir, name, buffer)
+	n, err := disk.Readlinkat(dir, name, buffer)
 	if err != nil {
 		return "", err
 	}

@@ -1,7 +1,9 @@
 package overlay
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/provisioner/backend/backendtest"
+	"berth/state"
 )
 
 // Beside the system calls that no backend can do without.
@@ -17,6 +20,24 @@ func BenchmarkProvisionDestroy(b *testing.B) {
 	bench := backendtest.NewBench(b, "ext4", 6)
 	b.Run("backend", func(b *testing.B) { bench.ProvisionDestroy(b, New()) })
 	b.Run("by links", func(b *testing.B) { bench.ProvisionDestroy(b, newByLinks()) })
+	b.Run("backend, among 1000 others", func(b *testing.B) {
+		others := func(do func(rootfs string) error) {
+			for i := range 1000 {
+				if err := do(state.Rootfs(bench.Dir, fmt.Sprint(i))); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		others(func(rootfs string) error {
+			_, err := New().Provision(b.Context(), bench.Layers, rootfs, bench.Dir)
+			return err
+		})
+		defer others(func(rootfs string) error {
+			_, err := New().Destroy(context.Background(), rootfs, bench.Dir)
+			return err
+		})
+		bench.ProvisionDestroy(b, New())
+	})
 	b.Run("bare mount and umount", func(b *testing.B) {
 		dir := filepath.Join(bench.Dir, "bare")
 		var lowers []string

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"syscall"
 
 	"berth/container"
@@ -38,50 +37,27 @@ func (b *Backend) Form() layer.Form { return layer.Tree }
 // plan is what Provision mounts, as a pure function of its arguments.
 func plan(layers []backend.Layer, rootfs, dir string) mount.Overlay {
 	scratch := state.Scratch(dir, rootfs)
+	var lowers []string
+	for _, l := range backend.TopFirst(layers) {
+		lowers = append(lowers, l.Path)
+	}
 	return mount.Overlay{
-		Lowers: lowers(layers),
+		Lowers: lowers,
 		Upper:  filepath.Join(scratch, "upper"),
 		Work:   filepath.Join(scratch, "work"),
 		Links:  filepath.Join(scratch, "links"),
 	}
 }
 
-// visible returns the layers from the topmost one on whose root is opaque. overlayfs
-// does not look for the mark on the root of a layer.
-func visible(layers []backend.Layer) ([]backend.Layer, error) {
-	for i, l := range slices.Backward(layers) {
-		if !l.Whiteouts {
-			continue
-		}
-		opaque, err := isOpaque(l.Path)
-		if err != nil {
-			return nil, err
-		}
-		if opaque {
-			return layers[i:], nil
-		}
-	}
-	return layers, nil
+// Ephemeral implements backend.Backend: the upper and the work directory.
+func (b *Backend) Ephemeral(rootfs, dir string) []string {
+	o := plan(nil, rootfs, dir)
+	return []string{o.Upper, o.Work}
 }
 
-// lowers returns the paths of the layers, topmost first. Of a layer that occurs
-// several times, as the empty one often does, the topmost is enough, because all that
-// it has is seen there; and overlayfs would refuse the others.
-func lowers(layers []backend.Layer) []string {
-	var paths []string
-	seen := make(map[string]bool, len(layers))
-	for _, l := range slices.Backward(layers) {
-		if !seen[l.Path] {
-			seen[l.Path] = true
-			paths = append(paths, l.Path)
-		}
-	}
-	return paths
-}
-
-// Provision implements backend.Backend. It returns the upper and the work directory.
+// Provision implements backend.Backend.
 func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, dir string) ([]string, error) {
-	seen, err := visible(layers)
+	seen, err := backend.Visible(layers)
 	if err != nil {
 		return nil, fmt.Errorf("overlay backend: %w", err)
 	}
@@ -107,30 +83,30 @@ func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, d
 	if err != nil {
 		return nil, fmt.Errorf("overlay backend: mount %s: %w", rootfs, err)
 	}
-	if err := restoreImplied(layers, rootfs); err != nil {
+	if err := backend.RestoreImplied(layers, rootfs); err != nil {
 		return nil, fmt.Errorf("overlay backend: %w", err)
 	}
 	if err := mount.ShareFromHost(rootfs); err != nil {
 		return nil, fmt.Errorf("overlay backend: %w", err)
 	}
-	return []string{o.Upper, o.Work}, nil
+	return b.Ephemeral(rootfs, dir), nil
 }
 
 func makeDirectories(o mount.Overlay, layers []backend.Layer, rootfs string) error {
 	if err := backend.MakeRootfs(rootfs); err != nil {
 		return err
 	}
-	for _, d := range []string{o.Upper, o.Work} {
-		if err := disk.MkdirAll(d, 0o700); err != nil {
-			return err
-		}
-	}
-	// The upper directory stands in front of the roots of the layers.
-	from, err := attributesOf(layers, ".")
-	if err != nil {
+	if err := disk.MkdirAll(filepath.Dir(o.Upper), 0o700); err != nil {
 		return err
 	}
-	return copyAttributes(from, o.Upper)
+	// The mode is mostly the one that the root is to have. Nobody gets as far as here.
+	if err := disk.Mkdir(o.Upper, 0o755); err != nil {
+		return err
+	}
+	if err := disk.Mkdir(o.Work, 0o700); err != nil {
+		return err
+	}
+	return backend.RestoreRoot(layers, o.Upper)
 }
 
 // Destroy implements backend.Backend.

@@ -37,7 +37,7 @@ func TestFileSystemsWithoutEntryTypesAreRefused(t *testing.T) {
 	if _, err := New().Destroy(t.Context(), rootfs, dir); err != nil {
 		t.Error(err)
 	}
-	if err := backend.Probe(t.Context(), New(), dir); !errors.Is(err, container.ErrNotSupported) {
+	if err := backend.Probe(t.Context(), New(), dir, dir); !errors.Is(err, container.ErrNotSupported) {
 		t.Errorf("the probe says %v", err)
 	}
 
@@ -66,7 +66,7 @@ func TestAnOverlayIsRefusedAsUpperDirectory(t *testing.T) {
 		}
 	})
 	for name, b := range map[string]*Backend{"new calls": New(), "links": newByLinks()} {
-		err := backend.Probe(t.Context(), b, filepath.Join(rootfs, "inner"))
+		err := backend.Probe(t.Context(), b, filepath.Join(rootfs, "inner"), dir)
 		if err == nil || !strings.Contains(err.Error(), "file system") {
 			t.Errorf("%s: the probe says %v", name, err)
 		}

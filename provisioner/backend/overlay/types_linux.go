@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/container"
+	"berth/internal/disk"
 	"berth/internal/mount"
 	"berth/provisioner/backend"
 )
@@ -39,13 +40,13 @@ func checkTypes(o mount.Overlay, layers []backend.Layer) error {
 
 // entriesHaveTypes looks at the first entries of a directory.
 func entriesHaveTypes(dir string) (bool, error) {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := disk.Openat(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	defer unix.Close(fd)
 	buffer := make([]byte, 4096)
-	n, err := unix.ReadDirent(fd, buffer)
+	n, err := disk.ReadDirent(fd, buffer)
 	if err != nil {
 		return false, &os.PathError{Op: "list", Path: dir, Err: err}
 	}

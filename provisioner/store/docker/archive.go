@@ -14,6 +14,7 @@ import (
 
 	"berth/container"
 	"berth/image"
+	"berth/internal/disk"
 )
 
 // archiveSource is one image in a file as `docker save` writes it: a tar with
@@ -21,7 +22,7 @@ import (
 // directory for each layer. It reads the file in place, by an index of its members.
 type archiveSource struct {
 	archive
-	file *os.File
+	file *disk.File
 }
 
 // archive is an image in an archive whose members are known.
@@ -34,7 +35,7 @@ type archive struct {
 
 func openArchive(reference image.Reference, want image.Platform) (*archiveSource, error) {
 	// Without O_NONBLOCK, a FIFO would be waited for.
-	file, err := os.OpenFile(reference.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, err := disk.OpenFile(reference.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", container.ErrNotFound, err)
 	}
@@ -65,6 +66,14 @@ func (a *archiveSource) resolve(ctx context.Context) (*resolved, error) {
 	}
 	found.file = identify(a.reference.Path, info)
 	return found, nil
+}
+
+func (a *archiveSource) recall(ctx context.Context, rec *record) error {
+	found, err := a.resolve(ctx)
+	if err == nil && (rec.Source == nil || *found.file != *rec.Source) {
+		err = fmt.Errorf("read archive %s: %w: it has changed since the image was read from it", a.reference.Path, container.ErrNotFound)
+	}
+	return err
 }
 
 func (a *archiveSource) open(_ context.Context, l fetchable) (io.ReadCloser, error) {

@@ -2,8 +2,15 @@
 // protocol, OCI images included, and from files as `docker save` writes them.
 //
 // A source (registry.go, archive.go) resolves a reference into a manifest, a
-// configuration and the layers to fetch; pull.go fetches them; record.go keeps what
-// was found.
+// configuration and the layers to fetch (pull.go); download.go fetches these; record.go
+// keeps what was found, so that single layers can be fetched again (refetch.go).
+//
+// Its metrics, below containerizer/mesos/provisioner/docker_store:
+//
+//	image_pull_ms    timer: each pull that was started, also one that failed
+//	cache_hits       counter: images that needed no pull
+//	blobs_fetched    counter: layers that were fetched and unpacked
+//	bytes_fetched    counter: of blobs, also of those that failed
 package docker
 
 import (
@@ -11,10 +18,14 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/image"
+	"berth/internal/atomicfile"
+	"berth/internal/disk"
+	"berth/internal/metrics"
 	"berth/layer"
 	"berth/provisioner/store"
 	"berth/registry"
@@ -26,8 +37,9 @@ type Options struct {
 	Dir      string
 	Layers   *layer.Store
 	Registry *registry.Client
-	// Progress may be nil.
+	// Progress and Metrics may be nil.
 	Progress store.Progress
+	Metrics  *metrics.Set
 }
 
 // Store implements store.Store.
@@ -37,6 +49,11 @@ type Store struct {
 	records  records
 	pulls    pulls
 	progress store.Progress
+
+	pullTime     *metrics.Timer
+	cacheHits    *metrics.Counter
+	blobsFetched *metrics.Counter
+	bytesFetched *metrics.Counter
 }
 
 var _ store.Store = (*Store)(nil)
@@ -50,7 +67,14 @@ func New(o Options) (*Store, error) {
 	if o.Progress == nil {
 		o.Progress = func(store.Event) {}
 	}
-	return &Store{layers: o.Layers, registry: o.Registry, records: records, progress: o.Progress}, nil
+	const prefix = "containerizer/mesos/provisioner/docker_store/"
+	return &Store{
+		layers: o.Layers, registry: o.Registry, records: records, progress: o.Progress,
+		pullTime:     o.Metrics.Timer(prefix + "image_pull_ms"),
+		cacheHits:    o.Metrics.Counter(prefix + "cache_hits"),
+		blobsFetched: o.Metrics.Counter(prefix + "blobs_fetched"),
+		bytesFetched: o.Metrics.Counter(prefix + "bytes_fetched"),
+	}, nil
 }
 
 // key is what an image is recorded under.
@@ -119,67 +143,117 @@ func absolute(reference image.Reference) (image.Reference, error) {
 }
 
 // Get implements store.Store.
-func (s *Store) Get(ctx context.Context, img *v1.Image, form layer.Form) (_ *store.Image, err error) {
+func (s *Store) Get(ctx context.Context, img *v1.Image, form layer.Form) (*store.Image, error) {
 	k, err := parseKey(img)
 	if err != nil {
 		return nil, err
 	}
+	w := wanted{key: k, cached: img.GetCached(), form: form}
+	found, err := s.leased(ctx, w, s.fromRecord)
+	if gone := (*goneError)(nil); errors.As(err, &gone) {
+		w.lacks = err
+	} else if found != nil || err != nil {
+		return found, err
+	}
+	return s.leased(ctx, w, s.fromSource)
+}
+
+// wanted is what a Get wants.
+type wanted struct {
+	key
+	cached bool
+	form   layer.Form
+	// lacks is what kept a recorded image from being used, if something did.
+	lacks error
+}
+
+// leased gives get a lease, which goes with the image that it returns.
+func (s *Store) leased(ctx context.Context, w wanted, get func(context.Context, wanted, *layer.Lease) (*store.Image, error)) (*store.Image, error) {
 	lease, err := s.layers.Lease(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("image %s: %w", w.key, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, lease.Release())
-		}
-	}()
-	return s.get(ctx, k, img.GetCached(), form, lease)
+	found, err := get(ctx, w, lease)
+	if found == nil || err != nil { // an error may come after the image, from closing its source
+		return nil, errors.Join(err, lease.Release())
+	}
+	return found, nil
 }
 
-func (s *Store) get(ctx context.Context, k key, cached bool, form layer.Form, lease *layer.Lease) (*store.Image, error) {
-	if cached {
-		if found, err := s.cached(ctx, k, form, lease); found != nil || err != nil {
-			return found, err
-		}
+// fromRecord returns the image if it is recorded and may be cached, else nil. If it lacks
+// layers, they are fetched; a *goneError says that the source has them no longer.
+func (s *Store) fromRecord(ctx context.Context, w wanted, lease *layer.Lease) (*store.Image, error) {
+	known, err := s.lookUp(ctx, w, lease)
+	if known == nil || err != nil {
+		return nil, err
 	}
-	end, err := s.pulls.begin(ctx, k)
+	if len(known.absent) == 0 {
+		return s.hit(known, lease), nil
+	}
+	end, err := s.pulls.begin(ctx, w.key)
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", k, err)
+		return nil, fmt.Errorf("pull %s: %w", w.key, err)
 	}
 	defer end()
-	if cached { // perhaps somebody else has pulled it meanwhile
-		if found, err := s.cached(ctx, k, form, lease); found != nil || err != nil {
-			return found, err
-		}
+	// Perhaps somebody else has fetched them meanwhile.
+	if known, err = s.lookUp(ctx, w, lease); known == nil || err != nil {
+		return nil, err
 	}
-	pulled, err := s.pull(ctx, k, form, lease)
-	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", k, err)
+	if len(known.absent) == 0 {
+		return s.hit(known, lease), nil
 	}
-	return pulled, nil
+	return s.restore(ctx, w.key, known, lease)
 }
 
-// cached returns the image if it is recorded and all its layers are there, else nil.
-func (s *Store) cached(ctx context.Context, k key, form layer.Form, lease *layer.Lease) (*store.Image, error) {
-	rec, err := s.records.load(k)
-	if errors.Is(err, container.ErrNotFound) {
-		return nil, nil
+// fromSource asks the source for the image.
+func (s *Store) fromSource(ctx context.Context, w wanted, lease *layer.Lease) (*store.Image, error) {
+	end, err := s.pulls.begin(ctx, w.key)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", w.key, err)
 	}
+	defer end()
+	// Perhaps somebody else has pulled it meanwhile.
+	known, err := s.lookUp(ctx, w, lease)
 	if err != nil {
 		return nil, err
 	}
-	if !rec.Source.unchanged() {
+	if known != nil && len(known.absent) == 0 {
+		return s.hit(known, lease), nil
+	}
+	found, err := s.pull(ctx, w, lease)
+	if err != nil && w.lacks != nil {
+		err = fmt.Errorf("%w; it is pulled anew because of this: %v", err, w.lacks)
+	}
+	return found, err
+}
+
+// lookup is a recorded image, whose layers are held.
+type lookup struct {
+	*record
+	absent []image.Digest // or broken
+}
+
+// lookUp returns nil if the image is not recorded, or not to be taken from its record.
+func (s *Store) lookUp(ctx context.Context, w wanted, lease *layer.Lease) (*lookup, error) {
+	rec, err := s.records.load(w.key)
+	switch {
+	case errors.Is(err, container.ErrNotFound), errors.Is(err, container.ErrInvalid): // a broken one is replaced
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case !w.cached || !rec.Source.unchanged():
 		return nil, nil
 	}
-	absent, err := lease.Hold(ctx, form, rec.Layers)
-	if err != nil || len(absent) > 0 {
-		return nil, err
-	}
-	config, err := image.ParseConfig([]byte(rec.Config))
+	absent, err := lease.Hold(ctx, w.form, rec.Layers)
 	if err != nil {
-		return nil, fmt.Errorf("image record of %s: %w", k, err)
+		return nil, fmt.Errorf("image %s: %w", w.key, err)
 	}
-	return store.NewImage(rec.Record, config, lease), nil
+	return &lookup{rec, absent}, nil
+}
+
+func (s *Store) hit(known *lookup, lease *layer.Lease) *store.Image {
+	s.cacheHits.Add(1)
+	return store.NewImage(known.Record, known.parsed, lease)
 }
 
 // Reference implements store.Store.
@@ -193,32 +267,79 @@ func (s *Store) Reference(img *v1.Image) (string, error) {
 
 // List implements store.Store.
 func (s *Store) List(context.Context) ([]store.Record, error) {
-	return s.records.list()
+	all, err := s.records.list()
+	records := make([]store.Record, len(all))
+	for i, rec := range all {
+		records[i] = rec.Record
+	}
+	return records, err
+}
+
+// Forget implements store.Store.
+func (s *Store) Forget(_ context.Context, records []store.Record) error {
+	for _, rec := range records {
+		if err := s.records.forget(rec); err != nil {
+			return fmt.Errorf("forget image %s: %w", rec.Reference, err)
+		}
+	}
+	return disk.At("records: forgotten")
+}
+
+// Sync implements store.Store.
+func (s *Store) Sync() error {
+	if err := atomicfile.SyncDir(s.records.dir); err != nil {
+		return err
+	}
+	return disk.At("records: synced")
 }
 
 // Remove implements store.Store.
-func (s *Store) Remove(_ context.Context, img *v1.Image) error {
+func (s *Store) Remove(ctx context.Context, img *v1.Image) error {
 	k, err := parseKey(img)
 	if err != nil {
 		return err
 	}
-	all, err := s.records.list()
+	named, err := s.named(ctx, k)
+	if err == nil && len(named) == 0 {
+		err = fmt.Errorf("%w in the store", container.ErrNotFound)
+	}
+	if err == nil {
+		err = s.Forget(ctx, named)
+	}
+	if err == nil {
+		err = s.Sync()
+	}
 	if err != nil {
-		return err
-	}
-	removed := false
-	for _, rec := range all {
-		if rec.Reference != k.reference.String() {
-			continue
-		}
-		was, err := s.records.remove(key{k.reference, rec.Platform})
-		if err != nil {
-			return fmt.Errorf("remove image %s: %w", k, err)
-		}
-		removed = removed || was
-	}
-	if !removed {
-		return fmt.Errorf("remove image %s: %w in the store", k, container.ErrNotFound)
+		return fmt.Errorf("remove image %s: %w", k, err)
 	}
 	return nil
+}
+
+// named returns the records under the name of an image, for every platform, also broken
+// ones. The name of a broken one may be too long for that of its file: it is found when
+// it is for the platform of k, or for none.
+func (s *Store) named(ctx context.Context, k key) (named []store.Record, err error) {
+	recorded, err := s.List(ctx)
+	unreadable, err := store.Unreadable(err)
+	if err != nil {
+		return nil, err
+	}
+	name := k.reference.String()
+	for _, rec := range recorded {
+		if rec.Reference == name {
+			named = append(named, rec)
+		}
+	}
+	for _, rec := range unreadable {
+		platforms := []string{rec.Platform, k.platform, ""}
+		at := slices.IndexFunc(platforms, func(platform string) bool { return s.records.file(name, platform) == rec.Path })
+		switch {
+		case at < 0: // of another image
+		case errors.Is(rec, container.ErrNotSupported):
+			return nil, rec
+		default:
+			named = append(named, store.Record{Reference: name, Platform: platforms[at]})
+		}
+	}
+	return named, nil
 }

@@ -48,16 +48,21 @@ func newBench(t testing.TB) *bench {
 	t.Helper()
 	testrig.RequireRoot(t)
 	b := &bench{dir: testrig.TempDir(t)}
-	layers, err := layer.Open(filepath.Join(b.dir, "layers"), layer.DefaultLimits)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.Store = openStore(t, b.dir, layers, func(e store.Event) {
+	b.Store = openStore(t, b.dir, openLayers(t, filepath.Join(b.dir, "layers")), func(e store.Event) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.events = append(b.events, e)
 	})
 	return b
+}
+
+func openLayers(t testing.TB, dir string) *layer.Store {
+	t.Helper()
+	layers, err := layer.Open(dir, layer.DefaultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return layers
 }
 
 func openStore(t testing.TB, dir string, layers *layer.Store, progress store.Progress) *Store {
@@ -167,6 +172,7 @@ func wantError(t testing.TB, err, class error, says ...string) {
 type testRegistry struct {
 	host   string // for the store under test
 	direct string // for the tests: not counted
+	inner  http.Handler
 	mu     sync.Mutex
 	log    []string
 	answer func(http.ResponseWriter, *http.Request) bool
@@ -176,6 +182,7 @@ func newTestRegistry(t testing.TB) *testRegistry {
 	t.Helper()
 	r := &testRegistry{}
 	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
+	r.inner = inner
 	serve := func(h http.Handler) string {
 		server := httptest.NewServer(h)
 		t.Cleanup(server.Close)

@@ -6,27 +6,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"berth/container"
 	"berth/image"
+	"berth/internal/disk"
+	"berth/internal/stages"
 	"berth/layer"
 	"berth/provisioner/store"
 )
-
-// parallel is how many layers of one pull are fetched and unpacked at a time. Each
-// keeps about one and a half cores busy; one more hides the waits for the network.
-var parallel = max(2, runtime.GOMAXPROCS(0)) + 1
 
 // source is a place of images.
 type source interface {
 	// resolve finds the image; it fetches no layer.
 	resolve(ctx context.Context) (*resolved, error)
-	// open returns the bytes of a layer, which prove themselves at their end.
+	// recall stands in for resolve where the image is recorded. It asks nobody what the
+	// name means by now. ErrNotFound: the source is no longer what it was.
+	recall(ctx context.Context, rec *record) error
+	// open returns the bytes of a layer, which prove themselves at their end. A
+	// stages.Clock in ctx is told of the connection.
 	open(ctx context.Context, l fetchable) (io.ReadCloser, error)
 	Close() error
 }
@@ -58,31 +57,69 @@ func (s *Store) source(k key) (source, error) {
 	return &registrySource{client: s.registry, name: k.reference.Name, want: want}, nil
 }
 
+// pull is one that is under way.
+type pull struct {
+	*Store
+	key    key
+	src    source
+	lease  *layer.Lease
+	clock  *stages.Clock
+	report store.PullReport
+}
+
 // pull finds the image at its source, fetches what the layer store lacks of it and
 // records it.
-func (s *Store) pull(ctx context.Context, k key, form layer.Form, lease *layer.Lease) (_ *store.Image, err error) {
-	src, err := s.source(k)
+func (s *Store) pull(ctx context.Context, w wanted, lease *layer.Lease) (_ *store.Image, err error) {
+	defer s.pullTime.Start()()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("pull %s: %w", w.key, err)
+		}
+	}()
+	p := s.newPull(w.key, lease)
+	if p.src, err = s.source(w.key); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.src.Close()) }()
+	found, err := p.src.resolve(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, src.Close()) }()
-	found, err := src.resolve(ctx)
+	found.layers = lastOfEach(found.layers, fetchable.id)
+	if err := disk.At("pull: resolved"); err != nil {
+		return nil, err
+	}
+	p.clock.Enter(stages.Hold)
+	absent, err := lease.Hold(ctx, w.form, diffIDs(found.layers))
 	if err != nil {
 		return nil, err
 	}
-	found.layers = lastOfEach(found.layers)
-	absent, err := lease.Hold(ctx, form, diffIDs(found.layers))
-	if err != nil {
+	if err := disk.At("pull: layers are held"); err != nil {
 		return nil, err
 	}
-	if err := s.fetch(ctx, k, src, found.layers, absent, lease); err != nil {
+	if err := p.fetch(ctx, found.layers, absent); err != nil {
 		return nil, err
 	}
-	rec := newRecord(k, found)
-	if err := s.records.save(k, rec, lease); err != nil {
+	return p.finish(newRecord(w.key, found))
+}
+
+func (s *Store) newPull(k key, lease *layer.Lease) *pull {
+	return &pull{Store: s, key: k, lease: lease, clock: stages.Start(stages.Pull...), report: store.PullReport{Image: k.String()}}
+}
+
+// finish records the image.
+func (p *pull) finish(rec *record) (*store.Image, error) {
+	if err := p.records.save(p.key, rec, p.lease); err != nil {
 		return nil, fmt.Errorf("record the image: %w", err)
 	}
-	return store.NewImage(rec.Record, found.parsed, lease), nil
+	if err := disk.At("pull: recorded"); err != nil {
+		return nil, err
+	}
+	p.report.Stages = p.clock.StopAt(time.Now())
+	p.report.Total = stages.Sum(p.report.Stages)
+	img := store.NewImage(rec.Record, rec.parsed, p.lease)
+	img.Pull = &p.report
+	return img, nil
 }
 
 func newRecord(k key, found *resolved) *record {
@@ -99,6 +136,7 @@ func newRecord(k key, found *resolved) *record {
 		Source:         found.file,
 		Manifest:       found.manifest,
 		Config:         string(found.config),
+		parsed:         found.parsed,
 	}
 	for _, l := range found.layers {
 		rec.Blobs = append(rec.Blobs, blob{l.diffID, l.Digest, l.Size, l.MediaType})
@@ -106,73 +144,7 @@ func newRecord(k key, found *resolved) *record {
 	return rec
 }
 
-// fetch unpacks the absent layers and makes them visible, all or none.
-func (s *Store) fetch(ctx context.Context, k key, src source, layers []fetchable, absent []image.Digest, lease *layer.Lease) error {
-	var wanted []fetchable
-	for _, l := range layers {
-		event := store.Event{Image: k.String(), Layer: l.Digest, Total: l.Size, Stage: store.Present}
-		if slices.Contains(absent, l.diffID) {
-			wanted = append(wanted, l)
-			event.Stage = store.Waiting
-		}
-		s.progress(event)
-	}
-	// The largest first: the last to finish is then a small one.
-	slices.SortStableFunc(wanted, func(a, b fetchable) int { return cmp.Compare(b.Size, a.Size) })
-
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	for _, l := range wanted {
-		group.Go(func() error {
-			if err := s.fetchLayer(groupCtx, k, src, l, lease); err != nil {
-				return fmt.Errorf("layer %s: %w", l.Digest, err)
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return lease.Commit(ctx)
-}
-
-func (s *Store) fetchLayer(ctx context.Context, k key, src source, l fetchable, lease *layer.Lease) (err error) {
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	content, err := src.open(ctx, l)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, content.Close()) }()
-	event := store.Event{Image: k.String(), Layer: l.Digest, Total: l.Size, Stage: store.Fetching}
-	watched := &watchedReader{r: content, progress: s.progress, event: event}
-	if _, err := lease.Unpack(ctx, l.diffID, watched); err != nil {
-		return err
-	}
-	event.Stage, event.Done = store.Unpacked, l.Size
-	s.progress(event)
-	return nil
-}
-
-// watchedReader tells the progress of a download, in steps that a person can see.
-type watchedReader struct {
-	r        io.Reader
-	progress store.Progress
-	event    store.Event
-	told     int64
-}
-
-func (w *watchedReader) Read(p []byte) (int, error) {
-	const step = 256 << 10
-	n, err := w.r.Read(p)
-	w.event.Done += int64(n)
-	if w.event.Done-w.told >= step || err == io.EOF {
-		w.told = w.event.Done
-		w.progress(w.event)
-	}
-	return n, err
-}
+func (l fetchable) id() image.Digest { return l.diffID }
 
 func diffIDs(layers []fetchable) []image.Digest {
 	ids := make([]image.Digest, len(layers))
@@ -184,10 +156,10 @@ func diffIDs(layers []fetchable) []image.Digest {
 
 // lastOfEach drops all but the topmost occurrence of each layer: what a lower one
 // adds, the upper one adds again, and what it hides lies below the upper one too.
-func lastOfEach(layers []fetchable) []fetchable {
-	var kept []fetchable
+func lastOfEach[L any](layers []L, id func(L) image.Digest) []L {
+	kept := make([]L, 0, len(layers))
 	for i, l := range layers {
-		again := slices.ContainsFunc(layers[i+1:], func(upper fetchable) bool { return upper.diffID == l.diffID })
+		again := slices.ContainsFunc(layers[i+1:], func(upper L) bool { return id(upper) == id(l) })
 		if !again {
 			kept = append(kept, l)
 		}

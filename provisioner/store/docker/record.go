@@ -36,6 +36,7 @@ type record struct {
 	Blobs          []blob       `json:"blobs"`                    // of the layers in Layers
 	Manifest       string       `json:"manifest,omitempty"`
 	Config         string       `json:"config"`
+	parsed         *image.Config
 }
 
 // blob is where the layer with DiffID came from.
@@ -74,69 +75,133 @@ func (f *sourceFile) unchanged() bool {
 
 // records is a directory of records, one file each.
 type records struct {
-	dir string
+	dir    string
+	recent *recent
 }
 
 func openRecords(dir string) (records, error) {
-	return records{dir}, disk.MkdirAll(dir, 0o700)
+	return records{dir, new(recent)}, disk.MkdirAll(dir, 0o700)
 }
 
-// path names the file after the image, or after a digest of its name where that is
-// longer than a file name may be. No reference has a comma once it is escaped.
-func (r records) path(k key) string {
-	const maxName = 200
-	name := url.PathEscape(k.reference.String())
-	if k.platform != "" {
-		name += "," + url.PathEscape(k.platform)
+// path is where the record of the image lies.
+func (r records) path(k key) string { return r.file(k.reference.String(), k.platform) }
+
+const (
+	maxName = 200
+	suffix  = ".json"
+)
+
+// file names the file after the image, or after a digest of its name where that is
+// longer than a file name may be. No name has a comma once it is escaped.
+func (r records) file(reference, platform string) string {
+	name := url.PathEscape(reference)
+	if platform != "" {
+		name += "," + url.PathEscape(platform)
 	}
 	if len(name) > maxName {
 		sum := sha256.Sum256([]byte(name))
 		name = name[:maxName-2*sha256.Size] + hex.EncodeToString(sum[:])
 	}
-	return filepath.Join(r.dir, name+".json")
+	return filepath.Join(r.dir, name+suffix)
 }
 
-// load reads a record; ErrNotFound when there is none.
+// nameOf returns which image the file is named after, or nothing when it is named after a
+// digest.
+func (r records) nameOf(path string) (reference, platform string) {
+	name := strings.TrimSuffix(filepath.Base(path), suffix)
+	if len(name) == maxName {
+		return "", "" // most likely
+	}
+	name, platform, _ = strings.Cut(name, ",")
+	reference, _ = url.PathUnescape(name)
+	platform, _ = url.PathUnescape(platform)
+	if r.file(reference, platform) != path {
+		return "", ""
+	}
+	return reference, platform
+}
+
+// load reads a record. The error is of class ErrNotFound when there is none; else it is
+// a *store.RecordError, of class ErrInvalid when the record is broken, so that another may
+// take its place, and ErrNotSupported when a newer berth wrote it, so that none may.
 func (r records) load(k key) (*record, error) {
-	return readRecord(r.path(k))
+	path := r.path(k)
+	rec, file := r.recent.get(path)
+	if rec != nil {
+		return rec, nil
+	}
+	rec, err := r.read(path)
+	if err == nil {
+		r.recent.put(file, rec)
+	}
+	return rec, err
 }
 
-func readRecord(path string) (*record, error) {
+func (r records) read(path string) (*record, error) {
 	data, err := disk.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, container.ErrNotFound
 	}
-	if err != nil {
-		return nil, err
+	var rec *record
+	if err == nil {
+		rec, err = parseRecord(data)
 	}
-	rec, err := parseRecord(data)
+	if err == nil && r.file(rec.Reference, rec.Platform) != path {
+		err = broken("it is that of the image %q for the platform %q", rec.Reference, rec.Platform)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("image record %s: %w", path, err)
+		reference, platform := r.nameOf(path)
+		return nil, &store.RecordError{Path: path, Reference: reference, Platform: platform, Err: err}
 	}
 	return rec, nil
 }
 
+func broken(format string, args ...any) error {
+	return fmt.Errorf("%w: %s: pull the image again, or remove it", container.ErrInvalid, fmt.Sprintf(format, args...))
+}
+
+// parseRecord accepts what can be relied upon: the layers are those of the configuration,
+// and this one has its digest.
 func parseRecord(data []byte) (*record, error) {
-	const remedy = "remove the file to have the image pulled again"
-	// The version first: all else may mean something else in another one.
-	var form struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(data, &form); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, remedy)
-	}
-	if form.Version != recordVersion {
-		return nil, fmt.Errorf("%w: it is of version %d, this berth knows version %d: use the berth that wrote it, or %s",
-			container.ErrNotSupported, form.Version, recordVersion, remedy)
-	}
 	var rec record
-	if err := json.Unmarshal(data, &rec); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, remedy)
+	err := json.Unmarshal(data, &rec)
+	if err != nil {
+		// All but the version may mean something else in another one.
+		var form struct {
+			Version int `json:"version"`
+		}
+		rec = record{}
+		if json.Unmarshal(data, &form) == nil {
+			rec.Version = form.Version
+		}
 	}
-	if image.DigestOf([]byte(rec.Config)) != rec.ID {
-		return nil, fmt.Errorf("the configuration in it does not have the digest %s: %s", rec.ID, remedy)
+	switch {
+	case rec.Version > recordVersion:
+		return nil, fmt.Errorf("%w: it is of version %d, this berth knows version %d: use the berth that wrote it, or remove the file",
+			container.ErrNotSupported, rec.Version, recordVersion)
+	case err != nil:
+		return nil, broken("%v", err)
 	}
-	return &rec, nil
+	return &rec, rec.check()
+}
+
+func (r *record) check() (err error) {
+	if r.Version != recordVersion {
+		return broken("it is of version %d", r.Version)
+	}
+	if image.DigestOf([]byte(r.Config)) != r.ID {
+		return broken("the configuration in it does not have the digest %s", r.ID)
+	}
+	if r.parsed, err = image.ParseConfig([]byte(r.Config)); err != nil {
+		return broken("%v", err)
+	}
+	if !slices.Equal(r.Layers, lastOfEach(r.parsed.DiffIDs, func(id image.Digest) image.Digest { return id })) {
+		return broken("the layers in it are not those of the configuration")
+	}
+	if !slices.Equal(r.Layers, diffIDs(r.fetchables())) {
+		return broken("the blobs in it are not those of the layers")
+	}
+	return nil
 }
 
 // save makes a record durable and then visible, by way of the lease's directory.
@@ -158,39 +223,36 @@ func (r records) save(k key, rec *record, lease *layer.Lease) error {
 	return atomicfile.WriteVia(tmp, r.path(k), []byte(text.String()), 0o600, true)
 }
 
-// remove reports whether the record was there.
-func (r records) remove(k key) (bool, error) {
-	err := disk.Remove(r.path(k))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+// forget removes a record, if there is one, but not durably.
+func (r records) forget(rec store.Record) error {
+	if err := disk.Remove(r.file(rec.Reference, rec.Platform)); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	if err != nil {
-		return false, err
-	}
-	return true, atomicfile.SyncDir(r.dir)
+	return nil
 }
 
-func (r records) list() ([]store.Record, error) {
+// list returns the records that can be read, ordered by reference, and with an error
+// those that cannot, see store.Store.
+func (r records) list() ([]*record, error) {
 	entries, err := disk.ReadDir(r.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
-	var all []store.Record
+	var all []*record
+	var errs []error
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".json") {
+		if !strings.HasSuffix(e.Name(), suffix) {
 			continue
 		}
-		rec, err := readRecord(filepath.Join(r.dir, e.Name()))
-		if errors.Is(err, container.ErrNotFound) { // removed meanwhile
-			continue
+		switch rec, err := r.read(filepath.Join(r.dir, e.Name())); {
+		case err == nil:
+			all = append(all, rec)
+		case !errors.Is(err, container.ErrNotFound): // else it was removed meanwhile
+			errs = append(errs, err)
 		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, rec.Record)
 	}
-	slices.SortFunc(all, func(a, b store.Record) int {
+	slices.SortFunc(all, func(a, b *record) int {
 		return strings.Compare(a.Reference+"\x00"+a.Platform, b.Reference+"\x00"+b.Platform)
 	})
-	return all, nil
+	return all, errors.Join(errs...)
 }

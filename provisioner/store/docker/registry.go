@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
 
 	"berth/container"
 	"berth/image"
+	"berth/internal/stages"
 	"berth/registry"
 )
 
@@ -82,8 +86,21 @@ func (r *registrySource) config(ctx context.Context, d image.Descriptor) (_ []by
 	return io.ReadAll(body)
 }
 
+// recall has nothing to do: what a digest names does not change.
+func (r *registrySource) recall(context.Context, *record) error { return nil }
+
 func (r *registrySource) open(ctx context.Context, l fetchable) (io.ReadCloser, error) {
-	return r.client.Blob(ctx, r.name, l.Descriptor)
+	// The last request is the one for the blob; those before it were part of the way there.
+	var connected atomic.Pointer[time.Time]
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+		now := time.Now()
+		connected.Store(&now)
+	}})
+	body, err := r.client.Blob(traced, r.name, l.Descriptor)
+	if at := connected.Load(); at != nil {
+		stages.Of(ctx).EnterAt(stages.FirstByte, *at)
+	}
+	return body, err
 }
 
 func (r *registrySource) Close() error { return nil }

@@ -306,7 +306,24 @@ func TestManyGetsFetchOnce(t *testing.T) {
 	b.wantNoTrace(t)
 }
 
-// Whoever waits for another's pull can give up, and takes over when that one fails.
+// Whoever waits for another's pull can give up.
+func TestGivingUpTheWaitForAPull(t *testing.T) {
+	var p pulls
+	k := key{reference: mustParse(t, "a")}
+	end, err := p.begin(t.Context(), k)
+	must(err)
+	errGivenUp := errors.New("given up")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errGivenUp)
+	_, err = p.begin(ctx, k)
+	wantError(t, err, errGivenUp)
+	end()
+	end, err = p.begin(t.Context(), k)
+	must(err)
+	end()
+}
+
+// Whoever waits for another's pull takes over when that one fails.
 func TestAWaitingGet(t *testing.T) {
 	r, b := newTestRegistry(t), newBench(t)
 	r.push(t, "slow", "1", madeImage{layers: []madeLayer{gzipped(layerA)}})
@@ -335,7 +352,7 @@ func TestAWaitingGet(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errGivenUp)
 	_, err := b.Get(ctx, r.ref("slow:1"), layer.Tree)
-	wantError(t, err, errGivenUp, "pull "+r.host+"/slow:1")
+	wantError(t, err, errGivenUp, r.host+"/slow:1")
 
 	go get(got)
 	close(answer)

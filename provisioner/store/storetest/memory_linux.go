@@ -135,18 +135,11 @@ func (s *memoryStore) pull(ctx context.Context, name string, form layer.Form, le
 		return store.Record{}, err
 	}
 	for i, id := range ids {
-		event := store.Event{Image: name, Layer: id, Total: int64(len(published[i])), Stage: store.Present}
 		if !slices.Contains(absent, id) {
-			s.progress(event)
-			continue
+			s.progress(store.Event{Image: name, Layer: id, Total: int64(len(published[i])), Stage: store.Present})
+		} else if err := s.fetch(ctx, name, published[i], lease); err != nil {
+			return store.Record{}, err
 		}
-		event.Stage = store.Fetching
-		s.progress(event)
-		if _, err := lease.Unpack(ctx, id, bytes.NewReader(published[i])); err != nil {
-			return store.Record{}, fmt.Errorf("layer %s: %w", id, err)
-		}
-		event.Stage, event.Done = store.Unpacked, event.Total
-		s.progress(event)
 	}
 	if err := lease.Commit(ctx); err != nil {
 		return store.Record{}, err
@@ -158,6 +151,17 @@ func (s *memoryStore) pull(ctx context.Context, name string, form layer.Form, le
 	return rec, nil
 }
 
+func (s *memoryStore) fetch(ctx context.Context, name string, tar []byte, lease *layer.Lease) error {
+	event := store.Event{Image: name, Layer: image.DigestOf(tar), Total: int64(len(tar)), Stage: store.Fetching}
+	s.progress(event)
+	if _, err := lease.Unpack(ctx, event.Layer, bytes.NewReader(tar)); err != nil {
+		return fmt.Errorf("layer %s: %w", event.Layer, err)
+	}
+	event.Stage, event.Done = store.Unpacked, event.Total
+	s.progress(event)
+	return nil
+}
+
 func (s *memoryStore) List(context.Context) ([]store.Record, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,6 +169,39 @@ func (s *memoryStore) List(context.Context) ([]store.Record, error) {
 }
 
 func (s *memoryStore) Reference(img *v1.Image) (string, error) { return nameOf(img) }
+
+func (s *memoryStore) Forget(_ context.Context, records []store.Record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, rec := range records {
+		delete(s.recorded, rec.Reference)
+	}
+	return nil
+}
+
+func (s *memoryStore) Sync() error { return nil }
+
+func (s *memoryStore) Refetch(ctx context.Context, ids []image.Digest, lease *layer.Lease) (fetched []image.Digest, err error) {
+	recorded, err := s.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, rec := range recorded {
+		s.mu.Lock()
+		published := s.published[rec.Reference]
+		s.mu.Unlock()
+		for i, id := range published.DiffIDs() {
+			if !slices.Contains(ids, id) || slices.Contains(fetched, id) {
+				continue
+			}
+			if err := s.fetch(ctx, rec.Reference, published[i], lease); err != nil {
+				return fetched, err
+			}
+			fetched = append(fetched, id)
+		}
+	}
+	return fetched, nil
+}
 
 func (s *memoryStore) Remove(_ context.Context, img *v1.Image) error {
 	name, err := nameOf(img)

@@ -16,6 +16,7 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/internal/filelock"
+	"berth/internal/stages"
 	"berth/internal/testrig"
 	"berth/layer"
 	"berth/provisioner/store"
@@ -51,6 +52,11 @@ func Run(t *testing.T, newSource func(tb testing.TB, dir string) Source) {
 		{"a layer that went missing is fetched again", testMissingLayer},
 		{"images survive reopening", testReopen},
 		{"List is ordered and Remove forgets", testListRemove},
+		{"Forget forgets what it is told", testForget},
+		{"Refetch stages what images have", testRefetch},
+		{"Refetch mends a layer that is in use", testRefetchSupersedes},
+		{"Refetch that is cancelled leaves nothing", testRefetchCancelled},
+		{"only a pull has a report", testReport},
 		{"an unknown image is not found", testUnknown},
 		{"an image of another type is invalid", testOtherType},
 		{"one store gets an image eight times at once", testConcurrentGets},
@@ -192,7 +198,7 @@ func (r *rig) wantWhole(t *testing.T, ids []image.Digest) {
 // sweep removes what no recorded image has and returns how many layers that were.
 func (r *rig) sweep(t *testing.T) int {
 	t.Helper()
-	swept, err := r.layers.Sweep(t.Context(), func() (map[image.Digest]bool, error) {
+	swept, err := r.layers.Sweep(t.Context(), func(map[image.Digest]bool) (layer.Decision, error) {
 		keep := make(map[image.Digest]bool)
 		recorded, err := r.store.List(t.Context())
 		for _, rec := range recorded {
@@ -200,12 +206,12 @@ func (r *rig) sweep(t *testing.T) int {
 				keep[id] = true
 			}
 		}
-		return keep, err
+		return layer.Decision{Keep: keep}, err
 	})
 	if err != nil {
 		t.Fatalf("sweep: %v", err)
 	}
-	return len(swept)
+	return len(swept.Layers)
 }
 
 // wantNoTrace says that nothing is left of what was under way.
@@ -374,6 +380,150 @@ func testListRemove(t *testing.T, r *rig) {
 	}
 	r.pull(t, r.Image("alpha"))
 	r.wantRecorded(t, references...)
+}
+
+func testForget(t *testing.T, r *rig) {
+	for _, name := range []string{"alpha", "beta", "gamma"} {
+		r.pull(t, r.publish(t, name, Image{Layer("same", 1000), Layer(name, 1000)}))
+	}
+	recorded, err := r.store.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // once more is no error
+		if err := r.store.Forget(t.Context(), recorded[:2]); err != nil {
+			t.Errorf("forget: %v", err)
+		}
+		r.wantRecorded(t, recorded[2].Reference)
+	}
+	if err := r.store.Sync(); err != nil {
+		t.Errorf("sync: %v", err)
+	}
+	r.store = r.Open(t, r.layers, r.progress)
+	r.wantRecorded(t, recorded[2].Reference)
+	if n := r.sweep(t); n != 2 {
+		t.Errorf("a sweep took %d layers, want those that only the forgotten images had", n)
+	}
+	r.pull(t, r.Image("alpha"))
+	r.wantRecorded(t, recorded[0].Reference, recorded[2].Reference)
+}
+
+// lease is given back at the end of the test, before its traces are looked for.
+func (r *rig) lease(t *testing.T) (lease *layer.Lease, giveBack func()) {
+	t.Helper()
+	lease, err := r.layers.Lease(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lease, func() {
+		if err := lease.Release(); err != nil {
+			t.Errorf("release: %v", err)
+		}
+	}
+}
+
+func testRefetch(t *testing.T, r *rig) {
+	r.pull(t, r.publish(t, "alpha", threeLayers))
+	r.pull(t, r.publish(t, "beta", Image{threeLayers[0], Layer("other", 1000)}))
+	r.fetched()
+	ids := threeLayers.DiffIDs()
+	for _, id := range ids[:2] {
+		if err := os.RemoveAll(filepath.Join(r.layers.Dir(), "layers", id.String())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lease, giveBack := r.lease(t)
+	defer giveBack()
+	fetched, err := r.store.Refetch(t.Context(), []image.Digest{ids[1], image.DigestOf([]byte("of no image")), ids[0], ids[1]}, lease)
+	if err != nil {
+		t.Fatalf("refetch: %v", err)
+	}
+	if slices.Sort(fetched); !slices.Equal(fetched, slices.Sorted(slices.Values(ids[:2]))) {
+		t.Errorf("fetched %v, want each of %v once", fetched, ids[:2])
+	}
+	if n := r.fetched(); n != 2 {
+		t.Errorf("%d layers were fetched, want the two", n)
+	}
+	for _, id := range ids[:2] {
+		if _, err := r.layers.Info(id, layer.Tree); !errors.Is(err, container.ErrNotFound) {
+			t.Errorf("the layer %s is visible before the commit: %v", id, err)
+		}
+	}
+	if err := lease.Commit(t.Context()); err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+	r.wantWhole(t, ids)
+}
+
+func testRefetchSupersedes(t *testing.T, r *rig) {
+	found := r.get(t, r.publish(t, "alpha", threeLayers))
+	defer release(t, found)
+	id := threeLayers.DiffIDs()[1]
+	file := filepath.Join(r.layers.Path(id, layer.Tree), "middle")
+	if err := os.WriteFile(file, []byte("spoilt"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	lease, giveBack := r.lease(t)
+	defer giveBack()
+	lease.Supersede(id)
+	fetched, err := r.store.Refetch(t.Context(), []image.Digest{id}, lease)
+	if err != nil || !slices.Equal(fetched, []image.Digest{id}) {
+		t.Fatalf("refetch: %v, %v", fetched, err)
+	}
+	if err := lease.Commit(t.Context()); err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+	r.wantWhole(t, threeLayers.DiffIDs())
+}
+
+func testRefetchCancelled(t *testing.T, r *rig) {
+	r.pull(t, r.publish(t, "alpha", threeLayers))
+	lease, giveBack := r.lease(t)
+	defer giveBack()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	fetched, err := r.store.Refetch(ctx, threeLayers.DiffIDs(), lease)
+	if !errors.Is(err, context.Canceled) || len(fetched) > 0 {
+		t.Errorf("refetch: %v, %v; want it cancelled", fetched, err)
+	}
+}
+
+// A store may leave out the report, as it may fetch nothing; one that it gives adds up.
+func testReport(t *testing.T, r *rig) {
+	img := r.publish(t, "alpha", threeLayers)
+	pulled := r.get(t, img)
+	defer release(t, pulled)
+	if pulled.Pull != nil {
+		WantWholeReport(t, pulled.Pull)
+		if len(pulled.Pull.Layers) != len(threeLayers) {
+			t.Errorf("the report has %d layers", len(pulled.Pull.Layers))
+		}
+	}
+	cached := r.get(t, img)
+	defer release(t, cached)
+	if cached.Pull != nil {
+		t.Errorf("an image that was there has the report of a pull: %+v", cached.Pull)
+	}
+}
+
+// WantWholeReport holds a report against its promise: the stages add up.
+func WantWholeReport(t testing.TB, report *store.PullReport) {
+	t.Helper()
+	if sum := stages.Sum(report.Stages); sum != report.Total || sum <= 0 {
+		t.Errorf("the stages of the pull take %s, the pull %s: %v", sum, report.Total, report.Stages)
+	}
+	at := slices.IndexFunc(report.Stages, func(s stages.Spent) bool { return s.Stage == stages.Fetch })
+	if at < 0 {
+		t.Fatalf("no stage %q among %v", stages.Fetch, report.Stages)
+	}
+	for _, l := range report.Layers {
+		switch sum := stages.Sum(l.Stages); {
+		case !l.Fetched && l.Stages != nil:
+			t.Errorf("the layer %s was not fetched and has stages: %v", l.Layer, l.Stages)
+		case l.Fetched && sum != report.Stages[at].Time:
+			t.Errorf("the stages of layer %s take %s, the fetch %s: %v", l.Layer, sum, report.Stages[at].Time, l.Stages)
+		}
+	}
 }
 
 func testUnknown(t *testing.T, r *rig) {

@@ -1,0 +1,58 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"berth/engine"
+	"berth/provisioner"
+)
+
+func repairCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "repair",
+		Short: "Fetch again what is broken in the store, and nothing else; exit 1 when something remains",
+		Args:  cobra.NoArgs,
+	}
+	config := configured(cmd, storeFlags)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		progress := newProgress(os.Stderr)
+		config.Progress = progress.event
+		return withImages(cmd, config, func(ctx context.Context, images *engine.Images) error {
+			repaired, err := images.Provisioner.Repair(ctx)
+			progress.done()
+			if printErr := printResult(asJSON, repaired, func() error { return printRepaired(repaired) }); printErr != nil || ctx.Err() != nil {
+				return errors.Join(err, printErr)
+			}
+			if err != nil {
+				warn(err)
+				return exitStatus(1)
+			}
+			return nil
+		})
+	}
+	return cmd
+}
+
+func printRepaired(r *provisioner.Repaired) error {
+	for _, id := range r.Fetched {
+		fmt.Printf("fetched layer %s\n", id)
+	}
+	for _, name := range r.Images {
+		fmt.Printf("made the record of image %s again\n", name)
+	}
+	for _, id := range r.Removed {
+		fmt.Printf("removed layer %s, which no image has\n", id)
+	}
+	printBroken(r.Remained)
+	_, err := fmt.Printf("%d layers fetched, %d still broken\n", len(r.Fetched), len(r.Remained))
+	return err
+}

@@ -1,0 +1,115 @@
+package backendtest
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/image"
+	"berth/layer"
+	"berth/provisioner/backend"
+)
+
+// checkStore: layers as the layer store unpacks and checks them.
+func checkStore(t *testing.T, s *suite) {
+	p := s.place(t)
+	store, err := layer.Open(filepath.Join(p.dir, "layers", "store"), layer.DefaultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	trees := written
+	if s.MaxLayers == 1 {
+		trees = []Tree{append(written[0], written[1][1:]...)}
+	}
+	ids, layers := unpack(t, store, trees)
+	p.shows(p.provision(layers...), stacked(trees...))
+	p.destroy(p.rootfs("rootfs"), true)
+	for i, w := range writings {
+		rootfs := p.rootfs(fmt.Sprint(i))
+		if _, err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.do(rootfs); err != nil && s.Writable {
+			t.Errorf("%s: %v", w.what, err)
+		}
+		p.destroy(rootfs, true)
+	}
+	for i, id := range ids {
+		if problems, err := store.Check(context.Background(), id, layer.Tree); err != nil || len(problems) > 0 {
+			t.Errorf("layer %d: %v, %v", i, problems, err)
+		}
+	}
+}
+
+// unpack puts the trees into a layer store.
+func unpack(t *testing.T, store *layer.Store, trees []Tree) (ids []image.Digest, layers []backend.Layer) {
+	t.Helper()
+	lease, err := store.Lease(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Release()
+	for _, tree := range trees {
+		info, err := lease.Unpack(context.Background(), "", bytes.NewReader(tree.tar(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, info.DiffID)
+		l := backend.Layer{Path: store.Path(info.DiffID, layer.Tree), Whiteouts: info.Whiteouts > 0}
+		for _, name := range info.Implied {
+			l.Implied = append(l.Implied, string(name))
+		}
+		layers = append(layers, l)
+	}
+	if err := lease.Commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return ids, layers
+}
+
+var tarTypes = map[uint32]byte{
+	unix.S_IFDIR: tar.TypeDir, unix.S_IFREG: tar.TypeReg, unix.S_IFLNK: tar.TypeSymlink, unix.S_IFIFO: tar.TypeFifo,
+	kindHardLink: tar.TypeLink, kindWhiteout: tar.TypeReg,
+}
+
+// tar returns the tree as the tar of a layer.
+func (t Tree) tar(tb testing.TB) []byte {
+	tb.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, n := range t.withRoot() {
+		h := &tar.Header{Format: tar.FormatPAX, Name: n.path, Typeflag: tarTypes[n.kind], Mode: int64(n.mode), Uid: n.uid, Gid: n.gid,
+			ModTime: time.Unix(n.mtime.Unix()), PAXRecords: make(map[string]string)}
+		for name, value := range n.xattrs {
+			h.PAXRecords["SCHILY.xattr."+name] = value
+		}
+		switch n.kind {
+		case unix.S_IFLNK:
+			h.Linkname = n.content
+		case kindHardLink:
+			h.Linkname = n.linkTo
+		case kindWhiteout:
+			h.Name = filepath.Join(filepath.Dir(n.path), ".wh."+filepath.Base(n.path))
+		case unix.S_IFREG:
+			h.Size = int64(len(n.bytes()))
+		}
+		err := w.WriteHeader(h)
+		if err == nil && n.kind == unix.S_IFREG {
+			_, err = w.Write([]byte(n.bytes()))
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,229 @@
+package provisioner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"berth/container"
+	"berth/image"
+	"berth/layer"
+)
+
+// LayerReport is what Check found of one layer.
+type LayerReport struct {
+	Layer      image.Digest    `json:"layer"`
+	Images     []string        `json:"images,omitempty"`     // that have it
+	Containers []string        `json:"containers,omitempty"` // that stand on it
+	Problems   []layer.Problem `json:"problems,omitempty"`
+}
+
+// RecordReport is the record of an image or of a container that cannot be read.
+type RecordReport struct {
+	Path    string `json:"path"`
+	Image   string `json:"image,omitempty"` // if it is one's, and that is known
+	Problem string `json:"problem"`
+}
+
+// Report is what Check found.
+type Report struct {
+	Checked int            `json:"checked"` // layers
+	Layers  []LayerReport  `json:"broken"`  // that are broken, or missing though somebody needs them
+	Records []RecordReport `json:"records,omitempty"`
+	// Unknown are files that are nobody's. They are left alone and are no fault.
+	Unknown []string `json:"unknown,omitempty"`
+}
+
+// Clean reports whether nothing is broken.
+func (r *Report) Clean() bool { return len(r.Layers) == 0 && len(r.Records) == 0 }
+
+// Check compares every layer in the store, and every layer that an image or a container
+// needs, with its digest, and reads every record. It changes nothing and keeps nobody
+// waiting; what it looks at stays for so long.
+//
+// Beside an error, which says what could not be looked at, it returns what it found of
+// the rest.
+func (p *Provisioner) Check(ctx context.Context) (*Report, error) {
+	report, _, err := p.check(ctx)
+	return report, err
+}
+
+// check is Check, and returns the inventory that it went by.
+func (p *Provisioner) check(ctx context.Context) (*Report, *inventory, error) {
+	inv, err := p.takeInventory(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("check the store: %w", err)
+	}
+	found, err := p.checkLayers(ctx, inv)
+	report := &Report{Checked: len(found), Layers: []LayerReport{}, Records: inv.unreadableRecords()}
+	for _, layer := range found {
+		if len(layer.Problems) > 0 {
+			report.Layers = append(report.Layers, layer)
+		}
+	}
+	var unknownErr error
+	report.Unknown, unknownErr = p.unknownEverywhere()
+	if err := errors.Join(err, unknownErr, context.Cause(ctx)); err != nil {
+		return report, inv, fmt.Errorf("check the store: %w", err)
+	}
+	return report, inv, nil
+}
+
+// checkLayers checks the layers in the store and those in the inventory, several at a
+// time. It returns those that could be checked, ordered by digest.
+func (p *Provisioner) checkLayers(ctx context.Context, inv *inventory) ([]LayerReport, error) {
+	needed := inv.needed()
+	there, err := p.Layers.List()
+	if err != nil {
+		return nil, err
+	}
+	ids := slices.AppendSeq(there, maps.Keys(needed))
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	reports, errs := make([]*LayerReport, len(ids)), make([]error, len(ids))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, id := range ids {
+		group.Go(func() error {
+			if ctx.Err() == nil {
+				reports[i], errs[i] = p.checkLayer(ctx, id)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // nobody returns any
+	errs = append(errs, p.checkMissing(ctx, reports))
+	var found []LayerReport
+	for _, r := range reports {
+		if r == nil {
+			continue
+		}
+		if by := needed[r.Layer]; by != nil {
+			r.Images, r.Containers = by.images, by.containers
+		}
+		found = append(found, *r)
+	}
+	return found, errors.Join(errs...)
+}
+
+var missing = layer.Problem{What: "it is missing"}
+
+func isMissing(r *LayerReport) bool {
+	return r != nil && len(r.Problems) == 1 && r.Problems[0] == missing
+}
+
+// checkLayer checks one layer, which no sweep removes meanwhile.
+func (p *Provisioner) checkLayer(ctx context.Context, id image.Digest) (_ *LayerReport, err error) {
+	lease, err := p.Layers.Lease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	if err := lease.Keep(ctx, id); err != nil {
+		return nil, err
+	}
+	problems, err := p.Layers.Check(ctx, id, layer.Tree)
+	if errors.Is(err, container.ErrNotFound) {
+		problems, err = []layer.Problem{missing}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &LayerReport{Layer: id, Problems: problems}, nil
+}
+
+// checkMissing looks again for the layers that were missing. Such a one may have been
+// removed since the inventory, with all that needed it, which takes its report away, and
+// it may be back by now.
+func (p *Provisioner) checkMissing(ctx context.Context, reports []*LayerReport) (err error) {
+	var ids []image.Digest
+	for _, r := range reports {
+		if isMissing(r) {
+			ids = append(ids, r.Layer)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	// Before the inventory: what is named by a record then was there then, and stays.
+	lease, err := p.Layers.Lease(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	if err := lease.Keep(ctx, ids...); err != nil {
+		return err
+	}
+	inv, err := p.takeInventory(ctx)
+	if err != nil {
+		return err
+	}
+	still := inv.needed()
+	var errs []error
+	for i, r := range reports {
+		if !isMissing(r) {
+			continue
+		}
+		reports[i] = nil
+		if still[r.Layer] != nil {
+			reports[i], err = p.checkLayer(ctx, r.Layer)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// needs is what needs a layer.
+type needs struct {
+	images, containers []string
+}
+
+func (inv *inventory) needed() map[image.Digest]*needs {
+	needed := make(map[image.Digest]*needs)
+	of := func(id image.Digest) *needs {
+		if needed[id] == nil {
+			needed[id] = &needs{}
+		}
+		return needed[id]
+	}
+	for _, img := range inv.images {
+		for _, id := range img.Layers {
+			if n := of(id); !slices.Contains(n.images, img.Reference) {
+				n.images = append(n.images, img.Reference)
+			}
+		}
+	}
+	for _, use := range inv.uses {
+		for _, id := range use.Layers {
+			if n := of(id); !slices.Contains(n.containers, use.Container.String()) {
+				n.containers = append(n.containers, use.Container.String())
+			}
+		}
+	}
+	return needed
+}
+
+func (inv *inventory) unreadableRecords() (reports []RecordReport) {
+	for _, u := range inv.unreadable {
+		reports = append(reports, RecordReport{Path: u.Path, Image: u.Reference, Problem: u.Err.Error()})
+	}
+	for _, u := range inv.unreadableUses {
+		reports = append(reports, RecordReport{Path: u.path, Problem: u.err.Error()})
+	}
+	return reports
+}
+
+// unknownEverywhere returns the files in the layer store and in the provisioner's tree
+// that are nobody's.
+func (p *Provisioner) unknownEverywhere() ([]string, error) {
+	paths, err := p.Layers.Unknown()
+	var all []container.ID
+	walkErr := p.eachContainer(container.ID{}, func(id container.ID) { all = append(all, id) })
+	more, moreErr := p.unknown(all)
+	return append(paths, more...), errors.Join(err, walkErr, moreErr)
+}

@@ -1,0 +1,136 @@
+package docker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"berth/image"
+	"berth/internal/disk"
+	"berth/internal/stages"
+	"berth/layer"
+	"berth/provisioner/store"
+)
+
+// parallel is how many layers of one pull are fetched and unpacked at a time. Each
+// keeps about one and a half cores busy; one more hides the waits for the network.
+var parallel = max(2, runtime.GOMAXPROCS(0)) + 1
+
+// fetch unpacks the absent ones of the layers and makes them visible, all or none.
+func (p *pull) fetch(ctx context.Context, layers []fetchable, absent []image.Digest) error {
+	begin := p.clock.Enter(stages.Fetch)
+	all := p.downloads(layers, absent, begin)
+	if err := p.unpack(ctx, all); err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, d := range all {
+		d.clock.EnterAt(stages.Sync, now)
+	}
+	if err := p.lease.Commit(ctx); err != nil {
+		return err
+	}
+	end := p.clock.Enter(stages.Record)
+	for _, d := range all {
+		d.report.Stages = d.clock.StopAt(end)
+	}
+	return nil
+}
+
+// downloads returns what is to be done for the absent layers, and begins their reports
+// along with those of the others.
+func (p *pull) downloads(layers []fetchable, absent []image.Digest, begin time.Time) (all []*download) {
+	p.report.Layers = make([]store.LayerReport, len(layers))
+	for i, l := range layers {
+		report := &p.report.Layers[i]
+		*report = store.LayerReport{Layer: l.diffID, Blob: l.Digest, Size: l.Size, Fetched: slices.Contains(absent, l.diffID)}
+		event := store.Event{Image: p.key.String(), Layer: l.Digest, Total: l.Size, Stage: store.Present}
+		if report.Fetched {
+			event.Stage = store.Waiting
+			all = append(all, &download{key: p.key, src: p.src, layer: l, clock: stages.StartAt(begin, stages.Layer...), report: report})
+		}
+		p.progress(event)
+	}
+	return all
+}
+
+// unpack carries out the downloads, side by side.
+func (p *pull) unpack(ctx context.Context, all []*download) error {
+	// The largest first: the last to finish is then a small one.
+	slices.SortStableFunc(all, func(a, b *download) int { return cmp.Compare(b.layer.Size, a.layer.Size) })
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for _, d := range all {
+		group.Go(func() error { return p.download(groupCtx, d, p.lease) })
+	}
+	return group.Wait()
+}
+
+// download is a layer on its way from a source into a lease.
+type download struct {
+	key    key // of the image, for the progress
+	src    source
+	layer  fetchable
+	clock  *stages.Clock
+	report *store.LayerReport
+}
+
+// download stages a layer in the lease.
+func (s *Store) download(ctx context.Context, d *download, lease *layer.Lease) error {
+	if err := s.transfer(ctx, d, lease); err != nil {
+		return fmt.Errorf("layer %s: %w", d.layer.Digest, err)
+	}
+	return disk.At("pull: layer is fetched")
+}
+
+func (s *Store) transfer(ctx context.Context, d *download, lease *layer.Lease) (err error) {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	ctx = stages.With(ctx, d.clock)
+	d.clock.Enter(stages.Connect)
+	content, err := d.src.open(ctx, d.layer)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, content.Close()) }()
+	event := store.Event{Image: d.key.String(), Layer: d.layer.Digest, Total: d.layer.Size, Stage: store.Fetching}
+	watched := &watchedReader{r: content, store: s, event: event}
+	info, err := lease.Unpack(ctx, d.layer.diffID, watched)
+	if err != nil {
+		return err
+	}
+	d.clock.Enter(stages.Wait)
+	d.report.Unpacked = info.Size
+	s.blobsFetched.Add(1)
+	event.Stage, event.Done = store.Unpacked, d.layer.Size
+	s.progress(event)
+	return nil
+}
+
+// watchedReader tells the progress of a download, in steps that a person can see.
+type watchedReader struct {
+	r     io.Reader
+	store *Store
+	event store.Event
+	told  int64
+}
+
+func (w *watchedReader) Read(p []byte) (int, error) {
+	const step = 256 << 10
+	n, err := w.r.Read(p)
+	w.store.bytesFetched.Add(int64(n))
+	w.event.Done += int64(n)
+	if w.event.Done-w.told >= step || err == io.EOF {
+		w.told = w.event.Done
+		w.store.progress(w.event)
+	}
+	return n, err
+}

@@ -1,0 +1,210 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"berth/container"
+	"berth/image"
+	"berth/layer"
+	"berth/provisioner/store"
+)
+
+// goneError says that a source is reachable but has not, or no longer, what a recorded image
+// lacks: another image may have taken its name.
+type goneError struct{ error }
+
+func (e *goneError) Unwrap() error { return e.error }
+
+// restore fetches the layers that a recorded image lacks. What its name means at the
+// source by now does not matter.
+func (s *Store) restore(ctx context.Context, k key, known *lookup, lease *layer.Lease) (_ *store.Image, err error) {
+	defer s.pullTime.Start()()
+	why := whyAbsent(known.absent, lease)
+	defer func() {
+		switch {
+		case err == nil:
+			return
+		case errors.Is(err, container.ErrNotFound), errors.Is(err, container.ErrInvalid):
+			err = &goneError{err}
+		}
+		err = fmt.Errorf("pull %s: %s, and it cannot be fetched again: %w", k, why, err)
+	}()
+	p := s.newPull(k, lease)
+	if p.src, err = s.source(k); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.src.Close()) }()
+	if err := p.src.recall(ctx, known.record); err != nil {
+		return nil, err
+	}
+	if err := p.fetch(ctx, known.fetchables(), known.absent); err != nil {
+		return nil, err
+	}
+	// Once more: it may have been removed meanwhile.
+	return p.finish(known.record)
+}
+
+// whyAbsent says why layers have to be fetched that had been there.
+func whyAbsent(absent []image.Digest, lease *layer.Lease) string {
+	id := absent[0]
+	what := fmt.Sprintf("layer %s is missing in the store", id)
+	if problems := lease.Broken()[id]; len(problems) > 0 {
+		what = fmt.Sprintf("layer %s in the store is broken (%s)", id, problems[0])
+	}
+	if others := len(absent) - 1; others > 0 {
+		what += fmt.Sprintf(", and %d more", others)
+	}
+	return what
+}
+
+// fetchables are the layers of the image and where they came from.
+func (r *record) fetchables() (all []fetchable) {
+	for _, b := range r.Blobs {
+		all = append(all, b.fetchable())
+	}
+	return all
+}
+
+// repository is where all blobs of the image came from.
+func (r *record) repository() string {
+	if r.Source != nil {
+		return r.Source.Path
+	}
+	reference, err := image.ParseReference(r.Reference)
+	if err != nil {
+		return r.Reference
+	}
+	return reference.Name.Registry + "/" + reference.Name.Repository
+}
+
+func (b blob) fetchable() fetchable {
+	return fetchable{b.DiffID, image.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size}}
+}
+
+// Refetch implements store.Store.
+func (s *Store) Refetch(ctx context.Context, ids []image.Digest, lease *layer.Lease) ([]image.Digest, error) {
+	recorded, err := s.records.list()
+	unreadable, err := store.Unreadable(err)
+	if err != nil {
+		return nil, err
+	}
+	r := refetch{Store: s, lease: lease, recalled: make(map[*record]*recalledSource)}
+	for _, rec := range unreadable {
+		if !errors.Is(rec, container.ErrInvalid) && !errors.Is(rec, container.ErrNotSupported) {
+			r.errs = append(r.errs, rec) // a disk that fails just now
+		}
+	}
+	for _, rec := range recorded {
+		r.recalled[rec] = &recalledSource{}
+	}
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
+		if from := originsOf(id, recorded); len(from) > 0 {
+			group.Go(func() error { r.layer(ctx, id, from); return nil })
+		}
+	}
+	_ = group.Wait() // r has the errors
+	return r.fetched, errors.Join(append(r.errs, r.close())...)
+}
+
+// refetch is a Refetch that is under way.
+type refetch struct {
+	*Store
+	lease    *layer.Lease
+	recalled map[*record]*recalledSource
+
+	mu      sync.Mutex
+	fetched []image.Digest
+	errs    []error
+}
+
+// origin is one of the places where a layer can be had.
+type origin struct {
+	rec   *record
+	layer fetchable
+}
+
+// originsOf returns the places of a layer, each once.
+func originsOf(id image.Digest, recorded []*record) (all []origin) {
+	for _, rec := range recorded {
+		for _, b := range rec.Blobs {
+			o := origin{rec, b.fetchable()}
+			if b.DiffID == id && !slices.ContainsFunc(all, o.same) {
+				all = append(all, o)
+			}
+		}
+	}
+	return all
+}
+
+// same reports whether both are one blob in one repository.
+func (o origin) same(other origin) bool {
+	return o.layer.Digest == other.layer.Digest && o.rec.repository() == other.rec.repository()
+}
+
+// layer fetches one layer from the first place that has it.
+func (r *refetch) layer(ctx context.Context, id image.Digest, from []origin) {
+	var errs []error
+	for _, o := range from {
+		err := r.from(ctx, o)
+		if err == nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.fetched = append(r.fetched, id)
+			return
+		}
+		errs = append(errs, fmt.Errorf("fetch again from %s: %w", o.rec.Reference, err))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errs = append(r.errs, errs...)
+}
+
+func (r *refetch) from(ctx context.Context, o origin) error {
+	reference, err := image.ParseReference(o.rec.Reference)
+	if err != nil {
+		return err
+	}
+	k := key{reference, o.rec.Platform}
+	src, err := r.recalled[o.rec].open(ctx, r.Store, k, o.rec)
+	if err != nil {
+		return err
+	}
+	return r.download(ctx, &download{key: k, src: src, layer: o.layer, report: new(store.LayerReport)}, r.lease)
+}
+
+// recalledSource is the source of a record, opened when the first layer is wanted of it.
+type recalledSource struct {
+	once sync.Once
+	src  source
+	err  error
+}
+
+func (r *recalledSource) open(ctx context.Context, s *Store, k key, rec *record) (source, error) {
+	r.once.Do(func() {
+		src, err := s.source(k)
+		if err == nil {
+			r.src = src
+			err = src.recall(ctx, rec)
+		}
+		r.err = err
+	})
+	return r.src, r.err
+}
+
+func (r *refetch) close() error {
+	var errs []error
+	for _, recalled := range r.recalled {
+		if recalled.src != nil {
+			errs = append(errs, recalled.src.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
