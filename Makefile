@@ -20,13 +20,13 @@ test: ## every test; root, and the packages it needs are installed
 	script/packages test
 	BERTH_TEST_REQUIRE_ROOT=1 go test -race -timeout 20m ./...
 
-soak: ## the tests with larger counts
+soak: ## the tests with larger counts, for hours
 	script/packages test
-	BERTH_TEST_REQUIRE_ROOT=1 BERTH_TEST_SOAK=1 go test -timeout 120m ./internal/e2e/...
+	BERTH_TEST_REQUIRE_ROOT=1 BERTH_TEST_SOAK=1 go test -p 1 -timeout 6h ./internal/crashtest ./internal/e2e ./provisioner/...
 
-bench: build ## berth beside whichever of podman, skopeo+umoci, crun, runc, ctr are installed
+bench: ## berth beside podman, skopeo+umoci, crun, runc, containerd, rm, cp and bare system calls
 	script/packages bench
-	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench/...
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench
 
 lint: ## formatting, vet, staticcheck, the direction of imports, other systems
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt these files'; exit 1; }

@@ -117,7 +117,7 @@ func TestCommandLine(t *testing.T) {
 		{"unknown flag", []string{"--nosuch", image}, 125, "", "--nosuch"},
 		{"unknown isolator", []string{"--isolation=filesystem/linux,no/such", image}, 125, "", "no/such"},
 		{"isolator twice", []string{"--isolation=namespaces/pid,namespaces/pid", image}, 125, "", "twice"},
-		{"unknown backend", []string{"--image_provisioner_backend=zfs", image}, 125, "", "known are overlay, copy, bind"},
+		{"unknown backend", []string{"--image_provisioner_backend=zfs", image}, 125, "", "known are overlay, aufs, copy, bind"},
 		{"memory that is none", []string{"--memory", "lots", image}, 125, "", "64m"},
 		{"memory below the minimum", []string{"--memory", "1m", image}, 125, "", "1 MiB"},
 		{"cpus that are none", []string{"--cpus", "0", image}, 125, "", "positive"},
@@ -276,45 +276,6 @@ func TestDockerArchive(t *testing.T) {
 	expect(t, b.Run("rmi", "docker-archive:"+archive), 125, "mine uses it")
 	expect(t, b.Run("destroy", "mine"), 0)
 	expect(t, b.Run("rmi", "docker-archive:saved.tar"), 0)
-}
-
-func TestCheckNamesWhatIsBroken(t *testing.T) {
-	testrig.RequireRoot(t)
-	reg := testrig.Registry(t)
-	image := testrig.BusyboxImage(t, reg, "busybox:1")
-	b := testrig.Berth(t)
-	expect(t, b.Run("pull", image), 0)
-	expect(t, b.Run("check"), 0)
-	found, err := filepath.Glob(b.WorkDir + "/store/layers/*/tree/fs/etc/passwd")
-	if err != nil || len(found) != 1 {
-		t.Fatal(found, err)
-	}
-	data, err := os.ReadFile(found[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	data[0] ^= 1
-	if err := os.WriteFile(found[0], data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	r := b.Run("check", "--json")
-	expect(t, r, 1)
-	var result struct {
-		Broken []struct {
-			Layer    string
-			Images   []string
-			Problems []struct{ Path, What string }
-		}
-	}
-	if err := json.Unmarshal([]byte(r.Stdout), &result); err != nil {
-		t.Fatal(err)
-	}
-	if len(result.Broken) != 1 || !strings.Contains(found[0], result.Broken[0].Layer) || result.Broken[0].Images[0] != image {
-		t.Errorf("check found %s", r.Stdout)
-	}
-	if !strings.Contains(r.Stdout, "etc/passwd") {
-		t.Errorf("check does not name the file: %s", r.Stdout)
-	}
 }
 
 // TestKilledAnywhere is the promise of recovery: whatever a killed berth leaves is gone

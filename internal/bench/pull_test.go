@@ -1,0 +1,61 @@
+//go:build linux
+
+package bench
+
+import (
+	"testing"
+
+	"berth/internal/testrig"
+)
+
+const gib = 1 << 30
+
+// berth returns the command line of a berth with a store of its own.
+func berth(program *testrig.Command, dir string, args ...string) []string {
+	return append([]string{"env", "BERTH_WORK_DIR=" + dir, "BERTH_RUNTIME_DIR=" + dir + "-run", "BERTH_CGROUPS_ROOT=" + program.CgroupsRoot,
+		program.Path}, args...)
+}
+
+func podman(dir string, args ...string) []string {
+	// runc, because crun of this age knows no hybrid hosts (v1 controllers beside v2).
+	return append([]string{"podman", "--runtime", "runc", "--root", dir, "--runroot", dir + "-run", "--storage-driver", "overlay", "--cgroup-manager", "cgroupfs",
+		"--events-backend", "file"}, args...)
+}
+
+// BenchmarkColdPull pulls and unpacks an image of seven gzip layers and 16 000 files
+// into an empty store.
+func BenchmarkColdPull(b *testing.B) {
+	testrig.RequireRoot(b)
+	reg := testrig.Registry(b)
+	testrig.DebianImage(b, reg, "debian:1")
+	coldPull(b, "Pull of 7 layers, 16 000 files, into an empty store", reg.Direct()+"/debian:1", testrig.LoopFS(b, "ext4", 8<<10))
+}
+
+// BenchmarkColdPullOfOneLayer does the same with a single layer of 1.5 GB.
+func BenchmarkColdPullOfOneLayer(b *testing.B) {
+	testrig.RequireRoot(b)
+	reg := testrig.Registry(b)
+	testrig.BigLayerImage(b, reg, "big:1", 3*gib/2)
+	coldPull(b, "Pull of one layer of 1.5 GB into an empty store", reg.Direct()+"/big:1", testrig.LoopFS(b, "ext4", 16<<10))
+}
+
+func coldPull(b *testing.B, title, image, disk string) {
+	program := testrig.Berth(b)
+	contest{title: title, disk: disk, contenders: []contender{
+		{"berth", nil, func(b *testing.B) (work, func()) {
+			dir, clean := freshDir(b, disk, "berth")
+			return programs(berth(program, dir, "pull", image)), clean
+		}},
+		{"podman", []string{"podman"}, func(b *testing.B) (work, func()) {
+			dir, clean := freshDir(b, disk, "podman")
+			return programs(podman(dir, "pull", "--quiet", "--tls-verify=false", image)), clean
+		}},
+		{"skopeo+umoci", []string{"skopeo", "umoci"}, func(b *testing.B) (work, func()) {
+			dir, clean := freshDir(b, disk, "umoci")
+			return programs(
+				[]string{"skopeo", "copy", "--quiet", "--src-tls-verify=false", "docker://" + image, "oci:" + dir + "/layout:image"},
+				[]string{"umoci", "unpack", "--image", dir + "/layout:image", dir + "/bundle"},
+			), clean
+		}},
+	}}.run(b)
+}
