@@ -176,6 +176,9 @@ func (s *scene) sabotage(op operation, faults []*saboteur, want outcome) (met in
 		}
 	}
 	s.succeedsAgain(op, interrupted, want)
+	if soak || faults[0].n%4 == 0 { // it takes long, and has been done before the last attempt
+		s.recovers()
+	}
 	return met
 }
 
@@ -183,7 +186,9 @@ func (s *scene) sabotage(op operation, faults []*saboteur, want outcome) (met in
 // its own way or in that of others. One that was not interrupted has done its work.
 func (s *scene) succeedsAgain(op operation, interrupted bool, want outcome) {
 	s.Helper()
-	if interrupted {
+	if !interrupted {
+		s.recovers()
+	} else {
 		s.recovers(op.mends...)
 		if op.owed != nil {
 			op.owed(s)
@@ -193,6 +198,5 @@ func (s *scene) succeedsAgain(op operation, interrupted bool, want outcome) {
 		}
 		op.done(s)
 	}
-	s.recovers()
 	s.wantSame(want, s.look())
 }

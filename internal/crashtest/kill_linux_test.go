@@ -182,6 +182,7 @@ func (s *scene) kill(op operation, c child, want outcome) (killed bool) {
 		op.done(s)
 	}
 	s.succeedsAgain(op, err != nil, want)
+	s.recovers()
 	return err == errKilled
 }
 

@@ -262,14 +262,16 @@ func (c cut) examine(t *testing.T, m *machine) (lied bool) {
 	}()
 	s := m.newScene(t, dir, "overlay")
 	s.Runtime = testrig.TempDir(t)
+	broken := c.broken
 	if m.random.IntN(3) == 0 {
-		if broken := s.lie(); broken != nil {
-			c.broken, lied = broken, true
+		if found := s.lie(); found != nil {
+			broken, lied = found, true
 		}
 	}
 	s.in(func(ctx context.Context, e *engine.Engine) error {
 		for _, fault := range faultsOf(ctx, e) {
-			if len(c.broken) == 0 || !strings.Contains(fault, `"data": its content has changed`) {
+			mended := len(broken) > 0 && strings.Contains(fault, `"data": its content has changed`)
+			if !mended && !c.removes(s, fault) {
 				t.Errorf("visible and wrong: %s", fault)
 			}
 		}
@@ -280,8 +282,21 @@ func (c cut) examine(t *testing.T, m *machine) (lied bool) {
 		}
 		return nil
 	})
-	s.worksAgain()
+	s.worksAgain(len(c.broken) > 0)
 	return lied
+}
+
+// removes reports whether the fault is an image without a layer while images like it were
+// being removed. On btrfs, an fsync of the directory of the layers, by another pull say,
+// makes durable that a layer has left it, and not what happened elsewhere before, that
+// the record was removed. Who wants the image again fetches the layer.
+func (c cut) removes(s *scene, fault string) bool {
+	for name, reference := range s.References {
+		if _, sure := c.known[name]; !sure && strings.HasPrefix(fault, "image "+reference+": ") && strings.Contains(fault, "not found") {
+			return true
+		}
+	}
+	return false
 }
 
 // lie makes the disk one that did not keep its word: a byte of what it said was stable is
@@ -318,12 +333,18 @@ func (s *scene) lie() (broken []string) {
 	return nil
 }
 
-// worksAgain uses the store as if nothing had happened.
-func (s *scene) worksAgain() {
+// worksAgain uses the store as if nothing had happened. A repair that was under way is
+// begun again.
+func (s *scene) worksAgain(repair bool) {
 	s.Helper()
 	s.in(func(ctx context.Context, e *engine.Engine) error {
 		if err := e.Recover(ctx); err != nil {
 			return err
+		}
+		if repair {
+			if _, err := e.Images.Provisioner.Repair(ctx); err != nil {
+				return err
+			}
 		}
 		for name := range s.References {
 			// Those that are not there would need the registry, which is not the matter here.
