@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"berth/container"
 	"berth/launcher"
@@ -41,8 +42,8 @@ func (p *process) abandon(ctx context.Context) error {
 // Release implements launcher.Process.
 func (p *process) Release(ctx context.Context) error {
 	defer p.closeChannels()
-	// Closing the pipe ends the read below.
-	stop := context.AfterFunc(ctx, func() { p.report.Close() })
+	// Whether the command was executed before ctx ended, the pipe says at once.
+	stop := context.AfterFunc(ctx, func() { _ = p.report.SetReadDeadline(time.Now().Add(moment)) })
 	defer stop()
 	if _, err := p.release.Write([]byte{1}); err != nil {
 		return fmt.Errorf("release the container's init process: %w", err)
@@ -58,6 +59,9 @@ func (p *process) Release(ctx context.Context) error {
 	}
 	return &launcher.StartError{Message: report.Message, Code: report.Code}
 }
+
+// moment is how long Release looks for what has happened already.
+const moment = 100 * time.Millisecond
 
 // Wait implements launcher.Process.
 func (p *process) Wait(ctx context.Context) error {
