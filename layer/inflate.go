@@ -3,6 +3,7 @@ package layer
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 
@@ -22,6 +23,24 @@ var (
 	// skippable zstd frames start some zstd:chunked layers (RFC 8878, 3.1.2)
 	zstdSkippable = []byte{0x2a, 0x4d, 0x18}
 )
+
+// Inflate returns the uncompressed content of r, which is compressed with gzip or zstd or
+// not at all, for those who unpack archives of layers: it is bounded as that of a layer is,
+// and ends with ctx. Closing it frees the decoder, not r.
+//
+// An error of r is returned as it is; of class ErrInvalid are bytes that are malformed or
+// beyond the limits.
+func Inflate(ctx context.Context, r io.Reader, limits Limits) (io.ReadCloser, error) {
+	src := &source{r: r}
+	inflated, err := inflate(src)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{metered(ctx, inflated, &budget{limits: limits, compressed: src.n.Load}), inflated}, nil
+}
 
 // inflate returns the uncompressed content of src, which is gzip, zstd or plain: the
 // bytes tell, because registries are known to serve layers under the wrong media

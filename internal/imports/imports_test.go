@@ -37,7 +37,9 @@ var rooms = []struct {
 	{"isolator/isolatortest", []string{"isolator", "launcher", "launcher/plan", "image", "container", "api/v1", "internal/*"}},
 	{"provisioner/backend/*", []string{"provisioner/backend", "layer", "container", "state", "internal/*"}},
 	{"provisioner/backend", []string{"layer", "container", "internal/*"}},
-	{"provisioner/store/*", []string{"provisioner/store", "layer", "registry", "image", "container", "api/v1", "internal/*"}},
+	// What stores have in common whose images are found at a source.
+	{"provisioner/store/fetch", []string{"provisioner/store", "layer", "image", "container", "api/v1", "internal/*"}},
+	{"provisioner/store/*", []string{"provisioner/store", "provisioner/store/fetch", "layer", "registry", "image", "container", "api/v1", "internal/*"}},
 	{"provisioner/store", []string{"layer", "image", "container", "api/v1", "internal/stages"}},
 	{"provisioner", []string{"provisioner/backend", "provisioner/store", "layer", "image", "container", "state", "api/v1", "internal/*"}},
 	{"layer", []string{"image", "container", "internal/*"}},

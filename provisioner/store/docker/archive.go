@@ -4,85 +4,74 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
-	"syscall"
 
 	"berth/container"
 	"berth/image"
-	"berth/internal/disk"
+	"berth/provisioner/store/fetch"
 )
 
 // archiveSource is one image in a file as `docker save` writes it: a tar with
 // manifest.json, or, before Docker 1.10, with the file `repositories` and a
-// directory for each layer. It reads the file in place, by an index of its members.
+// directory for each layer.
 type archiveSource struct {
 	archive
-	file *disk.File
+	file *fetch.Archive
 }
 
 // archive is an image in an archive whose members are known.
 type archive struct {
 	reference image.Reference
 	want      image.Platform
-	members   *members
-	at        map[image.Digest]member // diffID -> the layer's tar
+	members   *fetch.Members
+	at        map[image.Digest]fetch.Member // diffID -> the layer's tar
 }
 
-func openArchive(reference image.Reference, want image.Platform) (*archiveSource, error) {
-	// Without O_NONBLOCK, a FIFO would be waited for.
-	file, err := disk.OpenFile(reference.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %w", container.ErrNotFound, err)
-	}
+func openArchive(reference image.Reference, want image.Platform, tmp func() (string, error)) (*archiveSource, error) {
+	file, err := fetch.OpenArchive(reference.Path, tmp)
 	if err != nil {
 		return nil, err
 	}
 	return &archiveSource{archive: archive{reference: reference, want: want}, file: file}, nil
 }
 
+// Close implements fetch.Source.
 func (a *archiveSource) Close() error { return a.file.Close() }
 
-func (a *archiveSource) resolve(ctx context.Context) (*resolved, error) {
-	// Of the open file and before it is read: should another take its place, or it
-	// change meanwhile, then it is not the recorded one.
-	info, err := a.file.Stat()
-	if err != nil {
+// Resolve implements fetch.Source.
+func (a *archiveSource) Resolve(ctx context.Context) (*fetch.Resolved, error) {
+	if err := a.file.Index(ctx); err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("read archive %s: %w: it is not a regular file", a.reference.Path, container.ErrInvalid)
-	}
-	if a.members, err = indexMembers(ctx, a.file, info.Size()); err != nil {
-		return nil, fmt.Errorf("read archive: %w", err)
-	}
+	a.members = a.file.Members
 	found, err := a.find(ctx)
 	if err != nil {
 		return nil, err
 	}
-	found.file = identify(a.reference.Path, info)
+	found.File = a.file.File
 	return found, nil
 }
 
-func (a *archiveSource) recall(ctx context.Context, rec *record) error {
-	found, err := a.resolve(ctx)
-	if err == nil && (rec.Source == nil || *found.file != *rec.Source) {
+// Recall implements fetch.Source.
+func (a *archiveSource) Recall(ctx context.Context, file *fetch.File) error {
+	found, err := a.Resolve(ctx)
+	if err == nil && (file == nil || *found.File != *file) {
 		err = fmt.Errorf("read archive %s: %w: it has changed since the image was read from it", a.reference.Path, container.ErrNotFound)
 	}
 	return err
 }
 
-func (a *archiveSource) open(_ context.Context, l fetchable) (io.ReadCloser, error) {
-	return io.NopCloser(a.members.open(a.at[l.diffID])), nil
+// Open implements fetch.Source.
+func (a *archiveSource) Open(_ context.Context, l fetch.Layer) (io.ReadCloser, error) {
+	return io.NopCloser(a.members.Open(a.at[l.DiffID])), nil
 }
 
 // find resolves the reference.
-func (a *archive) find(ctx context.Context) (found *resolved, err error) {
-	if a.members.has("manifest.json") {
+func (a *archive) find(ctx context.Context) (found *fetch.Resolved, err error) {
+	if a.members.Has("manifest.json") {
 		found, err = a.findInManifest()
 	} else {
 		found, err = a.findInRepositories(ctx)
@@ -90,7 +79,7 @@ func (a *archive) find(ctx context.Context) (found *resolved, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := suits(a.want, found.parsed.Platform); err != nil {
+	if err := fetch.Suits(a.want, found.Parsed.Platform); err != nil {
 		return nil, err
 	}
 	return found, nil
@@ -103,16 +92,16 @@ type savedImage struct {
 	Layers   []string
 }
 
-func (a *archive) findInManifest() (*resolved, error) {
+func (a *archive) findInManifest() (*fetch.Resolved, error) {
 	var images []savedImage
-	if err := a.members.decode("manifest.json", &images); err != nil {
+	if err := a.members.Decode("manifest.json", &images); err != nil {
 		return nil, err
 	}
 	chosen, err := a.choose(images)
 	if err != nil {
 		return nil, err
 	}
-	config, err := a.members.read(chosen.Config)
+	config, err := a.members.Read(chosen.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +137,7 @@ func (a *archive) notInArchive(tags []string) error {
 }
 
 // assemble pairs the layers' members with the diffIDs of the configuration.
-func (a *archive) assemble(config []byte, layers []string) (*resolved, error) {
+func (a *archive) assemble(config []byte, layers []string) (*fetch.Resolved, error) {
 	parsed, err := image.ParseConfig(config)
 	if err != nil {
 		return nil, err
@@ -156,25 +145,25 @@ func (a *archive) assemble(config []byte, layers []string) (*resolved, error) {
 	if len(parsed.DiffIDs) != len(layers) {
 		return nil, fmt.Errorf("%w: the manifest has %d layers, the configuration names %d", container.ErrInvalid, len(layers), len(parsed.DiffIDs))
 	}
-	a.at = make(map[image.Digest]member)
-	found := &resolved{config: config, parsed: parsed}
+	a.at = make(map[image.Digest]fetch.Member)
+	found := &fetch.Resolved{Config: config, Parsed: parsed}
 	for i, name := range layers {
-		m, err := a.members.find(name)
+		m, err := a.members.Find(name)
 		if err != nil {
 			return nil, err
 		}
 		id := parsed.DiffIDs[i]
 		a.at[id] = m
-		found.layers = append(found.layers, fetchable{id, image.Descriptor{Digest: id, Size: m.size}})
+		found.Layers = append(found.Layers, fetch.Layer{DiffID: id, Descriptor: image.Descriptor{Digest: id, Size: m.Size}})
 	}
 	return found, nil
 }
 
 // findInRepositories reads the older layout: a name leads to the topmost layer, each
 // layer's json to its parent. It has no diffIDs, so the layers are read twice.
-func (a *archive) findInRepositories(ctx context.Context) (*resolved, error) {
+func (a *archive) findInRepositories(ctx context.Context) (*fetch.Resolved, error) {
 	var repositories map[string]map[string]string
-	if err := a.members.decode("repositories", &repositories); err != nil {
+	if err := a.members.Decode("repositories", &repositories); err != nil {
 		return nil, fmt.Errorf("%w; and there is no manifest.json, which archives since Docker 1.10 have", err)
 	}
 	top, err := a.topLayer(repositories)
@@ -202,11 +191,11 @@ func (a *archive) findInRepositories(ctx context.Context) (*resolved, error) {
 
 func (a *archive) digestAll(ctx context.Context, names []string) (digests []image.Digest, err error) {
 	for _, name := range names {
-		m, err := a.members.find(name)
+		m, err := a.members.Find(name)
 		if err != nil {
 			return nil, err
 		}
-		digest, err := digestOf(ctx, a.members.open(m))
+		digest, err := digestOf(ctx, a.members.Open(m))
 		if err != nil {
 			return nil, fmt.Errorf("archive member %.100q: %w", name, err)
 		}
@@ -261,7 +250,7 @@ func (a *archive) layerChain(top string) (chain []string, config layerJSON, err 
 			return nil, config, fmt.Errorf("%w: it has more than %d layers", container.ErrInvalid, image.MaxLayers)
 		}
 		var layer layerJSON
-		if err := a.members.decode(id+"/json", &layer); err != nil {
+		if err := a.members.Decode(id+"/json", &layer); err != nil {
 			return nil, config, err
 		}
 		if id == top {

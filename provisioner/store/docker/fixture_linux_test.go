@@ -39,6 +39,7 @@ func newClient() *registry.Client {
 // bench is a store on directories of its own.
 type bench struct {
 	*Store
+	layers *layer.Store
 	dir    string
 	mu     sync.Mutex
 	events []store.Event
@@ -48,7 +49,8 @@ func newBench(t testing.TB) *bench {
 	t.Helper()
 	testrig.RequireRoot(t)
 	b := &bench{dir: testrig.TempDir(t)}
-	b.Store = openStore(t, b.dir, openLayers(t, filepath.Join(b.dir, "layers")), func(e store.Event) {
+	b.layers = openLayers(t, filepath.Join(b.dir, "layers"))
+	b.Store = openStore(t, b.dir, b.layers, func(e store.Event) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.events = append(b.events, e)

@@ -11,6 +11,7 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/layer"
+	"berth/provisioner/store/fetch"
 	"berth/provisioner/store/storetest"
 )
 
@@ -167,7 +168,7 @@ func TestRefetchLeavesBrokenRecordsOut(t *testing.T) {
 	b.pull(t, r.ref("a:1"))
 	b.pull(t, r.ref("b:1"))
 	b.lose(t, layerA, layerB)
-	b.spoil(t, key{reference: mustParse(t, r.host+"/a:1")}, func([]byte) []byte { return nil })
+	b.spoil(t, fetch.Key{Reference: mustParse(t, r.host+"/a:1")}, func([]byte) []byte { return nil })
 	fetched, err := b.refetch(t, layerA, layerB)
 	if err != nil || !slices.Equal(fetched, digestsOf(layerB)) {
 		t.Errorf("refetch: %v, %v; want that of the image whose record is whole", fetched, err)

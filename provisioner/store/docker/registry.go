@@ -12,11 +12,9 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/internal/stages"
+	"berth/provisioner/store/fetch"
 	"berth/registry"
 )
-
-// maxIndexDepth bounds indexes of indexes.
-const maxIndexDepth = 3
 
 // registrySource is one image in a registry.
 type registrySource struct {
@@ -25,56 +23,29 @@ type registrySource struct {
 	want   image.Platform
 }
 
-func (r *registrySource) resolve(ctx context.Context) (*resolved, error) {
-	raw, manifest, err := r.manifest(ctx)
+// Resolve implements fetch.Source.
+func (r *registrySource) Resolve(ctx context.Context) (*fetch.Resolved, error) {
+	first, err := r.manifest(ctx, r.name)
 	if err != nil {
 		return nil, err
 	}
-	config, err := r.config(ctx, manifest.Config)
-	if err != nil {
-		return nil, err
-	}
-	parsed, err := image.ParseConfig(config)
-	if err != nil {
-		return nil, err
-	}
-	if err := suits(r.want, parsed.Platform); err != nil {
-		return nil, err
-	}
-	layers, err := pair(parsed, manifest.Layers)
-	if err != nil {
-		return nil, err
-	}
-	return &resolved{manifest: string(raw.Body), manifestDigest: raw.Digest, config: config, parsed: parsed, layers: layers}, nil
+	return fetch.Find(ctx, r, first, r.want)
 }
 
-// manifest follows indexes to the manifest for the wanted platform.
-func (r *registrySource) manifest(ctx context.Context) (registry.Raw, *image.Manifest, error) {
+func (r *registrySource) manifest(ctx context.Context, name image.Name) (fetch.Document, error) {
+	raw, err := r.client.Manifest(ctx, name)
+	return fetch.Document{MediaType: raw.MediaType, Body: raw.Body}, err
+}
+
+// Document implements fetch.Documents.
+func (r *registrySource) Document(ctx context.Context, d image.Descriptor) (fetch.Document, error) {
 	name := r.name
-	for range maxIndexDepth + 1 {
-		raw, err := r.client.Manifest(ctx, name)
-		if err != nil {
-			return registry.Raw{}, nil, err
-		}
-		document, err := image.ParseManifest(raw.MediaType, raw.Body)
-		if err != nil {
-			return registry.Raw{}, nil, err
-		}
-		switch d := document.(type) {
-		case *image.Manifest:
-			return raw, d, nil
-		case *image.Index:
-			chosen, err := image.Choose(r.want, d.Manifests)
-			if err != nil {
-				return registry.Raw{}, nil, err
-			}
-			name.Tag, name.Digest = "", chosen.Digest
-		}
-	}
-	return registry.Raw{}, nil, fmt.Errorf("%w: indexes are nested more than %d deep", container.ErrInvalid, maxIndexDepth)
+	name.Tag, name.Digest = "", d.Digest
+	return r.manifest(ctx, name)
 }
 
-func (r *registrySource) config(ctx context.Context, d image.Descriptor) (_ []byte, err error) {
+// Config implements fetch.Documents.
+func (r *registrySource) Config(ctx context.Context, d image.Descriptor) (_ []byte, err error) {
 	if d.Size > image.MaxConfigSize {
 		return nil, fmt.Errorf("configuration %s: %w: it has %d bytes, at most %d are allowed", d.Digest, container.ErrInvalid, d.Size, image.MaxConfigSize)
 	}
@@ -86,10 +57,11 @@ func (r *registrySource) config(ctx context.Context, d image.Descriptor) (_ []by
 	return io.ReadAll(body)
 }
 
-// recall has nothing to do: what a digest names does not change.
-func (r *registrySource) recall(context.Context, *record) error { return nil }
+// Recall has nothing to do: what a digest names does not change.
+func (r *registrySource) Recall(context.Context, *fetch.File) error { return nil }
 
-func (r *registrySource) open(ctx context.Context, l fetchable) (io.ReadCloser, error) {
+// Open implements fetch.Source.
+func (r *registrySource) Open(ctx context.Context, l fetch.Layer) (io.ReadCloser, error) {
 	// The last request is the one for the blob; those before it were part of the way there.
 	var connected atomic.Pointer[time.Time]
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
@@ -103,4 +75,5 @@ func (r *registrySource) open(ctx context.Context, l fetchable) (io.ReadCloser, 
 	return body, err
 }
 
+// Close implements fetch.Source.
 func (r *registrySource) Close() error { return nil }

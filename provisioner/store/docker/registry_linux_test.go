@@ -24,6 +24,7 @@ import (
 	"berth/image"
 	"berth/layer"
 	"berth/provisioner/store"
+	"berth/provisioner/store/fetch"
 	"berth/provisioner/store/storetest"
 )
 
@@ -60,10 +61,7 @@ func TestFormatsAndCompressions(t *testing.T) {
 			if got.Reference != r.host+"/formats:1" || got.ID != image.DigestOf(c.configuration()) {
 				t.Errorf("recorded as %s with the id %s", got.Reference, got.ID)
 			}
-			rec, err := b.records.load(key{mustParse(t, r.host+"/formats:1"), ""})
-			if err != nil {
-				t.Fatal(err)
-			}
+			rec := readRecord(t, b.recordPath(t, fetch.Key{Reference: mustParse(t, r.host+"/formats:1")}))
 			if rec.ManifestDigest != pushed.Digest || image.DigestOf([]byte(rec.Manifest)) != pushed.Digest {
 				t.Errorf("the manifest %s is recorded as %s", pushed.Digest, rec.ManifestDigest)
 			}
@@ -304,23 +302,6 @@ func TestManyGetsFetchOnce(t *testing.T) {
 		}
 	}
 	b.wantNoTrace(t)
-}
-
-// Whoever waits for another's pull can give up.
-func TestGivingUpTheWaitForAPull(t *testing.T) {
-	var p pulls
-	k := key{reference: mustParse(t, "a")}
-	end, err := p.begin(t.Context(), k)
-	must(err)
-	errGivenUp := errors.New("given up")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errGivenUp)
-	_, err = p.begin(ctx, k)
-	wantError(t, err, errGivenUp)
-	end()
-	end, err = p.begin(t.Context(), k)
-	must(err)
-	end()
 }
 
 // Whoever waits for another's pull takes over when that one fails.

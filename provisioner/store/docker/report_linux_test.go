@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -99,8 +100,13 @@ func TestReportNamesTheSlowStage(t *testing.T) {
 		stage stages.Stage
 		slow  func(*testing.T, *bench, *testRegistry)
 	}{
-		{stages.Connect, func(_ *testing.T, b *bench, _ *testRegistry) {
-			b.registry = registry.NewClient(registry.Options{Keychain: authn.NewMultiKeychain(), Transport: slowDial()})
+		{stages.Connect, func(t *testing.T, b *bench, _ *testRegistry) {
+			slow, err := New(Options{Dir: filepath.Join(b.dir, "docker"), Layers: b.layers,
+				Registry: registry.NewClient(registry.Options{Keychain: authn.NewMultiKeychain(), Transport: slowDial()})})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.Store = slow
 		}},
 		{stages.FirstByte, func(_ *testing.T, _ *bench, r *testRegistry) {
 			r.intercept(func(_ http.ResponseWriter, req *http.Request) bool {
@@ -172,7 +178,7 @@ func TestReportCountsTheWayToTheBlob(t *testing.T) {
 func TestReportOfManyLayers(t *testing.T) {
 	r, b := newTestRegistry(t), newBench(t)
 	m := madeImage{}
-	for i := range 3*parallel + 1 {
+	for i := range 3*(max(2, runtime.GOMAXPROCS(0))+1) + 1 {
 		m.layers = append(m.layers, gzipped(storetest.Layer(fmt.Sprint(i), 1000)))
 	}
 	r.push(t, "many", "1", m)

@@ -1,4 +1,4 @@
-package docker
+package fetch
 
 import (
 	"crypto/sha256"
@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"unicode/utf8"
 
 	"berth/container"
@@ -26,15 +24,16 @@ import (
 // recordVersion is that of record.
 const recordVersion = 1
 
-// record is an image record on disk. Manifest and Config are the bytes as they were
-// received, so that their digests can be checked and the image be exported.
+// record is an image record on disk. Manifest, Indexes and Config are the bytes as they
+// were received, so that their digests can be checked and the image be exported.
 type record struct {
 	Version int `json:"version"`
 	store.Record
 	ManifestDigest image.Digest `json:"manifestDigest,omitempty"` // none for an archive
-	Source         *sourceFile  `json:"source,omitempty"`         // none for a registry
+	Source         *File        `json:"source,omitempty"`         // none for a registry
 	Blobs          []blob       `json:"blobs"`                    // of the layers in Layers
 	Manifest       string       `json:"manifest,omitempty"`
+	Indexes        []string     `json:"indexes,omitempty"` // that led to the manifest, the outermost first
 	Config         string       `json:"config"`
 	parsed         *image.Config
 }
@@ -45,32 +44,6 @@ type blob struct {
 	Digest    image.Digest `json:"digest"`
 	Size      int64        `json:"size"`
 	MediaType string       `json:"mediaType"`
-}
-
-// sourceFile identifies the content of an archive file. The time of its last change is
-// the one thing that no tool can set back: a file that is written over may keep its
-// inode and its size, and get its old modification time.
-type sourceFile struct {
-	Path   string `json:"path"`
-	Size   int64  `json:"size"`
-	Mtime  int64  `json:"mtime"` // ns
-	Change int64  `json:"ctime"` // ns
-	Inode  uint64 `json:"inode"`
-}
-
-func identify(path string, info fs.FileInfo) *sourceFile {
-	stat := info.Sys().(*syscall.Stat_t)
-	return &sourceFile{Path: path, Size: info.Size(), Mtime: info.ModTime().UnixNano(), Change: changeTime(stat), Inode: stat.Ino}
-}
-
-// unchanged reports whether the file is the one that was read; what came from a
-// registry does not change.
-func (f *sourceFile) unchanged() bool {
-	if f == nil {
-		return true
-	}
-	now, err := os.Stat(f.Path)
-	return err == nil && *identify(f.Path, now) == *f
 }
 
 // records is a directory of records, one file each.
@@ -84,7 +57,7 @@ func openRecords(dir string) (records, error) {
 }
 
 // path is where the record of the image lies.
-func (r records) path(k key) string { return r.file(k.reference.String(), k.platform) }
+func (r records) path(k Key) string { return r.file(k.Reference.String(), k.Platform) }
 
 const (
 	maxName = 200
@@ -124,7 +97,7 @@ func (r records) nameOf(path string) (reference, platform string) {
 // load reads a record. The error is of class ErrNotFound when there is none; else it is
 // a *store.RecordError, of class ErrInvalid when the record is broken, so that another may
 // take its place, and ErrNotSupported when a newer berth wrote it, so that none may.
-func (r records) load(k key) (*record, error) {
+func (r records) load(k Key) (*record, error) {
 	path := r.path(k)
 	rec, file := r.recent.get(path)
 	if rec != nil {
@@ -198,15 +171,15 @@ func (r *record) check() (err error) {
 	if !slices.Equal(r.Layers, lastOfEach(r.parsed.DiffIDs, func(id image.Digest) image.Digest { return id })) {
 		return broken("the layers in it are not those of the configuration")
 	}
-	if !slices.Equal(r.Layers, diffIDs(r.fetchables())) {
+	if !slices.Equal(r.Layers, diffIDs(r.origins())) {
 		return broken("the blobs in it are not those of the layers")
 	}
 	return nil
 }
 
 // save makes a record durable and then visible, by way of the lease's directory.
-func (r records) save(k key, rec *record, lease *layer.Lease) error {
-	if !utf8.ValidString(rec.Manifest) || !utf8.ValidString(rec.Config) {
+func (r records) save(k Key, rec *record, lease *layer.Lease) error {
+	if !utf8.ValidString(strings.Join(append(rec.Indexes, rec.Manifest, rec.Config), "")) {
 		return fmt.Errorf("%w: the manifest or the configuration is not UTF-8", container.ErrInvalid)
 	}
 	tmp, err := lease.Dir()

@@ -1,4 +1,4 @@
-package docker
+package fetch
 
 import (
 	"archive/tar"
@@ -23,25 +23,26 @@ const (
 	maxLinks = 8
 )
 
-// members is an index of a tar file: where the content of each member begins.
+// Members is an index of a tar file: where the content of each member begins.
 // Nothing but names and offsets is in memory.
-type members struct {
+type Members struct {
 	file   io.ReaderAt
-	byName map[string]member
+	byName map[string]Member
 	names  int // bytes
 }
 
-type member struct {
-	offset, size int64
-	link         string // of a symbolic or hard link: the member that it stands for
+// Member is where the content of a member lies.
+type Member struct {
+	Size   int64
+	offset int64
+	link   string // of a symbolic or hard link: the member that it stands for
 }
 
-// indexMembers reads the headers of a tar file and skips the contents.
-func indexMembers(ctx context.Context, file io.ReaderAt, size int64) (*members, error) {
-	if err := refuseCompressed(file); err != nil {
-		return nil, err
-	}
-	m := &members{file: file, byName: make(map[string]member)}
+// IndexMembers reads the headers of a tar file of size bytes and skips the contents. The
+// error is of class ErrInvalid for what is no whole tar, and ErrNotSupported for one that
+// cannot be read in place.
+func IndexMembers(ctx context.Context, file io.ReaderAt, size int64) (*Members, error) {
+	m := &Members{file: file, byName: make(map[string]Member)}
 	section := io.NewSectionReader(file, 0, size)
 	archive := tar.NewReader(section)
 	var end int64 // of the last member
@@ -81,18 +82,18 @@ func errCut(size int64) error {
 	return fmt.Errorf("%w: the file is cut off: it ends after %d bytes without the mark of its end", container.ErrInvalid, size)
 }
 
-func (m *members) add(hdr *tar.Header, offset int64) error {
+func (m *Members) add(hdr *tar.Header, offset int64) error {
 	name := cleanMember(hdr.Name)
 	switch {
 	case isSparse(hdr):
 		// Its content is not what lies in the archive.
 		return fmt.Errorf("member %.100q: %w: it is stored as a sparse file: pack the archive without --sparse", name, container.ErrNotSupported)
 	case hdr.Typeflag == tar.TypeReg:
-		m.byName[name] = member{offset: offset, size: hdr.Size}
+		m.byName[name] = Member{offset: offset, Size: hdr.Size}
 	case hdr.Typeflag == tar.TypeSymlink: // docker save links layers that it has written already
-		m.byName[name] = member{link: path.Join(path.Dir(name), hdr.Linkname)}
+		m.byName[name] = Member{link: path.Join(path.Dir(name), hdr.Linkname)}
 	case hdr.Typeflag == tar.TypeLink:
-		m.byName[name] = member{link: cleanMember(hdr.Linkname)}
+		m.byName[name] = Member{link: cleanMember(hdr.Linkname)}
 	}
 	m.names += len(hdr.Name) + len(hdr.Linkname)
 	if len(m.byName) > maxMembers || m.names > maxNames {
@@ -126,68 +127,49 @@ func isSparse(hdr *tar.Header) bool {
 	return false
 }
 
-// compressions are told by the first bytes of a file.
-var compressions = []struct{ magic, name, undo string }{
-	{"\x1f\x8b", "gzip", "gunzip"},
-	{"BZh", "bzip2", "bunzip2"},
-	{"\xfd7zXZ\x00", "xz", "unxz"},
-	{"\x28\xb5\x2f\xfd", "zstd", "unzstd"},
-}
-
-func refuseCompressed(file io.ReaderAt) error {
-	begin := make([]byte, 8)
-	n, err := file.ReadAt(begin, 0)
-	if err != nil && err != io.EOF {
-		return err
-	}
-	for _, c := range compressions {
-		if strings.HasPrefix(string(begin[:n]), c.magic) {
-			return fmt.Errorf("%w: it is compressed with %s, and archives are read in place: uncompress it with %s",
-				container.ErrNotSupported, c.name, c.undo)
-		}
-	}
-	return nil
-}
-
-func (m *members) has(name string) bool {
+// Has reports whether there is a member of the name.
+func (m *Members) Has(name string) bool {
 	_, ok := m.byName[name]
 	return ok
 }
 
-// find returns the regular member under a name, links inside the archive followed.
-func (m *members) find(name string) (member, error) {
+// Find returns the regular member under a name, links inside the archive
+// followed. ErrNotFound, ErrInvalid.
+func (m *Members) Find(name string) (Member, error) {
 	at := cleanMember(name)
 	for range maxLinks + 1 {
 		found, ok := m.byName[at]
 		switch {
 		case !ok && at == cleanMember(name):
-			return member{}, fmt.Errorf("archive member %.100q: %w", name, container.ErrNotFound)
+			return Member{}, fmt.Errorf("archive member %.100q: %w", name, container.ErrNotFound)
 		case !ok:
-			return member{}, fmt.Errorf("archive member %.100q: %w: it is a link to %.100q, which is none", name, container.ErrNotFound, at)
+			return Member{}, fmt.Errorf("archive member %.100q: %w: it is a link to %.100q, which is none", name, container.ErrNotFound, at)
 		case found.link == "":
 			return found, nil
 		}
 		at = found.link
 	}
-	return member{}, fmt.Errorf("archive member %.100q: %w: more than %d links lead on from it", name, container.ErrInvalid, maxLinks)
+	return Member{}, fmt.Errorf("archive member %.100q: %w: more than %d links lead on from it", name, container.ErrInvalid, maxLinks)
 }
 
-func (m *members) open(at member) io.Reader { return io.NewSectionReader(m.file, at.offset, at.size) }
+// Open returns the content of a member.
+func (m *Members) Open(at Member) io.Reader { return io.NewSectionReader(m.file, at.offset, at.Size) }
 
-// read returns a small member.
-func (m *members) read(name string) ([]byte, error) {
-	at, err := m.find(name)
+// Read returns a small member, at most image.MaxConfigSize.
+func (m *Members) Read(name string) ([]byte, error) {
+	at, err := m.Find(name)
 	if err != nil {
 		return nil, err
 	}
-	if at.size > image.MaxConfigSize {
-		return nil, fmt.Errorf("archive member %.100q: %w: it has %d bytes, at most %d are allowed", name, container.ErrInvalid, at.size, image.MaxConfigSize)
+	if at.Size > image.MaxConfigSize {
+		return nil, fmt.Errorf("archive member %.100q: %w: it has %d bytes, at most %d are allowed", name, container.ErrInvalid, at.Size, image.MaxConfigSize)
 	}
-	return io.ReadAll(m.open(at))
+	return io.ReadAll(m.Open(at))
 }
 
-func (m *members) decode(name string, into any) error {
-	data, err := m.read(name)
+// Decode reads a small member of JSON.
+func (m *Members) Decode(name string, into any) error {
+	data, err := m.Read(name)
 	if err != nil {
 		return err
 	}

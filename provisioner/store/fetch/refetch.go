@@ -1,4 +1,4 @@
-package docker
+package fetch
 
 import (
 	"context"
@@ -23,7 +23,7 @@ func (e *goneError) Unwrap() error { return e.error }
 
 // restore fetches the layers that a recorded image lacks. What its name means at the
 // source by now does not matter.
-func (s *Store) restore(ctx context.Context, k key, known *lookup, lease *layer.Lease) (_ *store.Image, err error) {
+func (s *Store) restore(ctx context.Context, k Key, known *lookup, lease *layer.Lease) (_ *store.Image, err error) {
 	defer s.pullTime.Start()()
 	why := whyAbsent(known.absent, lease)
 	defer func() {
@@ -35,15 +35,16 @@ func (s *Store) restore(ctx context.Context, k key, known *lookup, lease *layer.
 		}
 		err = fmt.Errorf("pull %s: %s, and it cannot be fetched again: %w", k, why, err)
 	}()
-	p := s.newPull(k, lease)
-	if p.src, err = s.source(k); err != nil {
+	src, err := s.source(k, lease)
+	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, p.src.Close()) }()
-	if err := p.src.recall(ctx, known.record); err != nil {
+	defer func() { err = errors.Join(err, src.Close()) }()
+	p := s.newPull(k, src, lease)
+	if err := src.Recall(ctx, known.Source); err != nil {
 		return nil, err
 	}
-	if err := p.fetch(ctx, known.fetchables(), known.absent); err != nil {
+	if err := p.fetch(ctx, known.origins(), known.absent); err != nil {
 		return nil, err
 	}
 	// Once more: it may have been removed meanwhile.
@@ -64,9 +65,9 @@ func whyAbsent(absent []image.Digest, lease *layer.Lease) string {
 }
 
 // fetchables are the layers of the image and where they came from.
-func (r *record) fetchables() (all []fetchable) {
+func (r *record) origins() (all []Layer) {
 	for _, b := range r.Blobs {
-		all = append(all, b.fetchable())
+		all = append(all, b.layer())
 	}
 	return all
 }
@@ -83,8 +84,8 @@ func (r *record) repository() string {
 	return reference.Name.Registry + "/" + reference.Name.Repository
 }
 
-func (b blob) fetchable() fetchable {
-	return fetchable{b.DiffID, image.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size}}
+func (b blob) layer() Layer {
+	return Layer{b.DiffID, image.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size}}
 }
 
 // Refetch implements store.Store.
@@ -128,14 +129,14 @@ type refetch struct {
 // origin is one of the places where a layer can be had.
 type origin struct {
 	rec   *record
-	layer fetchable
+	layer Layer
 }
 
 // originsOf returns the places of a layer, each once.
 func originsOf(id image.Digest, recorded []*record) (all []origin) {
 	for _, rec := range recorded {
 		for _, b := range rec.Blobs {
-			o := origin{rec, b.fetchable()}
+			o := origin{rec, b.layer()}
 			if b.DiffID == id && !slices.ContainsFunc(all, o.same) {
 				all = append(all, o)
 			}
@@ -172,8 +173,8 @@ func (r *refetch) from(ctx context.Context, o origin) error {
 	if err != nil {
 		return err
 	}
-	k := key{reference, o.rec.Platform}
-	src, err := r.recalled[o.rec].open(ctx, r.Store, k, o.rec)
+	k := Key{reference, o.rec.Platform}
+	src, err := r.recalled[o.rec].open(ctx, r, k, o.rec)
 	if err != nil {
 		return err
 	}
@@ -183,16 +184,16 @@ func (r *refetch) from(ctx context.Context, o origin) error {
 // recalledSource is the source of a record, opened when the first layer is wanted of it.
 type recalledSource struct {
 	once sync.Once
-	src  source
+	src  Source
 	err  error
 }
 
-func (r *recalledSource) open(ctx context.Context, s *Store, k key, rec *record) (source, error) {
+func (r *recalledSource) open(ctx context.Context, by *refetch, k Key, rec *record) (Source, error) {
 	r.once.Do(func() {
-		src, err := s.source(k)
+		src, err := by.source(k, by.lease)
 		if err == nil {
 			r.src = src
-			err = src.recall(ctx, rec)
+			err = src.Recall(ctx, rec.Source)
 		}
 		r.err = err
 	})

@@ -1,4 +1,4 @@
-package docker
+package fetch
 
 import (
 	"context"
@@ -9,12 +9,12 @@ import (
 // many who want the same one, the first fetches it and the others find it.
 type pulls struct {
 	mu       sync.Mutex
-	underWay map[key]chan struct{} // closed at the end
+	underWay map[Key]chan struct{} // closed at the end
 }
 
 // begin waits until nobody else pulls the image. The caller calls end after its own
 // pull.
-func (p *pulls) begin(ctx context.Context, k key) (end func(), err error) {
+func (p *pulls) begin(ctx context.Context, k Key) (end func(), err error) {
 	for {
 		other, end := p.tryBegin(k)
 		if other == nil {
@@ -28,14 +28,14 @@ func (p *pulls) begin(ctx context.Context, k key) (end func(), err error) {
 	}
 }
 
-func (p *pulls) tryBegin(k key) (other chan struct{}, end func()) {
+func (p *pulls) tryBegin(k Key) (other chan struct{}, end func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if other, ok := p.underWay[k]; ok {
 		return other, nil
 	}
 	if p.underWay == nil {
-		p.underWay = make(map[key]chan struct{})
+		p.underWay = make(map[Key]chan struct{})
 	}
 	own := make(chan struct{})
 	p.underWay[k] = own

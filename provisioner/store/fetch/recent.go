@@ -1,4 +1,4 @@
-package docker
+package fetch
 
 import (
 	"sync"
@@ -15,7 +15,7 @@ type recent struct {
 }
 
 type recentRecord struct {
-	file sourceFile
+	file File
 	rec  *record
 }
 
@@ -30,12 +30,12 @@ const (
 const settled = time.Second
 
 // get returns the record if it is kept, else what to give put after reading it.
-func (r *recent) get(path string) (*record, *sourceFile) {
+func (r *recent) get(path string) (*record, *File) {
 	info, err := disk.Lstat(path)
 	if err != nil {
 		return nil, nil // whoever reads the file is told
 	}
-	now := identify(path, info)
+	now := Identify(path, info)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e, ok := r.all[path]; ok && e.file == *now {
@@ -46,7 +46,7 @@ func (r *recent) get(path string) (*record, *sourceFile) {
 }
 
 // put keeps a record. Nobody changes it from then on.
-func (r *recent) put(file *sourceFile, rec *record) {
+func (r *recent) put(file *File, rec *record) {
 	if file == nil || file.Size > maxRecentSize || time.Since(time.Unix(0, file.Change)) < settled {
 		return
 	}

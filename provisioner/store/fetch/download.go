@@ -1,4 +1,4 @@
-package docker
+package fetch
 
 import (
 	"cmp"
@@ -24,7 +24,7 @@ import (
 var parallel = max(2, runtime.GOMAXPROCS(0)) + 1
 
 // fetch unpacks the absent ones of the layers and makes them visible, all or none.
-func (p *pull) fetch(ctx context.Context, layers []fetchable, absent []image.Digest) error {
+func (p *pull) fetch(ctx context.Context, layers []Layer, absent []image.Digest) error {
 	begin := p.clock.Enter(stages.Fetch)
 	all := p.downloads(layers, absent, begin)
 	if err := p.unpack(ctx, all); err != nil {
@@ -46,11 +46,11 @@ func (p *pull) fetch(ctx context.Context, layers []fetchable, absent []image.Dig
 
 // downloads returns what is to be done for the absent layers, and begins their reports
 // along with those of the others.
-func (p *pull) downloads(layers []fetchable, absent []image.Digest, begin time.Time) (all []*download) {
+func (p *pull) downloads(layers []Layer, absent []image.Digest, begin time.Time) (all []*download) {
 	p.report.Layers = make([]store.LayerReport, len(layers))
 	for i, l := range layers {
 		report := &p.report.Layers[i]
-		*report = store.LayerReport{Layer: l.diffID, Blob: l.Digest, Size: l.Size, Fetched: slices.Contains(absent, l.diffID)}
+		*report = store.LayerReport{Layer: l.DiffID, Blob: l.Digest, Size: l.Size, Fetched: slices.Contains(absent, l.DiffID)}
 		event := store.Event{Image: p.key.String(), Layer: l.Digest, Total: l.Size, Stage: store.Present}
 		if report.Fetched {
 			event.Stage = store.Waiting
@@ -75,9 +75,9 @@ func (p *pull) unpack(ctx context.Context, all []*download) error {
 
 // download is a layer on its way from a source into a lease.
 type download struct {
-	key    key // of the image, for the progress
-	src    source
-	layer  fetchable
+	key    Key // of the image, for the progress
+	src    Source
+	layer  Layer
 	clock  *stages.Clock
 	report *store.LayerReport
 }
@@ -96,14 +96,14 @@ func (s *Store) transfer(ctx context.Context, d *download, lease *layer.Lease) (
 	}
 	ctx = stages.With(ctx, d.clock)
 	d.clock.Enter(stages.Connect)
-	content, err := d.src.open(ctx, d.layer)
+	content, err := d.src.Open(ctx, d.layer)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, content.Close()) }()
 	event := store.Event{Image: d.key.String(), Layer: d.layer.Digest, Total: d.layer.Size, Stage: store.Fetching}
 	watched := &watchedReader{r: content, store: s, event: event}
-	info, err := lease.Unpack(ctx, d.layer.diffID, watched)
+	info, err := lease.Unpack(ctx, d.layer.DiffID, watched)
 	if err != nil {
 		return err
 	}

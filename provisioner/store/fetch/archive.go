@@ -1,0 +1,150 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+
+	"berth/container"
+	"berth/internal/disk"
+	"berth/layer"
+)
+
+// Archive is an open tar file that holds images. It is read in place, by an index of its
+// members; one that is compressed is uncompressed once, into a file without a name.
+type Archive struct {
+	*Members
+	// File identifies what was opened.
+	File *File
+
+	path  string
+	file  *disk.File
+	whole *disk.File // the uncompressed one, if file is not
+	tmp   func() (string, error)
+	// limits bound what a compressed one becomes.
+	limits layer.Limits
+}
+
+// OpenArchive opens the file of an archive and reads nothing of it yet: Index does. tmp is
+// that of Kind.Source. ErrNotFound: there is no such file.
+func OpenArchive(path string, tmp func() (string, error)) (*Archive, error) {
+	// Without O_NONBLOCK, a FIFO would be waited for.
+	file, err := disk.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", container.ErrNotFound, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Archive{path: path, file: file, tmp: tmp, limits: layer.DefaultLimits}, nil
+}
+
+// Index finds the members. ErrInvalid: it is no whole tar archive; ErrNotSupported: it is
+// of a kind that cannot be read.
+func (a *Archive) Index(ctx context.Context) error {
+	// Of the open file and before it is read: should another take its place, or it
+	// change meanwhile, then it is not the recorded one.
+	info, err := a.file.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("read archive %s: %w: it is not a regular file", a.path, container.ErrInvalid)
+	}
+	a.File = Identify(a.path, info)
+	if err := a.index(ctx, info.Size()); err != nil {
+		return fmt.Errorf("read archive: %w", err)
+	}
+	return nil
+}
+
+func (a *Archive) index(ctx context.Context, size int64) error {
+	compressed, err := isCompressed(a.file)
+	if err != nil {
+		return err
+	}
+	from := a.file
+	if compressed {
+		if size, err = a.uncompress(ctx); err != nil {
+			return err
+		}
+		from = a.whole
+	}
+	a.Members, err = IndexMembers(ctx, from, size)
+	return err
+}
+
+// uncompress copies the archive, because members of a compressed one can only be read in
+// their order, and several are needed at a time. The copy has no name, so it goes with
+// this process, and it is bounded as a layer is.
+func (a *Archive) uncompress(ctx context.Context) (size int64, err error) {
+	dir, err := a.tmp()
+	if err != nil {
+		return 0, err
+	}
+	if a.whole, err = disk.CreateTemp(dir, "archive-*"); err != nil {
+		return 0, err
+	}
+	if err := disk.Remove(a.whole.Name()); err != nil {
+		return 0, err
+	}
+	if _, err := a.file.Seek(0, io.SeekStart); err != nil {
+		return 0, err
+	}
+	inflated, err := layer.Inflate(ctx, a.file, a.limits)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, inflated.Close()) }()
+	size, err = io.Copy(onlyWriter{a.whole}, inflated)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = fmt.Errorf("%w: uncompressed, the archive needs space on the file system of the images until they are read from it", err)
+	}
+	return size, err
+}
+
+// onlyWriter hides what os.File has besides, so that each write is a step of package disk.
+type onlyWriter struct{ io.Writer }
+
+// Close closes the file. The archive can be opened again.
+func (a *Archive) Close() error {
+	err := a.file.Close()
+	if a.whole != nil {
+		err = errors.Join(err, a.whole.Close())
+	}
+	return err
+}
+
+// compressions are told by the first bytes of a file.
+var compressions = []struct {
+	magic, name, undo string
+	known             bool
+}{
+	{"\x1f\x8b", "gzip", "gunzip", true},
+	{"\x28\xb5\x2f\xfd", "zstd", "unzstd", true},
+	{"BZh", "bzip2", "bunzip2", false},
+	{"\xfd7zXZ\x00", "xz", "unxz", false},
+}
+
+// isCompressed reports whether a file is compressed in a way that layer.Inflate undoes.
+func isCompressed(file io.ReaderAt) (bool, error) {
+	begin := make([]byte, 8)
+	n, err := file.ReadAt(begin, 0)
+	if err != nil && err != io.EOF {
+		return false, err
+	}
+	for _, c := range compressions {
+		switch {
+		case !strings.HasPrefix(string(begin[:n]), c.magic):
+		case c.known:
+			return true, nil
+		default:
+			return false, fmt.Errorf("%w: it is compressed with %s: uncompress it with %s", container.ErrNotSupported, c.name, c.undo)
+		}
+	}
+	return false, nil
+}
