@@ -22,7 +22,7 @@ type Config struct {
 	Isolation               []string
 	ImageProviders          []string
 	ImageProvisionerBackend string // empty: the first that works of overlay, aufs and copy
-	DockerStoreDir          string // empty: in WorkDir, with layers shared by all stores
+	DockerStoreDir          string // empty: in WorkDir; else also the layers, which all stores share
 	LauncherDir             string // where berth-init is; empty: beside this program
 	CgroupsRoot             string
 	SandboxDirectory        string
@@ -42,7 +42,7 @@ func DefaultConfig() Config {
 		RuntimeDir: "/run/berth",
 		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/net",
 			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "docker/runtime"},
-		ImageProviders:   []string{"docker"},
+		ImageProviders:   []string{"docker", "oci"},
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",
 	}

@@ -19,8 +19,6 @@ import (
 	"berth/layer"
 	"berth/provisioner"
 	"berth/provisioner/store"
-	"berth/provisioner/store/docker"
-	"berth/registry"
 	"berth/state"
 )
 
@@ -82,20 +80,25 @@ func (i *Images) open(c Config) (err error) {
 
 func openStores(c Config, i *Images) (map[v1.Image_Type]store.Store, error) {
 	stores := make(map[v1.Image_Type]store.Store)
-	for _, provider := range c.ImageProviders {
-		if !strings.EqualFold(provider, "docker") {
-			return nil, fmt.Errorf("--image_providers: %q: %w: known is docker", provider, container.ErrInvalid)
+	for _, name := range c.ImageProviders {
+		at := slices.IndexFunc(providers, func(p provider) bool { return strings.EqualFold(p.name, name) })
+		if at < 0 {
+			return nil, fmt.Errorf("--image_providers: %q: %w: known are %s", name, container.ErrInvalid, strings.Join(providerNames(), ", "))
 		}
-		s, err := docker.New(docker.Options{
-			Dir: cmp.Or(c.DockerStoreDir, i.Layout.DockerStore()), Layers: i.Layers,
-			Registry: registry.NewClient(c.Registry), Progress: c.Progress, Metrics: i.metrics,
-		})
+		s, err := providers[at].open(c, i)
 		if err != nil {
 			return nil, err
 		}
-		stores[v1.Image_DOCKER] = s
+		stores[providers[at].of] = s
 	}
 	return stores, nil
+}
+
+func providerNames() (names []string) {
+	for _, p := range providers {
+		names = append(names, p.name)
+	}
+	return names
 }
 
 // Close ends the use of the stores. Without it they count as not closed in order: should

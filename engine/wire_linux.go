@@ -1,6 +1,10 @@
 package engine
 
 import (
+	"cmp"
+	"path/filepath"
+
+	v1 "berth/api/v1"
 	"berth/internal/cgroup"
 	"berth/internal/metrics"
 	"berth/isolator"
@@ -19,6 +23,11 @@ import (
 	"berth/provisioner/backend/bind"
 	"berth/provisioner/backend/copy"
 	"berth/provisioner/backend/overlay"
+	"berth/provisioner/store"
+	"berth/provisioner/store/docker"
+	"berth/provisioner/store/fetch"
+	"berth/provisioner/store/oci"
+	"berth/registry"
 )
 
 // backends has every backend; the order is that in which a default is looked for.
@@ -31,6 +40,31 @@ var backends = []struct {
 	{"aufs", func(*metrics.Set) backend.Backend { return aufs.New() }, true},
 	{"copy", func(*metrics.Set) backend.Backend { return copy.New() }, true},
 	{"bind", func(set *metrics.Set) backend.Backend { return bind.New(set) }, false},
+}
+
+// provider is a kind of images.
+type provider struct {
+	name string // in --image_providers
+	of   v1.Image_Type
+	open func(c Config, i *Images) (store.Store, error)
+}
+
+// providers has every kind of images. All share the layers, so their records lie on one
+// file system with these.
+var providers = []provider{
+	{"docker", v1.Image_DOCKER, func(c Config, i *Images) (store.Store, error) {
+		return docker.New(docker.Options{
+			Dir: cmp.Or(c.DockerStoreDir, i.Layout.DockerStore()), Layers: i.Layers,
+			Registry: registry.NewClient(c.Registry), Progress: c.Progress, Metrics: i.metrics,
+		})
+	}},
+	{"oci", v1.Image_OCI, func(c Config, i *Images) (store.Store, error) {
+		dir := i.Layout.OCIStore()
+		if c.DockerStoreDir != "" {
+			dir = filepath.Join(c.DockerStoreDir, "oci")
+		}
+		return oci.New(fetch.Options{Dir: dir, Layers: i.Layers, Progress: c.Progress, Metrics: i.metrics})
+	}},
 }
 
 // parts are what isolators may be made of.

@@ -4,7 +4,7 @@
 //
 //	<work>                                              survives a reboot; 0700
 //	    store/                                          layers, see package layer
-//	    store/docker/images/<reference>.json            image records of the docker store
+//	    store/{docker,oci}/images/<reference>.json      image records of the stores
 //	    provisioner/containers/<id>[/containers/<child>...]/
 //	        layers                                      the layers of each root filesystem
 //	        backends/<backend>/rootfses/<rootfs>        a root filesystem
@@ -70,6 +70,9 @@ func (l Layout) Store() string { return filepath.Join(l.Work, "store") }
 
 // DockerStore is where the docker store keeps its records.
 func (l Layout) DockerStore() string { return filepath.Join(l.Store(), "docker") }
+
+// OCIStore is where the oci store keeps its records.
+func (l Layout) OCIStore() string { return filepath.Join(l.Store(), "oci") }
 
 // Provisioner is the root of what the provisioner makes.
 func (l Layout) Provisioner() Provisioner {

@@ -23,8 +23,8 @@ type agentFlag func(*pflag.FlagSet, *engine.Config)
 func storeFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.WorkDir, "work_dir", c.WorkDir, "directory of images and root filesystems")
 	f.StringVar(&c.RuntimeDir, "runtime_dir", c.RuntimeDir, "directory of the records of running containers")
-	f.StringVar(&c.DockerStoreDir, "docker_store_dir", c.DockerStoreDir, "directory of docker images, with layers of its own (default: in --work_dir)")
-	f.StringSliceVar(&c.ImageProviders, "image_providers", c.ImageProviders, "kinds of images")
+	f.StringVar(&c.DockerStoreDir, "docker_store_dir", c.DockerStoreDir, "directory of docker images, and of the layers of all images (default: in --work_dir)")
+	f.StringSliceVar(&c.ImageProviders, "image_providers", c.ImageProviders, "kinds of images: docker, oci")
 	f.StringVar(&c.ImageProvisionerBackend, "image_provisioner_backend", c.ImageProvisionerBackend, "overlay, aufs, copy or bind (default: the first that works of overlay, aufs and copy)")
 }
 

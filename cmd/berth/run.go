@@ -65,8 +65,8 @@ func runCommand() *cobra.Command {
 128+n for signal n, 125 when berth fails, 126 when the command cannot be executed,
 127 when it does not exist, 137 when the container exceeded a limit.
 
-IMAGE is [docker://]REF or docker-archive:FILE[:REF]; without it the command runs on
-the host's file system. ARG... replaces the image's command and is appended to its
+IMAGE is [docker://]REF, docker-archive:FILE[:REF], oci:DIR[:REF] or
+oci-archive:FILE[:REF]; without it the command runs on the host's file system. ARG... replaces the image's command and is appended to its
 entrypoint.`,
 		DisableFlagParsing: true, // flags are read before and after IMAGE, not in ARG...
 	}

@@ -278,6 +278,46 @@ func TestDockerArchive(t *testing.T) {
 	expect(t, b.Run("rmi", "docker-archive:saved.tar"), 0)
 }
 
+func TestOCILayouts(t *testing.T) {
+	testrig.RequireRoot(t)
+	reg := testrig.Registry(t)
+	image := testrig.BusyboxImage(t, reg, "busybox:1")
+	dir := testrig.TempDir(t)
+	testrig.Skopeo(t, "copy", "--src-tls-verify=false", "docker://"+image, "oci:"+dir+"/layout:tag")
+	testrig.Skopeo(t, "copy", "--src-tls-verify=false", "docker://"+image, "oci-archive:"+dir+"/layout.tar:example.com/app:1")
+	b := testrig.Berth(t)
+	// The image's own configuration counts, and its layers are those of the registry's.
+	layout, archive := "oci:"+dir+"/layout:tag", "oci-archive:"+dir+"/layout.tar"
+	expect(t, b.Run("run", layout, "--", "sh", "-c", "exit 7"), 7)
+	for _, name := range []string{image, archive, archive + ":example.com/app:1"} {
+		r := b.Run("pull", name)
+		expect(t, r, 0)
+		if !strings.Contains(r.Stderr, "already there") || strings.Contains(r.Stderr, "fetching") {
+			t.Errorf("%s: %s", name, r.Stderr)
+		}
+	}
+	if names := recorded(t, b); len(names) != 4 {
+		t.Errorf("recorded are %q", names)
+	}
+	expect(t, b.Run("run", archive+":other", "true"), 125, `"other"`, `it has ["example.com/app:1"]`)
+	expect(t, b.Run("run", "--image_providers=docker", layout, "true"), 125, "--image_providers")
+	expect(t, b.Run("pull", "--image_providers=rpm", layout), 125, "rpm", "known are docker, oci")
+	// It is mended from where it came from.
+	flip(t, b, "etc/group")
+	expect(t, b.Run("rmi", image, archive, archive+":example.com/app:1"), 0)
+	expect(t, b.Run("repair"), 0)
+	expect(t, b.Run("check"), 0)
+	t.Chdir(dir)
+	expect(t, b.Run("run", "--pull=never", "oci:layout:tag", "true"), 0)
+	expect(t, b.Run("rmi", "oci:./layout:tag"), 0)
+	if names := recorded(t, b); len(names) != 0 {
+		t.Errorf("recorded are %q", names)
+	}
+	if left := leftBy(t, b); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
 // TestKilledAnywhere is the promise of recovery: whatever a killed berth leaves is gone
 // after the next run.
 func TestKilledAnywhere(t *testing.T) {

@@ -39,7 +39,8 @@ var rooms = []struct {
 	{"provisioner/backend", []string{"layer", "container", "internal/*"}},
 	// What stores have in common whose images are found at a source.
 	{"provisioner/store/fetch", []string{"provisioner/store", "layer", "image", "container", "api/v1", "internal/*"}},
-	{"provisioner/store/*", []string{"provisioner/store", "provisioner/store/fetch", "layer", "registry", "image", "container", "api/v1", "internal/*"}},
+	{"provisioner/store/layout", []string{"provisioner/store/fetch", "image", "container", "internal/*"}},
+	{"provisioner/store/*", []string{"provisioner/store", "provisioner/store/fetch", "provisioner/store/layout", "layer", "registry", "image", "container", "api/v1", "internal/*"}},
 	{"provisioner/store", []string{"layer", "image", "container", "api/v1", "internal/stages"}},
 	{"provisioner", []string{"provisioner/backend", "provisioner/store", "layer", "image", "container", "state", "api/v1", "internal/*"}},
 	{"layer", []string{"image", "container", "internal/*"}},
@@ -54,7 +55,7 @@ var rooms = []struct {
 }
 
 // kernelRooms may make system calls that the standard library does not have.
-var kernelRooms = []string{"cmd/berth-init", "engine", "isolator/cgroups/mem", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "internal/*"}
+var kernelRooms = []string{"cmd/berth-init", "engine", "isolator/cgroups/mem", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
 
 type goPackage struct {
 	ImportPath string

@@ -1,0 +1,115 @@
+package layout
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"testing"
+
+	"berth/container"
+	"berth/image"
+	"berth/provisioner/store/fetch"
+	"berth/provisioner/store/storetest"
+)
+
+// inMemory is an archive with these files.
+func inMemory(t testing.TB, all ...storetest.Entry) *Layout {
+	t.Helper()
+	content := storetest.Tar(all...)
+	members, err := fetch.IndexMembers(t.Context(), bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return InArchive(members)
+}
+
+func descriptor(mediaType string, content []byte) image.Descriptor {
+	return image.Descriptor{MediaType: mediaType, Digest: image.DigestOf(content), Size: int64(len(content))}
+}
+
+// However a blob is read, its end is reached only if it is the one that is wanted.
+func TestBlobsProveThemselves(t *testing.T) {
+	good, bad := []byte("the content of a blob"), []byte("the c0ntent of a blob")
+	for _, c := range []struct {
+		name    string
+		content []byte
+		want    image.Descriptor
+		class   error
+	}{
+		{"whole", good, descriptor("", good), nil},
+		{"empty", nil, descriptor("", nil), nil},
+		{"another byte", bad, descriptor("", good), container.ErrInvalid},
+		{"a byte less", good[1:], descriptor("", good), container.ErrInvalid},
+		{"a byte more", append(bytes.Clone(good), 'x'), descriptor("", good), container.ErrInvalid},
+	} {
+		l := inMemory(t, storetest.File(image.BlobPath(c.want.Digest), string(c.content)))
+		blob, err := l.Blob(c.want)
+		if err == nil {
+			var got []byte
+			if got, err = io.ReadAll(blob); err == nil && !bytes.Equal(got, c.content) {
+				t.Errorf("%s: read %q", c.name, got)
+			}
+		}
+		if !errors.Is(err, c.class) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.class)
+		}
+	}
+}
+
+// A file that grows while it is read does not pass for longer than it was.
+func TestABlobThatGrows(t *testing.T) {
+	v := &verified{ReadCloser: io.NopCloser(bytes.NewReader(make([]byte, 100))), want: image.Descriptor{Size: 50}, sum: sha256.New()}
+	if _, err := io.ReadAll(v); !errors.Is(err, container.ErrInvalid) {
+		t.Errorf("read: %v", err)
+	}
+}
+
+func FuzzLayout(f *testing.F) {
+	config := `{"os":"linux","rootfs":{"diff_ids":[]}}`
+	d := descriptor(image.MediaTypeOCIConfig, []byte(config))
+	manifest, err := (&image.Manifest{MediaType: image.MediaTypeOCIManifest, Config: d}).MarshalJSON()
+	if err != nil {
+		f.Fatal(err)
+	}
+	entry := descriptor(image.MediaTypeOCIManifest, manifest)
+	entry.Annotations = map[string]string{image.RefNameAnnotation: "tag"}
+	index, err := (&image.Index{MediaType: image.MediaTypeOCIIndex, Manifests: []image.Descriptor{entry}}).MarshalJSON()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(image.LayoutMark(), index, manifest, []byte(config), "tag")
+	f.Add(image.LayoutMark(), index, []byte(nil), []byte(nil), "")
+	f.Add(image.LayoutMark(), []byte(`{"schemaVersion":2,"manifests":[]}`), manifest, []byte(config), "x")
+	f.Add([]byte(`{"imageLayoutVersion":"9"}`), index, index, index, "")
+	f.Fuzz(func(t *testing.T, mark, index, manifest, config []byte, ref string) {
+		blobs := [][]byte{manifest, config}
+		all := []storetest.Entry{storetest.File(image.LayoutFile, string(mark)), storetest.File(image.LayoutIndexFile, string(index))}
+		for _, b := range blobs {
+			all = append(all, storetest.File(image.BlobPath(image.DigestOf(b)), string(b)))
+		}
+		l := inMemory(t, all...)
+		parsed, file, err := l.Index()
+		if err != nil {
+			return
+		}
+		if file != nil {
+			t.Error("the index of an archive has a file of its own")
+		}
+		chosen, err := Choose(parsed, ref, image.HostPlatform())
+		if err != nil {
+			return
+		}
+		if ref != "" && chosen.Annotations[image.RefNameAnnotation] != ref {
+			t.Errorf("chose %v for %q", chosen, ref)
+		}
+		first, err := l.Document(t.Context(), chosen)
+		if err != nil {
+			return
+		}
+		found, err := fetch.Find(t.Context(), l, first, image.HostPlatform())
+		if err == nil && (image.DigestOf(found.Config) != image.DigestOf(config) && image.DigestOf(found.Config) != image.DigestOf(manifest)) {
+			t.Errorf("found the configuration %q", found.Config)
+		}
+	})
+}
