@@ -33,3 +33,8 @@ func exchange(string, string) error { return syscall.ENOSYS }
 func (s *Store) Check(_ context.Context, id image.Digest, _ Form) ([]Problem, error) {
 	return nil, fmt.Errorf("check layer %s: %w on this system, needs Linux", id, container.ErrNotSupported)
 }
+
+// WriteTar is Linux only.
+func (s *Store) WriteTar(_ context.Context, id image.Digest, _ io.Writer) error {
+	return fmt.Errorf("layer %s: make its tar again: %w on this system, needs Linux", id, container.ErrNotSupported)
+}

@@ -29,7 +29,7 @@ func execute(args []string) int {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(), agentCommand(), pullCommand(), imagesCommand(), rmiCommand(), pruneCommand(),
+	root.AddCommand(runCommand(), agentCommand(), pullCommand(), imagesCommand(), saveCommand(), loadCommand(), rmiCommand(), pruneCommand(),
 		checkCommand(), repairCommand(), provisionCommand(), destroyCommand(), infoCommand(), versionCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())

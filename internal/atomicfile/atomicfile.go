@@ -5,6 +5,7 @@ package atomicfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -33,6 +34,37 @@ func WriteVia(tmp, path string, data []byte, mode os.FileMode, sync bool) error 
 		return nil
 	}
 	return SyncDir(filepath.Dir(path))
+}
+
+// Stream replaces path with what fill writes, durably. When fill fails, path is as it was.
+// What is no regular file (a pipe, a terminal) is written as it is.
+func Stream(path string, mode os.FileMode, fill func(io.Writer) error) error {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	if info, err := disk.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return writeTo(path, fill)
+	}
+	f, err := disk.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	err = errors.Join(fill(f), f.Chmod(mode), f.Sync())
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = disk.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, disk.Remove(f.Name()))
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func writeTo(path string, fill func(io.Writer) error) error {
+	f, err := disk.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fill(f), f.Close())
 }
 
 // replace fills f and renames it to path.

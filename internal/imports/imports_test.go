@@ -39,7 +39,7 @@ var rooms = []struct {
 	{"provisioner/backend", []string{"layer", "container", "internal/*"}},
 	// What stores have in common whose images are found at a source.
 	{"provisioner/store/fetch", []string{"provisioner/store", "layer", "image", "container", "api/v1", "internal/*"}},
-	{"provisioner/store/layout", []string{"provisioner/store/fetch", "image", "container", "internal/*"}},
+	{"provisioner/store/layout", []string{"provisioner/store", "provisioner/store/fetch", "layer", "image", "container", "internal/*"}},
 	{"provisioner/store/*", []string{"provisioner/store", "provisioner/store/fetch", "provisioner/store/layout", "layer", "registry", "image", "container", "api/v1", "internal/*"}},
 	{"provisioner/store", []string{"layer", "image", "container", "api/v1", "internal/stages"}},
 	{"provisioner", []string{"provisioner/backend", "provisioner/store", "layer", "image", "container", "state", "api/v1", "internal/*"}},

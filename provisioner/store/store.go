@@ -24,6 +24,8 @@ import (
 type Image struct {
 	Record
 	Config *image.Config
+	// Documents are where all this is from, if the store keeps them.
+	Documents Documents
 	// Pull tells how the image came into the store; nil: it was there.
 	Pull  *PullReport
 	lease *layer.Lease
@@ -37,6 +39,14 @@ func NewImage(record Record, config *image.Config, lease *layer.Lease) *Image {
 // Release gives up the hold on the layers. Whoever goes on using them has recorded
 // that before.
 func (i *Image) Release() error { return i.lease.Release() }
+
+// Documents describe an image, in the bytes that were received.
+type Documents struct {
+	// Indexes led to the manifest, the outermost first; Manifest is "" for an image of an
+	// archive that has none.
+	Indexes          []string
+	Manifest, Config string
+}
 
 // Record is what a store keeps of an image.
 type Record struct {

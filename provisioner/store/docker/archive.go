@@ -207,12 +207,7 @@ func (a *archive) digestAll(ctx context.Context, names []string) (digests []imag
 // topLayer returns the topmost layer of the image that the reference names, or of the
 // only one, which may have several names.
 func (a *archive) topLayer(repositories map[string]map[string]string) (string, error) {
-	tops := make(map[string]string) // name -> layer
-	for repository, versions := range repositories {
-		for tag, top := range versions {
-			tops[repository+":"+tag] = top
-		}
-	}
+	tops := topLayers(repositories)
 	tags := slices.Sorted(maps.Keys(tops))
 	for _, tag := range tags {
 		if name, err := image.ParseName(tag); err == nil && name == a.reference.Name {
@@ -223,6 +218,17 @@ func (a *archive) topLayer(repositories map[string]map[string]string) (string, e
 		return only[0], nil
 	}
 	return "", a.notInArchive(tags)
+}
+
+// topLayers returns the topmost layer of each name.
+func topLayers(repositories map[string]map[string]string) map[string]string {
+	tops := make(map[string]string)
+	for repository, versions := range repositories {
+		for tag, top := range versions {
+			tops[repository+":"+tag] = top
+		}
+	}
+	return tops
 }
 
 // layerJSON is <layer>/json of the older layout, and, with RootFS, the configuration

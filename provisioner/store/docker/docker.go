@@ -30,6 +30,7 @@ type Options struct {
 // Store implements store.Store.
 type Store struct {
 	*fetch.Store
+	layers *layer.Store
 }
 
 // New returns the store, and makes its directory when missing.
@@ -38,7 +39,7 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{s}, nil
+	return &Store{s, o.Layers}, nil
 }
 
 // kind implements fetch.Kind.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"berth/container"
 	"berth/image"
 	"berth/internal/disk"
 	"berth/internal/stages"
@@ -84,9 +85,28 @@ func (p *pull) finish(rec *record) (*store.Image, error) {
 	}
 	p.report.Stages = p.clock.StopAt(time.Now())
 	p.report.Total = stages.Sum(p.report.Stages)
-	img := store.NewImage(rec.Record, rec.parsed, p.lease)
+	img := rec.image(p.lease)
 	img.Pull = &p.report
 	return img, nil
+}
+
+// Import finds an image at a source that is not the one of its name, fetches what the
+// layer store lacks of it into the lease and records it under its name, like a pull. The
+// layers are held by the lease.
+func (s *Store) Import(ctx context.Context, k Key, src Source, lease *layer.Lease) (store.Record, error) {
+	end, err := s.pulls.begin(ctx, k)
+	if err != nil {
+		return store.Record{}, fmt.Errorf("load %s: %w", k, err)
+	}
+	defer end()
+	if _, err := s.records.load(k); errors.Is(err, container.ErrNotSupported) {
+		return store.Record{}, fmt.Errorf("load %s: %w", k, err)
+	}
+	img, err := s.pullFrom(ctx, src, wanted{Key: k, form: layer.Tree}, lease)
+	if err != nil {
+		return store.Record{}, fmt.Errorf("load %s: %w", k, err)
+	}
+	return img.Record, nil
 }
 
 func newRecord(k Key, found *Resolved) *record {

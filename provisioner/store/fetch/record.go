@@ -177,6 +177,13 @@ func (r *record) check() (err error) {
 	return nil
 }
 
+// image is the recorded image, whose layers a lease holds.
+func (r *record) image(lease *layer.Lease) *store.Image {
+	img := store.NewImage(r.Record, r.parsed, lease)
+	img.Documents = store.Documents{Indexes: r.Indexes, Manifest: r.Manifest, Config: r.Config}
+	return img
+}
+
 // save makes a record durable and then visible, by way of the lease's directory.
 func (r records) save(k Key, rec *record, lease *layer.Lease) error {
 	if !utf8.ValidString(strings.Join(append(rec.Indexes, rec.Manifest, rec.Config), "")) {

@@ -248,7 +248,7 @@ func (s *Store) lookUp(ctx context.Context, w wanted, lease *layer.Lease) (*look
 
 func (s *Store) hit(known *lookup, lease *layer.Lease) *store.Image {
 	s.cacheHits.Add(1)
-	return store.NewImage(known.Record, known.parsed, lease)
+	return known.image(lease)
 }
 
 // Reference implements store.Store.

@@ -1,5 +1,5 @@
-// Package layout reads OCI image layouts (image-spec, "Image Layout"): directories and tar
-// archives of this form, from whoever made them:
+// Package layout reads OCI image layouts (image-spec, "Image Layout"), directories and tar
+// archives of this form, from whoever made them, and writes archives (write.go):
 //
 //	oci-layout              the version of the layout
 //	index.json              the images, each with its name as an annotation

@@ -3,8 +3,10 @@ package layout
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 
 	"berth/container"
@@ -110,6 +112,61 @@ func FuzzLayout(f *testing.F) {
 		found, err := fetch.Find(t.Context(), l, first, image.HostPlatform())
 		if err == nil && (image.DigestOf(found.Config) != image.DigestOf(config) && image.DigestOf(found.Config) != image.DigestOf(manifest)) {
 			t.Errorf("found the configuration %q", found.Config)
+		}
+	})
+}
+
+// Whatever documents come with an image, they are believed only if they lead to it.
+func FuzzOrigin(f *testing.F) {
+	config := `{"os":"linux","rootfs":{"diff_ids":[]}}`
+	manifest, err := (&image.Manifest{MediaType: image.MediaTypeOCIManifest, Config: descriptor(image.MediaTypeOCIConfig, []byte(config))}).MarshalJSON()
+	if err != nil {
+		f.Fatal(err)
+	}
+	original := append([]byte("  "), manifest...)
+	index, err := (&image.Index{MediaType: image.MediaTypeOCIIndex, Manifests: []image.Descriptor{descriptor(image.MediaTypeOCIManifest, original)}}).MarshalJSON()
+	if err != nil {
+		f.Fatal(err)
+	}
+	list := func(documents ...[]byte) string {
+		var all []image.Descriptor
+		for _, d := range documents {
+			all = append(all, descriptor("", d))
+		}
+		text, err := json.Marshal(all)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return string(text)
+	}
+	f.Add(list(index, original), index, original)
+	f.Add(list(original), index, original)
+	f.Add(list(original, index), index, original)
+	f.Add(list(index, index, index), index, original)
+	f.Add(`[{"size":-1}]`, []byte("{}"), original)
+	f.Add(`{}`, index, []byte(nil))
+	f.Fuzz(func(t *testing.T, annotation string, one, other []byte) {
+		var all []storetest.Entry
+		for _, b := range [][]byte{one, other, manifest, []byte(config)} {
+			all = append(all, storetest.File(image.BlobPath(image.DigestOf(b)), string(b)))
+		}
+		entry := descriptor(image.MediaTypeOCIManifest, manifest)
+		entry.Annotations = map[string]string{documentsAnnotation: annotation}
+		name, err := image.ParseName("example.com/a@" + image.DigestOf(one).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := inMemory(t, all...).Find(t.Context(), entry, name, image.HostPlatform())
+		if err != nil {
+			return
+		}
+		parsed, err := image.ParseManifest("", found.Manifest)
+		if err != nil || parsed.(*image.Manifest).Config.Digest != image.DigestOf([]byte(config)) {
+			t.Errorf("believed the manifest %q", found.Manifest)
+		}
+		chain := slices.Concat(found.Indexes, [][]byte{found.Manifest})
+		if !bytes.Equal(chain[0], one) {
+			t.Errorf("believed that %q is what the name says", chain[0])
 		}
 	})
 }
