@@ -36,7 +36,6 @@ func TestConformance(t *testing.T) {
 		}, "oci:%s:tag"},
 		{"archive", inFile(whole), "oci-archive:%s"},
 		{"gzip archive", inFile(gzipped), "oci-archive:%s:tag"},
-		{"zstd archive", inFile(zstandard), "oci-archive:%s"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			storetest.Run(t, func(tb testing.TB, dir string) storetest.Source {
