@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 
 	"berth/container"
 )
@@ -44,9 +45,11 @@ func ParsePlatform(s string) (Platform, error) {
 
 // HostPlatform returns the platform of this program, normalized. Its variant is
 // the least that the program was built for: what runs it has that variant at least.
-func HostPlatform() Platform {
+func HostPlatform() Platform { return hostPlatform() }
+
+var hostPlatform = sync.OnceValue(func() Platform {
 	return Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH, Variant: builtVariant()}.Normalize()
-}
+})
 
 func builtVariant() string {
 	info, ok := debug.ReadBuildInfo()

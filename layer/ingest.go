@@ -28,7 +28,10 @@ import (
 func (l *Lease) Unpack(ctx context.Context, want image.Digest, blob io.Reader) (Info, error) {
 	info, dir, err := l.stage(ctx, want, blob)
 	if err != nil {
-		return Info{}, l.store.withRemedy(errors.Join(err, removeTree(dir)))
+		if dir != "" {
+			err = errors.Join(err, removeTree(dir))
+		}
+		return Info{}, l.store.withRemedy(err)
 	}
 	l.mu.Lock()
 	l.staged = append(l.staged, stagedLayer{id: info.DiffID, form: Tree, dir: dir})
@@ -37,7 +40,7 @@ func (l *Lease) Unpack(ctx context.Context, want image.Digest, blob io.Reader) (
 }
 
 func (l *Lease) stage(ctx context.Context, want image.Digest, blob io.Reader) (info Info, dir string, err error) {
-	if dir, err = l.newStaging(); err != nil {
+	if dir, err = l.newStaging(ctx); err != nil {
 		return Info{}, dir, err
 	}
 	clock := stages.Of(ctx)

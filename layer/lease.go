@@ -28,14 +28,18 @@ import (
 type Lease struct {
 	store *Store
 	name  string
-	lock  *filelock.Lock
+
+	mu sync.Mutex
+	// file names what is held. It is made for the first layer or directory, so that
+	// who takes a lease and a layer locks the store once.
+	file *filelock.Lock
 	// syncFD was opened before the first write, so that syncfs(2) on it reports
 	// every write-back error of the file system since.
 	syncFD *disk.File
-
-	mu     sync.Mutex
-	staged []stagedLayer
-	count  int
+	// staging says that there may be a directory of the lease.
+	staging bool
+	staged  []stagedLayer
+	count   int
 	// found are the layers that Hold has found, and that a Commit has not looked after.
 	found map[image.Digest]bool
 	// superseded are those of which Commit replaces the visible copy, if there is one.
@@ -53,50 +57,32 @@ type stagedLayer struct {
 }
 
 // Lease begins a lease. The caller must Release it.
-func (s *Store) Lease(ctx context.Context) (_ *Lease, err error) {
-	l, err := s.lease(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (s *Store) Lease(ctx context.Context) (*Lease, error) {
 	// Before the first write, so that the first syncfs makes it durable that the store is open.
 	if _, err := s.epoch(ctx); err != nil {
-		return nil, errors.Join(err, l.Release())
+		return nil, err
 	}
-	return l, nil
+	return s.lease(), nil
 }
 
-// lease is Lease for who gets no layers. It writes next to nothing, so that space can be
-// made on a full disk.
-func (s *Store) lease(ctx context.Context) (l *Lease, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("lease layers: %w", s.withRemedy(err))
-		}
-	}()
-	// Under the shared lock, so that Recover, which holds it exclusively, never sees
-	// a lease file that is not locked yet.
-	shared, err := s.lock(ctx, filelock.Shared)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err = errors.Join(err, shared.Unlock()); err != nil && l != nil {
-			err, l = errors.Join(err, l.Release()), nil
-		}
-	}()
-	name := rand.Text()
-	syncFD, err := disk.Open(s.dir)
-	if err != nil {
-		return nil, err
-	}
-	lock, err := s.leaseFile(name)
-	if err != nil {
-		return nil, errors.Join(err, syncFD.Close())
-	}
+// lease is Lease for who gets no layers. It writes nothing, so that space can be made on a
+// full disk.
+func (s *Store) lease() *Lease {
 	return &Lease{
-		store: s, name: name, lock: lock, syncFD: syncFD,
+		store: s, name: rand.Text(),
 		found: make(map[image.Digest]bool), superseded: make(map[image.Digest]bool), broken: make(map[image.Digest][]Problem),
-	}, nil
+	}
+}
+
+// begin makes the file of the lease, for who is about to write what goes with it.
+func (l *Lease) begin(ctx context.Context) error {
+	l.mu.Lock()
+	begun := l.file != nil
+	l.mu.Unlock()
+	if begun {
+		return nil
+	}
+	return l.Keep(ctx)
 }
 
 // leaseFile makes and locks the file of a lease. On a full disk that may be the spare one:
@@ -204,9 +190,11 @@ func (l *Lease) isBroken(id image.Digest, found []Problem) {
 // Keep takes the layers under the lease as Hold does, but does not look at them: for
 // who checks them anyway. From a nil error on, no sweep removes them.
 func (l *Lease) Keep(ctx context.Context, ids ...image.Digest) (err error) {
+	// Shared with others, so that Recover and Sweep, which have the lock alone, never see a
+	// file that is not locked yet, nor decide before it names what it is to hold.
 	shared, err := l.store.lock(ctx, filelock.Shared)
 	if err != nil {
-		return err
+		return fmt.Errorf("lease layers: %w", err)
 	}
 	defer func() { err = errors.Join(err, shared.Unlock()) }()
 	if err := l.record(ids); err != nil {
@@ -223,18 +211,27 @@ func (l *Lease) Broken() map[image.Digest][]Problem {
 	return maps.Clone(l.broken)
 }
 
-func (l *Lease) record(ids []image.Digest) error {
+// record adds the layers to the file of the lease. The caller shares the store's lock.
+func (l *Lease) record(ids []image.Digest) (err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file == nil {
+		if l.file, err = l.store.leaseFile(l.name); err != nil {
+			return err
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
 	// A line of its own, whatever a Write that was cut short has left.
 	lines := []byte{'\n'}
 	for _, id := range ids {
 		lines = append(append(lines, id...), '\n')
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, err := l.lock.File().Seek(0, io.SeekEnd); err != nil {
+	if _, err := l.file.File().Seek(0, io.SeekEnd); err != nil {
 		return err
 	}
-	_, err := l.lock.File().Write(lines)
+	_, err = l.file.File().Write(lines)
 	return err
 }
 
@@ -254,17 +251,41 @@ func (l *Lease) stagingDir() string { return filepath.Join(l.store.staging(), l.
 // Dir returns a directory on the store's file system that is removed when the lease
 // ends, however it ends: the place for files that are renamed when they are whole.
 func (l *Lease) Dir() (string, error) {
+	// Others have the store's lock for moments.
+	if err := l.begin(context.Background()); err != nil {
+		return "", err
+	}
 	dir := l.stagingDir()
+	l.mu.Lock()
+	l.staging = true
+	l.mu.Unlock()
 	return dir, disk.MkdirAll(dir, 0o700)
 }
 
 // newStaging makes a directory for one layer.
-func (l *Lease) newStaging() (string, error) {
+func (l *Lease) newStaging(ctx context.Context) (string, error) {
+	if err := l.begin(ctx); err != nil {
+		return "", err
+	}
+	if err := l.watchWrites(); err != nil {
+		return "", err
+	}
 	l.mu.Lock()
+	l.staging = true
 	l.count++
 	dir := filepath.Join(l.stagingDir(), fmt.Sprint(l.count))
 	l.mu.Unlock()
 	return dir, disk.MkdirAll(filepath.Join(dir, contentDir), 0o700)
+}
+
+// watchWrites opens what tells the write-back errors from now on.
+func (l *Lease) watchWrites() (err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.syncFD == nil {
+		l.syncFD, err = disk.Open(l.store.dir)
+	}
+	return err
 }
 
 // Commit makes all layers that the lease has staged durable, then visible (I1). They
@@ -425,14 +446,22 @@ func replace(staged, target string) error {
 
 // Release ends the lease and removes what was staged and not committed. What it
 // cannot remove is left to Recover.
-func (l *Lease) Release() error {
-	err := removeTree(l.stagingDir())
-	if err == nil {
-		// After what it stands for, so that Recover finds that.
-		err = disk.Remove(filepath.Join(l.store.leases(), l.name))
+func (l *Lease) Release() (err error) {
+	if l.syncFD != nil {
+		defer func() { err = errors.Join(err, l.syncFD.Close()) }()
 	}
-	if err != nil {
-		err = fmt.Errorf("release lease: %w", err)
+	if l.file == nil {
+		return nil
 	}
-	return errors.Join(err, l.lock.Unlock(), l.syncFD.Close())
+	defer func() { err = errors.Join(err, l.file.Unlock()) }()
+	if l.staging {
+		if err := removeTree(l.stagingDir()); err != nil {
+			return fmt.Errorf("release lease: %w", err)
+		}
+	}
+	// After what it stands for, so that Recover finds that.
+	if err := disk.Remove(filepath.Join(l.store.leases(), l.name)); err != nil {
+		return fmt.Errorf("release lease: %w", err)
+	}
+	return nil
 }

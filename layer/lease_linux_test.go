@@ -165,7 +165,10 @@ func TestHoldAfterATornRecord(t *testing.T) {
 	id := addLayer(t, s, archive(file("a", ""))).DiffID
 	l := newLease(t, s)
 	defer release(t, l)
-	if _, err := l.lock.File().WriteString("sha256:0123"); err != nil {
+	if err := l.begin(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.file.File().WriteString("sha256:0123"); err != nil {
 		t.Fatal(err)
 	}
 	if absent, err := l.Hold(context.Background(), Tree, []image.Digest{id}); err != nil || len(absent) != 0 {

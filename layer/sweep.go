@@ -48,11 +48,11 @@ func (s *Store) Sweep(ctx context.Context, decide func(leased map[image.Digest]b
 			err = fmt.Errorf("sweep layers: %w", err)
 		}
 	}()
-	lease, err := s.lease(ctx)
-	if err != nil {
+	lease := s.lease()
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	if err := errors.Join(lease.watchWrites(), lease.begin(ctx)); err != nil {
 		return Swept{}, err
 	}
-	defer func() { err = errors.Join(err, lease.Release()) }()
 	for {
 		sw := &sweeping{store: s, lease: lease}
 		part, err := sw.sweep(ctx, decide)

@@ -16,6 +16,7 @@ import (
 //   - Layers are protected from the sweeps of all processes by leases, until the record
 //     of the container names them, and by that record from then on (inventory.go).
 //   - Records are replaced by a rename, so that whoever reads one meanwhile sees a whole one.
+//     A container's first one may be seen in part, which is as if it were not there yet.
 
 // claim is what goes on for one container: a Provision, which has the container
 // alone, or a Destroy, which has also all that is nested in it.

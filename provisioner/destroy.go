@@ -102,10 +102,25 @@ func (p *Provisioner) removeDirectory(id container.ID) error {
 	if len(children) > 0 {
 		return fmt.Errorf("that of the container %s, in it, is still there", children[0])
 	}
+	if p.removeOwn(id) {
+		return nil
+	}
 	if err := removeUnmounted(p.Paths.Backends(id)); err != nil {
 		return err
 	}
 	return removeUnmounted(p.Paths.Container(id))
+}
+
+// removeOwn removes what every container's directory has, and reports whether nothing else
+// was in it. To know the names saves to look for them.
+func (p *Provisioner) removeOwn(id container.ID) bool {
+	dir := p.Paths.BackendDir(id, p.Backend)
+	for _, own := range []string{filepath.Join(dir, "rootfses"), filepath.Join(dir, "scratch"), dir, p.Paths.Backends(id)} {
+		if disk.Rmdir(own) != nil {
+			return false
+		}
+	}
+	return disk.Remove(p.Paths.Layers(id)) == nil && disk.Rmdir(p.Paths.Container(id)) == nil
 }
 
 // removeEmptyParents removes the directories that were there for this container alone:

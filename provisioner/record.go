@@ -56,14 +56,19 @@ func (p *Provisioner) record(id container.ID, rootfs string, found *store.Image)
 		Backend: p.Backend, Image: found.Reference, Platform: found.Platform, Layers: found.Layers,
 		Ephemeral: p.Backends[p.Backend].Ephemeral(rootfs, dir),
 	}
-	data, err := json.MarshalIndent(rec, "", "  ")
+	data, err := json.Marshal(rec)
 	if err != nil {
 		return err
 	}
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return atomicfile.Write(p.Paths.Layers(id), append(data, '\n'), 0o600, false)
+	data = append(data, '\n')
+	if len(rec.Rootfses) == 1 {
+		// Nobody needs the first one before it is whole: the lease has the layers.
+		return disk.WriteFile(p.Paths.Layers(id), data, 0o600)
+	}
+	return atomicfile.Write(p.Paths.Layers(id), data, 0o600, false)
 }
 
 func (p *Provisioner) readRecord(id container.ID) (layersRecord, error) {
@@ -79,7 +84,7 @@ func (p *Provisioner) readRecord(id container.ID) (layersRecord, error) {
 }
 
 // parseRecord reads a container's record. An empty or torn one, which is no JSON, is
-// that of an interrupted launch before a power cut: no root filesystem of it is mounted.
+// that of an interrupted launch: no root filesystem of it is mounted.
 func parseRecord(data []byte) (layersRecord, error) {
 	// The version first: all else may mean something else in another one.
 	var form struct {

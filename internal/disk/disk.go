@@ -196,6 +196,11 @@ func Remove(path string) error {
 	return doNamed("remove", path, func() error { return os.Remove(path) })
 }
 
+// Rmdir is rmdir(2): where it is known that path is a directory, one call less than Remove.
+func Rmdir(path string) error {
+	return doNamed("rmdir", path, func() error { return syscall.Rmdir(path) })
+}
+
 // RemoveAll is os.RemoveAll, as one step.
 func RemoveAll(path string) error {
 	return doNamed("remove", path, func() error { return os.RemoveAll(path) })

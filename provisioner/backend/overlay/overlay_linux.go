@@ -112,9 +112,27 @@ func makeDirectories(o mount.Overlay, layers []backend.Layer, rootfs string) err
 // Destroy implements backend.Backend.
 func (b *Backend) Destroy(_ context.Context, rootfs, dir string) (bool, error) {
 	hadRootfs, rootfsErr := mount.RemoveAll(rootfs)
+	if rootfsErr == nil {
+		removeUnwritten(plan(nil, rootfs, dir))
+	}
 	hadScratch, scratchErr := mount.RemoveAll(state.Scratch(dir, rootfs))
 	if err := errors.Join(rootfsErr, scratchErr); err != nil {
 		return true, fmt.Errorf("overlay backend: %w", err)
 	}
 	return hadRootfs || hadScratch, nil
+}
+
+// removeUnwritten removes what there is beside a root filesystem that nobody has written
+// to: in its work directory, the kernel keeps a mark for "volatile". To know the names
+// saves to look for them; what else is there is found.
+func removeUnwritten(o mount.Overlay) {
+	work := o.Work + "/work"
+	if disk.Remove(work+"/incompat/volatile/dirty") != nil {
+		return
+	}
+	for _, dir := range []string{work + "/incompat/volatile", work + "/incompat", work, o.Work, o.Upper} {
+		if disk.Rmdir(dir) != nil {
+			return
+		}
+	}
 }
