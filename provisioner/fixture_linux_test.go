@@ -17,7 +17,7 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/internal/metrics"
-	"berth/internal/mount"
+	"berth/internal/mount/mounttest"
 	"berth/internal/testrig"
 	"berth/layer"
 	"berth/provisioner"
@@ -214,7 +214,7 @@ func (b *bench) wantContainers(t testing.TB, want ...string) {
 	if !slices.Equal(got, want) {
 		t.Errorf("there are the containers %q, want %q", got, want)
 	}
-	mounts, err := mount.Below(b.Paths.Root())
+	mounts, err := mounttest.Points(b.Paths.Root())
 	if err != nil {
 		t.Fatal(err)
 	}

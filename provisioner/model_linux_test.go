@@ -20,7 +20,7 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/internal/disk"
-	"berth/internal/mount"
+	"berth/internal/mount/mounttest"
 	"berth/internal/testrig"
 	"berth/layer"
 	"berth/provisioner"
@@ -108,7 +108,7 @@ func (w *world) open(t reporter, backendName string) { w.process = newProcess(t,
 
 func (w *world) remove(t *testing.T) {
 	w.stop(t)
-	if err := mount.DetachBelow(w.dir); err != nil {
+	if err := mounttest.DetachBelow(w.dir); err != nil {
 		t.Error(err)
 	}
 	if err := os.RemoveAll(w.dir); err != nil {
@@ -282,7 +282,7 @@ func (w *world) reboot(t *rapid.T) {
 	} else {
 		w.loseTheMachine(t)
 	}
-	if err := mount.DetachBelow(w.Paths.Root()); err != nil {
+	if err := mounttest.DetachBelow(w.Paths.Root()); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range w.model.containers {

@@ -12,7 +12,7 @@ import (
 
 	"berth/container"
 	"berth/image"
-	"berth/internal/mount"
+	"berth/internal/mount/mounttest"
 	"berth/state"
 )
 
@@ -383,7 +383,7 @@ func (w *world) look(t reporter) found {
 		}
 	}
 	w.lookBelow(t, container.ID{}, &f)
-	if f.mounts, err = mount.Below(w.Paths.Root()); err != nil {
+	if f.mounts, err = mounttest.Points(w.Paths.Root()); err != nil {
 		t.Fatal(err)
 	}
 	return f

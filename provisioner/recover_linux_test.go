@@ -16,7 +16,7 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/internal/disk"
-	"berth/internal/mount"
+	"berth/internal/mount/mounttest"
 	"berth/internal/testrig"
 	"berth/provisioner"
 )
@@ -202,7 +202,7 @@ func TestRecoverAfterAReboot(t *testing.T) {
 				b.provision(t, at, "one")
 				b.provision(t, at, "one")
 			}
-			if err := mount.DetachBelow(b.Paths.Root()); err != nil {
+			if err := mounttest.DetachBelow(b.Paths.Root()); err != nil {
 				t.Fatal(err)
 			}
 			if err := b.recoverAll(t); err != nil {

@@ -25,6 +25,7 @@ import (
 	"berth/image"
 	"berth/internal/cgroup"
 	"berth/internal/mount"
+	"berth/internal/mount/mounttest"
 	linux "berth/launcher/linux"
 )
 
@@ -136,7 +137,7 @@ func (r *rig) tearDown() {
 	if err := group.Remove(ctx); err != nil {
 		r.Error(err)
 	}
-	if err := mount.DetachBelow(r.dir); err != nil {
+	if err := mounttest.DetachBelow(r.dir); err != nil {
 		r.Error(err)
 	}
 	if _, err := mount.RemoveAll(r.dir); err != nil {

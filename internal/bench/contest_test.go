@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/internal/mount"
+	"berth/internal/mount/mounttest"
 )
 
 // contest is work that several can do.
@@ -254,7 +254,7 @@ func freshDir(b *testing.B, below, name string) (dir string, clean func()) {
 // detach removes the mounts that a contender keeps in its directory.
 func detach(b *testing.B, dir string) {
 	b.Helper()
-	if err := mount.DetachBelow(dir); err != nil {
+	if err := mounttest.DetachBelow(dir); err != nil {
 		b.Fatal(err)
 	}
 }

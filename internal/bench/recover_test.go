@@ -9,7 +9,7 @@ import (
 
 	"berth/container"
 	"berth/engine"
-	"berth/internal/mount"
+	"berth/internal/mount/mounttest"
 )
 
 // BenchmarkRecover is about the provisioner of a program that starts while there are
@@ -39,7 +39,7 @@ func BenchmarkRecover(b *testing.B) {
 	contest{title: "Recover 1000 containers", disk: d.disk, contenders: []contender{
 		{"all known: all stay", nil, recoverAs(true, func() error { return nil })},
 		{"none known: all are destroyed", nil, recoverAs(false, func() error { return nil })},
-		{"none known, after a reboot", nil, recoverAs(false, func() error { return mount.DetachBelow(d.disk + "/work") })},
+		{"none known, after a reboot", nil, recoverAs(false, func() error { return mounttest.DetachBelow(d.disk + "/work") })},
 	}}.run(b)
 }
 

@@ -238,7 +238,7 @@ func TestAttachFollowsNoLinkAtTheEnd(t *testing.T) {
 	if err := d.Attach(dir + "/link"); err == nil {
 		t.Error("there is no error")
 	}
-	if on, err := Below(dir + "/target"); len(on) > 0 || err != nil {
+	if on, err := mounttest.Points(dir + "/target"); len(on) > 0 || err != nil {
 		t.Errorf("the target of the link is a mount point: %v, %v", on, err)
 	}
 }
@@ -257,10 +257,19 @@ func TestMakePrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounttest.Mount(t, "tmpfs", dir+"/a/sub", "")
-	if on, err := Below(filepath.Join(dir, "b/sub")); len(on) > 0 || err != nil {
+	if on, err := mounttest.Points(filepath.Join(dir, "b/sub")); len(on) > 0 || err != nil {
 		t.Errorf("the mount propagates: %v, %v", on, err)
 	}
 	if err := MakePrivate(dir + "/missing"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("of nothing: %v", err)
+	}
+}
+
+func mkdirs(t *testing.T, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

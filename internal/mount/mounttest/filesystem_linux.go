@@ -132,3 +132,22 @@ func Mount(tb testing.TB, fstype, dir, options string) {
 		tb.Fatal(&os.PathError{Op: "mount " + fstype, Path: dir, Err: err})
 	}
 }
+
+// DetachBelow detaches every mount at dir and below it, also one that hides others.
+func DetachBelow(dir string) error {
+	for {
+		points, err := Points(dir)
+		if err != nil || len(points) == 0 {
+			return err
+		}
+		detached := false
+		for _, point := range slices.Backward(points) {
+			if err = unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err == nil {
+				detached = true
+			}
+		}
+		if !detached {
+			return fmt.Errorf("detach what is mounted below %s: %w", dir, err)
+		}
+	}
+}

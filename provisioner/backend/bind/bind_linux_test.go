@@ -9,7 +9,6 @@ import (
 
 	"berth/internal/disk"
 	"berth/internal/metrics"
-	"berth/internal/mount"
 	"berth/internal/mount/mounttest"
 	"berth/internal/testrig"
 	"berth/provisioner/backend"
@@ -53,7 +52,7 @@ func TestADirectoryThatIsBusyIsCounted(t *testing.T) {
 	if !existed || err != nil || set.Snapshot()[RemoveRootfsErrors] != 1 {
 		t.Errorf("%v, %v; %v", existed, err, set.Snapshot())
 	}
-	if points, err := mount.Below(dir); err != nil || len(points) > 0 {
+	if points, err := mounttest.Points(dir); err != nil || len(points) > 0 {
 		t.Errorf("still mounted: %q, %v", points, err)
 	}
 	if existed, err := b.Destroy(t.Context(), rootfs, dir); !existed || err != nil {
