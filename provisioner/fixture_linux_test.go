@@ -49,14 +49,14 @@ func (f *fake) Form() layer.Form {
 
 func (f *fake) Ephemeral(rootfs, _ string) []string { return []string{rootfs} }
 
-func (f *fake) Provision(ctx context.Context, _ []backend.Layer, rootfs, _ string) ([]string, error) {
+func (f *fake) Provision(ctx context.Context, _ []backend.Layer, rootfs, _ string) error {
 	if err := os.MkdirAll(rootfs, 0o755); err != nil {
-		return nil, err
+		return err
 	}
 	if f.onMake != nil {
-		return nil, f.onMake(ctx, rootfs)
+		return f.onMake(ctx, rootfs)
 	}
-	return f.Ephemeral(rootfs, ""), nil
+	return nil
 }
 
 func (f *fake) Destroy(_ context.Context, rootfs, _ string) (bool, error) {

@@ -154,14 +154,13 @@ func (p *Provisioner) stack(ctx context.Context, id container.ID, found *store.I
 	if err := disk.At("provision: recorded"); err != nil {
 		return nil, err
 	}
-	ephemeral, err := to.Provision(ctx, layers, path, dir)
-	if err != nil {
+	if err := to.Provision(ctx, layers, path, dir); err != nil {
 		return nil, err
 	}
 	if err := disk.At("provision: stacked"); err != nil {
 		return nil, err
 	}
-	return &Rootfs{Path: path, Ephemeral: ephemeral, Image: found.Record, Config: found.Config}, nil
+	return &Rootfs{Path: path, Ephemeral: to.Ephemeral(path, dir), Image: found.Record, Config: found.Config}, nil
 }
 
 func (p *Provisioner) backendLayers(ids []image.Digest, form layer.Form) ([]backend.Layer, error) {

@@ -28,7 +28,7 @@ func copyTree(b *testing.B, fstype string) {
 		{"berth's copy backend", nil, func(b *testing.B) (work, func()) {
 			dir, clean := freshDir(b, d.disk, "copy")
 			return times(1, func() error {
-				_, err := copy.New().Provision(context.Background(), layers, state.Rootfs(dir, "rootfs"), dir)
+				err := copy.New().Provision(context.Background(), layers, state.Rootfs(dir, "rootfs"), dir)
 				return err
 			}), clean
 		}},

@@ -125,7 +125,7 @@ func BenchmarkProvisionDestroy(b *testing.B) {
 	contest{title: "Provision and destroy a root filesystem of 7 layers with overlay", disk: d.disk, per: per, rounds: 25, contenders: []contender{
 		{"berth", nil, always(func() error { return d.provision(0) }, func() error { return d.destroy(0) })},
 		{"its backend alone", nil, always(func() error {
-			_, err := of.Provision(context.Background(), layers, rootfs, backendDir)
+			err := of.Provision(context.Background(), layers, rootfs, backendDir)
 			return err
 		}, func() error {
 			_, err := of.Destroy(context.Background(), rootfs, backendDir)

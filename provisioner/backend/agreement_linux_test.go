@@ -58,7 +58,7 @@ func agree(t *testing.T, report interface{ Errorf(string, ...any) }, dir string,
 				t.Error(err)
 			}
 		}()
-		if _, err := b.Provision(context.Background(), layers, rootfs, dir); err != nil {
+		if err := b.Provision(context.Background(), layers, rootfs, dir); err != nil {
 			t.Fatal(err)
 		}
 		var err error

@@ -35,7 +35,7 @@ type Backend interface {
 	// Provision makes the root filesystem of the layers, base first, at rootfs,
 	// which does not exist; dir, which exists, is the backend's directory for the
 	// container. Both are absolute, without symbolic links. A layer may occur several
-	// times. It returns what Ephemeral does.
+	// times.
 	//
 	// A nil error proves that rootfs shows the layers stacked by the rules of the
 	// OCI image specification, owned and dated as the layers say. Whatever is done
@@ -43,7 +43,7 @@ type Backend interface {
 	//
 	// After an error the caller owes a Destroy. ErrInvalid: no layers, or layers that
 	// this backend cannot stack.
-	Provision(ctx context.Context, layers []Layer, rootfs, dir string) (ephemeral []string, err error)
+	Provision(ctx context.Context, layers []Layer, rootfs, dir string) error
 
 	// Ephemeral returns the directories that hold what a container writes to the root
 	// filesystem, for a disk quota to count. It only computes them, so that they can be

@@ -54,7 +54,7 @@ func Probe(ctx context.Context, b Backend, root, layers string) (err error) {
 // probeStack provisions the layers below dir, looks at what comes of it, and destroys it.
 func probeStack(ctx context.Context, b Backend, layers []Layer, dir string) error {
 	rootfs := filepath.Join(dir, "rootfses", "probe")
-	_, err := b.Provision(ctx, layers, rootfs, dir)
+	err := b.Provision(ctx, layers, rootfs, dir)
 	if err == nil {
 		err = inOrder(
 			func() error { return probeReading(rootfs, shown(layers)) },

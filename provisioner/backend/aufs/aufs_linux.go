@@ -76,11 +76,11 @@ func (b *Backend) Ephemeral(rootfs, dir string) []string {
 }
 
 // Provision implements backend.Backend.
-func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, dir string) ([]string, error) {
+func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, dir string) error {
 	if err := provision(layers, rootfs, dir); err != nil {
-		return nil, fmt.Errorf("aufs backend: %w", err)
+		return fmt.Errorf("aufs backend: %w", err)
 	}
-	return b.Ephemeral(rootfs, dir), nil
+	return nil
 }
 
 func provision(layers []backend.Layer, rootfs, dir string) error {

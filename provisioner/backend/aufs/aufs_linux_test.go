@@ -31,7 +31,7 @@ func TestAKernelWithoutAufsIsNamed(t *testing.T) {
 	}
 	dir := mounttest.FileSystem(t, "ext4")
 	layer := backendtest.Tree{backendtest.File("a", "")}.Write(t, dir+"/layer")
-	_, err := New().Provision(t.Context(), []backend.Layer{layer}, dir+"/rootfses/x", dir)
+	err := New().Provision(t.Context(), []backend.Layer{layer}, dir+"/rootfses/x", dir)
 	for what, err := range map[string]error{"Provision": err, "the probe": backend.Probe(t.Context(), New(), dir, dir)} {
 		if !errors.Is(err, container.ErrNotSupported) || !strings.Contains(err.Error(), "not supported by this kernel") {
 			t.Errorf("%s: the error is %v", what, err)
@@ -43,7 +43,7 @@ func TestAKernelWithoutAufsIsNamed(t *testing.T) {
 }
 
 func TestNoLayersAreInvalid(t *testing.T) {
-	if _, err := New().Provision(t.Context(), nil, "/nowhere/rootfses/x", "/nowhere"); !errors.Is(err, container.ErrInvalid) {
+	if err := New().Provision(t.Context(), nil, "/nowhere/rootfses/x", "/nowhere"); !errors.Is(err, container.ErrInvalid) {
 		t.Errorf("the error is %v", err)
 	}
 }

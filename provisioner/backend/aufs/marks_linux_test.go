@@ -62,7 +62,7 @@ func showsTheSame(t *testing.T, dir string, trees []backendtest.Tree) []string {
 		layers = append(layers, tree.Write(t, filepath.Join(dir, fmt.Sprint("layer-", i))))
 	}
 	copied := filepath.Join(dir, "rootfses", "copied")
-	_, err := copy.New().Provision(t.Context(), layers, copied, dir)
+	err := copy.New().Provision(t.Context(), layers, copied, dir)
 	must(err)
 
 	seen, err := backend.Visible(layers)

@@ -56,7 +56,7 @@ func benchTree(layer, files int) Tree {
 func (bench Bench) ProvisionDestroy(b *testing.B, of backend.Backend) {
 	rootfs := state.Rootfs(bench.Dir, "rootfs")
 	for b.Loop() {
-		if _, err := of.Provision(context.Background(), bench.Layers, rootfs, bench.Dir); err != nil {
+		if err := of.Provision(context.Background(), bench.Layers, rootfs, bench.Dir); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := of.Destroy(context.Background(), rootfs, bench.Dir); err != nil {

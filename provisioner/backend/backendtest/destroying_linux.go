@@ -294,7 +294,7 @@ func checkMissingLayer(t *testing.T, s *suite) {
 	}
 	for i, stack := range stacks {
 		rootfs := p.rootfs(fmt.Sprint(i))
-		_, err := p.backend.Provision(context.Background(), stack, rootfs, p.backendDir())
+		err := p.backend.Provision(context.Background(), stack, rootfs, p.backendDir())
 		if !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the error is %v", err)
 		}
@@ -324,7 +324,7 @@ func checkOccupied(t *testing.T, s *suite) {
 				t.Fatal(err)
 			}
 			before := readTree(t, rootfs, true)
-			if _, err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); !errors.Is(err, os.ErrExist) {
+			if err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); !errors.Is(err, os.ErrExist) {
 				t.Errorf("the error is %v", err)
 			}
 			if diff := cmp.Diff(before, readTree(t, rootfs, true)); diff != "" {
@@ -338,7 +338,7 @@ func checkOccupied(t *testing.T, s *suite) {
 		p := s.place(t)
 		layers := p.layers(someTree)
 		rootfs := p.provision(layers...)
-		if _, err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); !errors.Is(err, os.ErrExist) {
+		if err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); !errors.Is(err, os.ErrExist) {
 			t.Errorf("the error is %v", err)
 		}
 		p.shows(rootfs, stacked(someTree))

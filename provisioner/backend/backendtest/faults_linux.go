@@ -114,7 +114,7 @@ func checkProvisionFaults(t *testing.T, s *suite) {
 		p := &place{t: t, backend: p.backend, dir: p.dir}
 		var err error
 		steps := failing(n, cause, func() {
-			_, err = p.backend.Provision(context.Background(), layers, rootfs, p.backendDir())
+			err = p.backend.Provision(context.Background(), layers, rootfs, p.backendDir())
 		})
 		truthful(t, n, cause, err)
 		if err == nil {
@@ -141,7 +141,7 @@ func checkDestroyFaults(t *testing.T, s *suite) {
 	rootfs := p.rootfs("rootfs")
 	s.eachFault(t, func(t *testing.T, n int, cause error) int {
 		p := &place{t: t, backend: p.backend, dir: p.dir}
-		if _, err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); err != nil {
+		if err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); err != nil {
 			t.Fatal(err)
 		}
 		if s.Writable {
@@ -189,7 +189,7 @@ func checkCancelledSteps(t *testing.T, s *suite) {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		var err error
 		steps = at(n, func() error { cancel(errInterrupted); return nil }, func() {
-			_, err = p.backend.Provision(ctx, layers, rootfs, p.backendDir())
+			err = p.backend.Provision(ctx, layers, rootfs, p.backendDir())
 		})
 		cancel(nil)
 		switch {

@@ -44,7 +44,7 @@ var provisioning = []check{
 func (p *place) refuses(layers ...backend.Layer) {
 	p.t.Helper()
 	rootfs := p.rootfs("refused")
-	_, err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir())
+	err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir())
 	if !errors.Is(err, container.ErrInvalid) {
 		p.t.Errorf("the error is %v, want %v", err, container.ErrInvalid)
 	}
@@ -59,7 +59,7 @@ func checkInterruption(t *testing.T, s *suite) {
 	for _, after := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond} {
 		rootfs := p.rootfs(after.String())
 		ctx, cancel := context.WithTimeoutCause(context.Background(), after, errInterrupted)
-		_, err := p.backend.Provision(ctx, layers, rootfs, p.backendDir())
+		err := p.backend.Provision(ctx, layers, rootfs, p.backendDir())
 		cancel()
 		switch {
 		case err == nil:
@@ -91,7 +91,7 @@ func checkConcurrency(t *testing.T, s *suite) {
 		for i := range 10 {
 			rootfs := container.rootfs(fmt.Sprint(i))
 			all.Go(func() {
-				if _, err := p.backend.Provision(context.Background(), layers, rootfs, container.backendDir()); err != nil {
+				if err := p.backend.Provision(context.Background(), layers, rootfs, container.backendDir()); err != nil {
 					t.Error(err)
 				} else {
 					p.shows(rootfs, want)

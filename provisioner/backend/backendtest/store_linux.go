@@ -33,7 +33,7 @@ func checkStore(t *testing.T, s *suite) {
 	p.destroy(p.rootfs("rootfs"), true)
 	for i, w := range writings {
 		rootfs := p.rootfs(fmt.Sprint(i))
-		if _, err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); err != nil {
+		if err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.do(rootfs); err != nil && s.Writable {

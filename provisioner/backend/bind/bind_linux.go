@@ -38,18 +38,18 @@ func (b *Backend) Form() layer.Form { return layer.Tree }
 func (b *Backend) Ephemeral(string, string) []string { return nil }
 
 // Provision implements backend.Backend.
-func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, _ string) ([]string, error) {
+func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, _ string) error {
 	const remedy = "use --image_provisioner_backend=overlay or copy"
 	switch {
 	case len(layers) != 1:
-		return nil, fmt.Errorf("bind backend: %w: it takes exactly one layer, the image has %d; %s", container.ErrInvalid, len(layers), remedy)
+		return fmt.Errorf("bind backend: %w: it takes exactly one layer, the image has %d; %s", container.ErrInvalid, len(layers), remedy)
 	case layers[0].Whiteouts:
-		return nil, fmt.Errorf("bind backend: %w: the layer has whiteouts, which a bind mount cannot hide; %s", container.ErrInvalid, remedy)
+		return fmt.Errorf("bind backend: %w: the layer has whiteouts, which a bind mount cannot hide; %s", container.ErrInvalid, remedy)
 	}
 	if err := provision(layers[0].Path, rootfs); err != nil {
-		return nil, fmt.Errorf("bind backend: %w", err)
+		return fmt.Errorf("bind backend: %w", err)
 	}
-	return nil, nil
+	return nil
 }
 
 func provision(path, rootfs string) (err error) {

@@ -35,7 +35,7 @@ func TestADirectoryThatIsBusyIsCounted(t *testing.T) {
 	}
 	set := metrics.New()
 	b, rootfs := New(set), state.Rootfs(dir, "busy")
-	if _, err := b.Provision(t.Context(), []backend.Layer{{Path: content}}, rootfs, dir); err != nil {
+	if err := b.Provision(t.Context(), []backend.Layer{{Path: content}}, rootfs, dir); err != nil {
 		t.Fatal(err)
 	}
 	if n, ok := set.Snapshot()[RemoveRootfsErrors]; n != 0 || !ok {

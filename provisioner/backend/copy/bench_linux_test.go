@@ -41,7 +41,7 @@ func BenchmarkDestroy(b *testing.B) {
 	rootfs := filepath.Join(bench.Dir, "rootfs")
 	for b.Loop() {
 		b.StopTimer()
-		if _, err := New().Provision(context.Background(), bench.Layers, rootfs, bench.Dir); err != nil {
+		if err := New().Provision(context.Background(), bench.Layers, rootfs, bench.Dir); err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()

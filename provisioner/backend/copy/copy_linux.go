@@ -37,17 +37,17 @@ func (b *Backend) Form() layer.Form { return layer.Tree }
 func (b *Backend) Ephemeral(rootfs, _ string) []string { return []string{rootfs} }
 
 // Provision implements backend.Backend.
-func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs, dir string) ([]string, error) {
+func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs, _ string) error {
 	if len(layers) == 0 {
-		return nil, fmt.Errorf("copy backend: %w: the image has no layers", container.ErrInvalid)
+		return fmt.Errorf("copy backend: %w: the image has no layers", container.ErrInvalid)
 	}
 	if err := backend.MakeRootfs(rootfs); err != nil {
-		return nil, fmt.Errorf("copy backend: %w", err)
+		return fmt.Errorf("copy backend: %w", err)
 	}
 	if err := stack(ctx, layers, rootfs); err != nil {
-		return nil, fmt.Errorf("copy backend: %w", err)
+		return fmt.Errorf("copy backend: %w", err)
 	}
-	return b.Ephemeral(rootfs, dir), nil
+	return nil
 }
 
 // stack copies the layers, base first, into the empty directory rootfs.

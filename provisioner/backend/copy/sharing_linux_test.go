@@ -28,7 +28,7 @@ func TestBlocksAreShared(t *testing.T) {
 			dir := mounttest.FileSystem(t, fstype)
 			layer := backendtest.Tree{backendtest.File("large", string(content))}.Write(t, filepath.Join(dir, "layer"))
 			before := freeSpace(t, dir)
-			if _, err := New().Provision(t.Context(), []backend.Layer{layer}, filepath.Join(dir, "rootfs"), dir); err != nil {
+			if err := New().Provision(t.Context(), []backend.Layer{layer}, filepath.Join(dir, "rootfs"), dir); err != nil {
 				t.Fatal(err)
 			}
 			if taken := before - freeSpace(t, dir); shared != (taken < size/4) {
@@ -69,7 +69,7 @@ func TestALongCopyIsInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := New().Provision(ctx, layers, rootfs, dir)
+		err := New().Provision(ctx, layers, rootfs, dir)
 		done <- err
 	}()
 	for names := 0; names < 10; time.Sleep(time.Millisecond) {
@@ -116,7 +116,7 @@ func TestAFailureEndsTheCopy(t *testing.T) {
 	}
 	layer := tree.Write(t, filepath.Join(dir, "layer"))
 	rootfs := filepath.Join(dir, "rootfs")
-	if _, err := New().Provision(t.Context(), []backend.Layer{layer}, rootfs, dir); !errors.Is(err, unix.ENOSPC) {
+	if err := New().Provision(t.Context(), []backend.Layer{layer}, rootfs, dir); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("the error is %v", err)
 	}
 	if existed, err := New().Destroy(t.Context(), rootfs, dir); !existed || err != nil {

@@ -29,7 +29,7 @@ func BenchmarkProvisionDestroy(b *testing.B) {
 			}
 		}
 		others(func(rootfs string) error {
-			_, err := New().Provision(b.Context(), bench.Layers, rootfs, bench.Dir)
+			err := New().Provision(b.Context(), bench.Layers, rootfs, bench.Dir)
 			return err
 		})
 		defer others(func(rootfs string) error {

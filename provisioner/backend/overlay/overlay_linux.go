@@ -56,40 +56,40 @@ func (b *Backend) Ephemeral(rootfs, dir string) []string {
 }
 
 // Provision implements backend.Backend.
-func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, dir string) ([]string, error) {
+func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, dir string) error {
 	seen, err := backend.Visible(layers)
 	if err != nil {
-		return nil, fmt.Errorf("overlay backend: %w", err)
+		return fmt.Errorf("overlay backend: %w", err)
 	}
 	o := plan(seen, rootfs, dir)
 	switch n := len(o.Lowers); {
 	case n == 0:
-		return nil, fmt.Errorf("overlay backend: %w: the image has no layers", container.ErrInvalid)
+		return fmt.Errorf("overlay backend: %w: the image has no layers", container.ErrInvalid)
 	case n > maxLayers:
-		return nil, fmt.Errorf("overlay backend: %w: the image has %d layers, overlayfs stacks at most %d; use --image_provisioner_backend=copy",
+		return fmt.Errorf("overlay backend: %w: the image has %d layers, overlayfs stacks at most %d; use --image_provisioner_backend=copy",
 			container.ErrInvalid, n, maxLayers)
 	}
 	if err := makeDirectories(o, layers, rootfs); err != nil {
-		return nil, fmt.Errorf("overlay backend: %w", err)
+		return fmt.Errorf("overlay backend: %w", err)
 	}
 	if err := checkTypes(o, seen); err != nil {
-		return nil, fmt.Errorf("overlay backend: %w", err)
+		return fmt.Errorf("overlay backend: %w", err)
 	}
 	err = b.attach(o, rootfs)
 	if errors.Is(err, syscall.EINVAL) {
-		return nil, fmt.Errorf("overlay backend: mount %s: %w: is the file system of %s fit to hold an overlay's upper directory? see `berth info`, or use --image_provisioner_backend=copy",
+		return fmt.Errorf("overlay backend: mount %s: %w: is the file system of %s fit to hold an overlay's upper directory? see `berth info`, or use --image_provisioner_backend=copy",
 			rootfs, err, dir)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("overlay backend: mount %s: %w", rootfs, err)
+		return fmt.Errorf("overlay backend: mount %s: %w", rootfs, err)
 	}
 	if err := backend.RestoreImplied(layers, rootfs); err != nil {
-		return nil, fmt.Errorf("overlay backend: %w", err)
+		return fmt.Errorf("overlay backend: %w", err)
 	}
 	if err := mount.ShareFromHost(rootfs); err != nil {
-		return nil, fmt.Errorf("overlay backend: %w", err)
+		return fmt.Errorf("overlay backend: %w", err)
 	}
-	return b.Ephemeral(rootfs, dir), nil
+	return nil
 }
 
 func makeDirectories(o mount.Overlay, layers []backend.Layer, rootfs string) error {

@@ -30,7 +30,7 @@ func TestFileSystemsWithoutEntryTypesAreRefused(t *testing.T) {
 	dir := mounttest.FileSystem(t, "ext4", "-O", "^filetype")
 	base := backendtest.Tree{backendtest.File("a", "")}.Write(t, filepath.Join(dir, "base"))
 	rootfs := filepath.Join(dir, "rootfses", "x")
-	_, err := New().Provision(t.Context(), []backend.Layer{base}, rootfs, dir)
+	err := New().Provision(t.Context(), []backend.Layer{base}, rootfs, dir)
 	if !errors.Is(err, container.ErrNotSupported) || !strings.Contains(err.Error(), "d_type") {
 		t.Errorf("the error is %v", err)
 	}
@@ -45,7 +45,7 @@ func TestFileSystemsWithoutEntryTypesAreRefused(t *testing.T) {
 	whole := mounttest.FileSystem(t, "ext4")
 	base.Whiteouts = true
 	rootfs = filepath.Join(whole, "rootfses", "x")
-	if _, err := New().Provision(t.Context(), []backend.Layer{base}, rootfs, whole); !errors.Is(err, container.ErrNotSupported) {
+	if err := New().Provision(t.Context(), []backend.Layer{base}, rootfs, whole); !errors.Is(err, container.ErrNotSupported) {
 		t.Errorf("the error is %v", err)
 	}
 	if _, err := New().Destroy(t.Context(), rootfs, whole); err != nil {
@@ -57,7 +57,7 @@ func TestAnOverlayIsRefusedAsUpperDirectory(t *testing.T) {
 	dir := mounttest.FileSystem(t, "ext4")
 	base := backendtest.Tree{backendtest.Dir("inner")}.Write(t, filepath.Join(dir, "base"))
 	rootfs := filepath.Join(dir, "rootfses", "x")
-	if _, err := New().Provision(t.Context(), []backend.Layer{base}, rootfs, dir); err != nil {
+	if err := New().Provision(t.Context(), []backend.Layer{base}, rootfs, dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
