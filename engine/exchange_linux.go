@@ -64,12 +64,15 @@ func (i *Images) hold(ctx context.Context, img *v1.Image) (*store.Image, error) 
 	return i.Stores[img.GetType()].Get(ctx, img, layer.Tree)
 }
 
-// Load records the images of an archive under their names and returns them. What is
-// returned beside an error is recorded.
+// Load records the images of an archive under their names and returns them; "-" is the
+// standard input. What is returned beside an error is recorded.
 func (i *Images) Load(ctx context.Context, file string) ([]store.Record, error) {
 	s, ok := i.Stores[v1.Image_DOCKER].(*docker.Store)
 	if !ok {
 		return nil, fmt.Errorf("load %s: %w: docker is not among --image_providers", file, container.ErrNotSupported)
+	}
+	if file == "-" {
+		return s.LoadStream(ctx, os.Stdin)
 	}
 	return s.Load(ctx, file)
 }

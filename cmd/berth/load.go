@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"berth/container"
 	"berth/engine"
@@ -19,16 +20,16 @@ func loadCommand() *cobra.Command {
 	var input string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "load -i FILE",
+		Use:   "load [-i FILE]",
 		Short: "Get the images of an archive into the store, under their names",
 		Args:  cobra.NoArgs,
 	}
 	config := configured(cmd, storeFlags)
-	cmd.Flags().StringVarP(&input, "input", "i", "", "an archive of `berth save`, docker save or podman save, also compressed")
+	cmd.Flags().StringVarP(&input, "input", "i", "-", "an archive of `berth save`, docker save or podman save, also compressed; - is the standard input")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the records as JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if input == "" {
-			return fmt.Errorf("%w: name the archive with -i FILE", container.ErrInvalid)
+		if input == "-" && term.IsTerminal(int(os.Stdin.Fd())) {
+			return fmt.Errorf("%w: an archive is not read from a terminal: name a file with -i FILE", container.ErrInvalid)
 		}
 		progress := newProgress(os.Stderr)
 		config.Progress = progress.event

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -229,7 +230,51 @@ func TestLoadOfOtherToolsArchives(t *testing.T) {
 	b := testrig.Berth(t)
 	expect(t, b.Run("load", "-i", dir+"/tag.tar"), 125, "no name to be recorded under", "oci-archive:FILE")
 	expect(t, b.Run("load", "-i", dir+"/none.tar"), 125, "none.tar")
-	expect(t, b.Run("load"), 125, "-i FILE")
+	expect(t, b.Run("load"), 125, "read archive")
+}
+
+// An archive may come through a pipe, compressed or not; one that ends too early is none.
+func TestLoadFromAPipe(t *testing.T) {
+	testrig.RequireRoot(t)
+	reg := testrig.Registry(t)
+	image := testrig.BusyboxImage(t, reg, "busybox:1")
+	file := filepath.Join(testrig.TempDir(t), "saved.tar")
+	b := testrig.Berth(t)
+	expect(t, b.Run("pull", image), 0)
+	expect(t, b.Run("save", image, "-o", file), 0)
+	plain, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	if _, err := z.Write(plain); err != nil || z.Close() != nil {
+		t.Fatal(err)
+	}
+	load := func(data []byte) testrig.Result {
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer read.Close()
+		go func() {
+			write.Write(data) // an error is for those who do not read all of it
+			write.Close()
+		}()
+		b.Stdin = read
+		defer func() { b.Stdin = nil }()
+		return b.Run("load")
+	}
+	for _, data := range [][]byte{plain, zipped.Bytes()} {
+		expect(t, b.Run("rmi", image), 0)
+		expect(t, load(data), 0, image)
+		expect(t, b.Run("run", image, "--", "sh", "-c", "exit 7"), 7)
+	}
+	expect(t, b.Run("rmi", image), 0)
+	expect(t, load(plain[:len(plain)/2]), 125, "read archive")
+	if names := recorded(t, b); len(names) > 0 {
+		t.Errorf("recorded are %q", names)
+	}
 }
 
 // A save that fails leaves what was there.

@@ -29,6 +29,7 @@ type Command struct {
 	RuntimeDir  string   // BERTH_RUNTIME_DIR; berth makes it
 	CgroupsRoot string   // BERTH_CGROUPS_ROOT
 	Env         []string // added to the environment
+	Stdin       *os.File // nil: empty
 	tb          testing.TB
 }
 
@@ -156,6 +157,9 @@ func (c *Command) Start(args ...string) *Process {
 	p.cmd = exec.Command(c.Path, args...)
 	p.cmd.Env = append(os.Environ(), c.environment()...)
 	p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
+	if c.Stdin != nil {
+		p.cmd.Stdin = c.Stdin
+	}
 	p.done, err = startTied(p.cmd)
 	if err != nil {
 		c.tb.Fatalf("start berth: %v", err)

@@ -23,25 +23,46 @@ import (
 //
 // What is returned beside an error is recorded. ErrInvalid: the archive, or an image in it
 // that has no name; others as of Get.
-func (s *Store) Load(ctx context.Context, path string) (records []store.Record, err error) {
-	defer func() {
+func (s *Store) Load(ctx context.Context, path string) ([]store.Record, error) {
+	records, err := s.loadFrom(ctx, func(tmp func() (string, error)) (*fetch.Archive, error) {
+		file, err := fetch.OpenArchive(path, tmp)
 		if err != nil {
-			err = fmt.Errorf("load %s: %w", path, err)
+			return nil, err
 		}
-	}()
+		if err := file.Index(ctx); err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+		return file, nil
+	})
+	if err != nil {
+		err = fmt.Errorf("load %s: %w", path, err)
+	}
+	return records, err
+}
+
+// LoadStream is Load for an archive that comes as a stream, which is read to its end and
+// needs space on the store's file system meanwhile.
+func (s *Store) LoadStream(ctx context.Context, from io.Reader) ([]store.Record, error) {
+	records, err := s.loadFrom(ctx, func(tmp func() (string, error)) (*fetch.Archive, error) {
+		return fetch.ReadArchive(ctx, from, tmp)
+	})
+	if err != nil {
+		err = fmt.Errorf("load: %w", err)
+	}
+	return records, err
+}
+
+func (s *Store) loadFrom(ctx context.Context, open func(tmp func() (string, error)) (*fetch.Archive, error)) (records []store.Record, err error) {
 	lease, err := s.layers.Lease(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
-	file, err := fetch.OpenArchive(path, lease.Dir)
+	file, err := open(lease.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := file.Index(ctx); err != nil {
-		return nil, err
-	}
 	list := imagesOfArchive
 	if file.Has(image.LayoutFile) && file.Has(image.LayoutIndexFile) {
 		list = imagesOfLayout

@@ -15,15 +15,16 @@ import (
 )
 
 // Archive is an open tar file that holds images. It is read in place, by an index of its
-// members; one that is compressed is uncompressed once, into a file without a name.
+// members; one that is compressed, or that comes as a stream, is copied once, uncompressed,
+// into a file without a name.
 type Archive struct {
 	*Members
-	// File identifies what was opened.
+	// File identifies what was opened; nil: a stream.
 	File *File
 
 	path  string
-	file  *disk.File
-	whole *disk.File // the uncompressed one, if file is not
+	file  *disk.File // nil: a stream
+	whole *disk.File // the copy
 	tmp   func() (string, error)
 	// limits bound what a compressed one becomes.
 	limits layer.Limits
@@ -41,6 +42,20 @@ func OpenArchive(path string, tmp func() (string, error)) (*Archive, error) {
 		return nil, err
 	}
 	return &Archive{path: path, file: file, tmp: tmp, limits: layer.DefaultLimits}, nil
+}
+
+// ReadArchive reads an archive from a stream, to its end, and finds its members. tmp is that
+// of Kind.Source. ErrInvalid: it is no whole tar archive.
+func ReadArchive(ctx context.Context, from io.Reader, tmp func() (string, error)) (*Archive, error) {
+	a := &Archive{tmp: tmp, limits: layer.DefaultLimits}
+	size, err := a.copy(ctx, from)
+	if err == nil {
+		a.Members, err = IndexMembers(ctx, a.whole, size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read archive: %w", errors.Join(err, a.Close()))
+	}
+	return a, nil
 }
 
 // Index finds the members. ErrInvalid: it is no whole tar archive; ErrNotSupported: it is
@@ -69,7 +84,10 @@ func (a *Archive) index(ctx context.Context, size int64) error {
 	}
 	from := a.file
 	if compressed {
-		if size, err = a.uncompress(ctx); err != nil {
+		if _, err := a.file.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		if size, err = a.copy(ctx, a.file); err != nil {
 			return err
 		}
 		from = a.whole
@@ -78,10 +96,10 @@ func (a *Archive) index(ctx context.Context, size int64) error {
 	return err
 }
 
-// uncompress copies the archive, because members of a compressed one can only be read in
-// their order, and several are needed at a time. The copy has no name, so it goes with
-// this process, and it is bounded as a layer is.
-func (a *Archive) uncompress(ctx context.Context) (size int64, err error) {
+// copy copies what is in from, uncompressed: members of a stream or of a compressed archive
+// can only be read in their order, and several are needed at a time. The copy has no name,
+// so it goes with this process, and it is bounded as a layer is.
+func (a *Archive) copy(ctx context.Context, from io.Reader) (size int64, err error) {
 	dir, err := a.tmp()
 	if err != nil {
 		return 0, err
@@ -92,17 +110,14 @@ func (a *Archive) uncompress(ctx context.Context) (size int64, err error) {
 	if err := disk.Remove(a.whole.Name()); err != nil {
 		return 0, err
 	}
-	if _, err := a.file.Seek(0, io.SeekStart); err != nil {
-		return 0, err
-	}
-	inflated, err := layer.Inflate(ctx, a.file, a.limits)
+	inflated, err := layer.Inflate(ctx, from, a.limits)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, inflated.Close()) }()
 	size, err = io.Copy(onlyWriter{a.whole}, inflated)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		err = fmt.Errorf("%w: uncompressed, the archive needs space on the file system of the images until they are read from it", err)
+		err = fmt.Errorf("%w: the archive, uncompressed, needs space on the file system of the images until they are read from it", err)
 	}
 	return size, err
 }
@@ -111,10 +126,11 @@ func (a *Archive) uncompress(ctx context.Context) (size int64, err error) {
 type onlyWriter struct{ io.Writer }
 
 // Close closes the file. The archive can be opened again.
-func (a *Archive) Close() error {
-	err := a.file.Close()
-	if a.whole != nil {
-		err = errors.Join(err, a.whole.Close())
+func (a *Archive) Close() (err error) {
+	for _, f := range []*disk.File{a.file, a.whole} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
 	}
 	return err
 }
