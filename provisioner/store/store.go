@@ -111,6 +111,10 @@ type Store interface {
 	// one whose record cannot be read. Their layers stay until the next sweep.
 	// ErrNotFound when there is none, ErrNotSupported when a newer berth recorded one.
 	Remove(ctx context.Context, img *v1.Image) error
+
+	// Unknown returns the paths of files among the records that are none. Nothing
+	// touches them.
+	Unknown() ([]string, error)
 }
 
 // RecordError is a record that cannot be read. Whoever meets one does not know which

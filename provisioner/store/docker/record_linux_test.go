@@ -236,12 +236,17 @@ func TestUnreadableRecordsAmongErrors(t *testing.T) {
 
 func TestListLeavesOtherFilesAlone(t *testing.T) {
 	b := newBench(t)
-	for _, name := range []string{"README", ".a.json.1234", "a.json.bak"} {
-		if err := os.WriteFile(filepath.Join(b.recordsDir(), name), []byte("no record"), 0o600); err != nil {
+	var others []string
+	for _, name := range []string{".a.json.1234", "README", "a.json.bak"} {
+		others = append(others, filepath.Join(b.recordsDir(), name))
+		if err := os.WriteFile(others[len(others)-1], []byte("no record"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	b.wantNothing(t)
+	if unknown, err := b.Unknown(); err != nil || !slices.Equal(unknown, others) {
+		t.Errorf("unknown are %q, %v, want %q", unknown, err, others)
+	}
 	if err := os.RemoveAll(b.recordsDir()); err != nil {
 		t.Fatal(err)
 	}

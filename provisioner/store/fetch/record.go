@@ -211,6 +211,20 @@ func (r records) forget(rec store.Record) error {
 	return nil
 }
 
+// unknown returns the paths of what is among the records and is none.
+func (r records) unknown() (paths []string, err error) {
+	entries, err := disk.ReadDir(r.dir)
+	if err != nil {
+		return nil, fmt.Errorf("look for unknown files: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), suffix) {
+			paths = append(paths, filepath.Join(r.dir, e.Name()))
+		}
+	}
+	return paths, nil
+}
+
 // list returns the records that can be read, ordered by reference, and with an error
 // those that cannot, see store.Store.
 func (r records) list() ([]*record, error) {

@@ -280,6 +280,9 @@ func (s *Store) Forget(_ context.Context, records []store.Record) error {
 	return disk.At("records: forgotten")
 }
 
+// Unknown implements store.Store.
+func (s *Store) Unknown() ([]string, error) { return s.records.unknown() }
+
 // Sync implements store.Store.
 func (s *Store) Sync() error {
 	if err := atomicfile.SyncDir(s.records.dir); err != nil {
