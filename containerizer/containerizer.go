@@ -61,6 +61,11 @@ type Containerizer interface {
 	// or it has ended.
 	Kill(ctx context.Context, id container.ID, signal os.Signal) error
 
+	// Stop asks the container's command to end, by the signal that its image names for
+	// that, SIGTERM without one. It does not wait: whoever loses patience owes a Destroy.
+	// Errors are those of Kill.
+	Stop(ctx context.Context, id container.ID) error
+
 	// Destroy ends a container, in whatever state it is, and returns when nothing is left
 	// of it. It may be repeated; false: there was none.
 	Destroy(ctx context.Context, id container.ID) (bool, error)

@@ -41,7 +41,7 @@ func DefaultConfig() Config {
 		WorkDir:    "/var/lib/berth",
 		RuntimeDir: "/run/berth",
 		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/net",
-			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "docker/runtime"},
+			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "docker/runtime", "oci/runtime"},
 		ImageProviders:   []string{"docker", "oci"},
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",

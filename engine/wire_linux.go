@@ -11,12 +11,13 @@ import (
 	"berth/isolator/cgroups/cpu"
 	"berth/isolator/cgroups/mem"
 	"berth/isolator/cgroups/pids"
-	"berth/isolator/docker/runtime"
+	dockerruntime "berth/isolator/docker/runtime"
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/namespaces/ipc"
 	"berth/isolator/namespaces/net"
 	"berth/isolator/namespaces/pid"
 	"berth/isolator/namespaces/uts"
+	ociruntime "berth/isolator/oci/runtime"
 	launcher "berth/launcher/linux"
 	"berth/provisioner/backend"
 	"berth/provisioner/backend/aufs"
@@ -88,7 +89,8 @@ var isolators = []struct {
 	{"cgroups/cpu", func(p parts) isolator.Isolator { return cpu.New(p.launcher) }, "cpu"},
 	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher) }, "memory"},
 	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
-	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New() }, ""},
+	{"docker/runtime", func(parts) isolator.Isolator { return dockerruntime.New() }, ""},
+	{"oci/runtime", func(parts) isolator.Isolator { return ociruntime.New() }, ""},
 	{"namespaces/ipc", func(parts) isolator.Isolator { return ipc.New() }, ""},
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},

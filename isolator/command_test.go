@@ -44,7 +44,9 @@ func commandInfo(shell *bool, value string, argv ...string) *v1.CommandInfo {
 	return c
 }
 
-// The rows are those of Mesos's table: shell, value, arguments.
+// The rows are those of the table of docker/runtime in Mesos, by the names that they have
+// there: shell, value, arguments. With a column less it is that of appc/runtime, whose
+// exec stands for C. Below are the ways to say the same with other messages.
 func TestCommandInfoFollowsTheTruthTable(t *testing.T) {
 	no, yes := proto.Bool(false), proto.Bool(true)
 	rows := []struct {

@@ -16,6 +16,7 @@ package isolator
 
 import (
 	"context"
+	"syscall"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -77,6 +78,8 @@ type LaunchInfo struct {
 	Command    *Command
 	WorkingDir string
 	User       string // USER[:GROUP], names or numbers, as the root filesystem knows them
+	// StopSignal asks the command to end; zero: SIGTERM does.
+	StopSignal syscall.Signal
 
 	// Env is overridden by the environment of the request.
 	Env []string

@@ -29,6 +29,7 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 			once(&sum.Command, info.Command, "a command"),
 			once(&sum.User, info.User, "a user"),
 			once(&sum.WorkingDir, info.WorkingDir, "a working directory"),
+			once(&sum.StopSignal, info.StopSignal, "a stop signal"),
 			once(&sum.Hostname, info.Hostname, "a host name"),
 		} {
 			if err != nil {

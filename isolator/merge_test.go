@@ -26,7 +26,7 @@ func TestMergeJoinsInOrder(t *testing.T) {
 			Namespaces: []launcher.Namespace{launcher.Mount}, Controllers: []string{"cpu"},
 			Mounts: []plan.Mount{{Target: "/a/b"}, {Target: "/c"}}, Nodes: []plan.Node{{Path: "/n2"}}, Links: []plan.Link{{Path: "/l2"}},
 			Masked: []string{"/m2"}, ReadOnly: []string{"/r2"}, Env: []string{"A=2"}, Hostname: "h", Loopback: true,
-			Command: &isolator.Command{Path: "c"}, WorkingDir: "/w",
+			Command: &isolator.Command{Path: "c"}, WorkingDir: "/w", StopSignal: 3,
 		},
 		{},
 	})
@@ -38,7 +38,7 @@ func TestMergeJoinsInOrder(t *testing.T) {
 		Mounts: []plan.Mount{{Target: "/a"}, {Target: "/a/b"}, {Target: "/c"}},
 		Nodes:  []plan.Node{{Path: "/n1"}, {Path: "/n2"}}, Links: []plan.Link{{Path: "/l1"}, {Path: "/l2"}},
 		Masked: []string{"/m1", "/m2"}, ReadOnly: []string{"/r1", "/r2"}, Env: []string{"A=1", "A=2"},
-		User: "u", Hostname: "h", Loopback: true, Command: &isolator.Command{Path: "c"}, WorkingDir: "/w",
+		User: "u", Hostname: "h", Loopback: true, Command: &isolator.Command{Path: "c"}, WorkingDir: "/w", StopSignal: 3,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -57,6 +57,7 @@ func TestWhatOnlyOneMaySayIsRefusedTwice(t *testing.T) {
 		"command":           {Command: &isolator.Command{Path: "c"}},
 		"user":              {User: "u"},
 		"working directory": {WorkingDir: "/w"},
+		"stop signal":       {StopSignal: 3},
 		"host name":         {Hostname: "h"},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -26,12 +26,7 @@ type child struct {
 // command and 126 when it cannot be executed.
 func start(p plan.Plan) (*child, error) {
 	c := p.Command
-	if p.Rootfs != "" { // the host's file system is not the container's to add to
-		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
-			return nil, step("make the working directory "+c.Dir, err)
-		}
-	}
-	if err := enterDirectory(c.Dir); err != nil {
+	if err := step("enter the working directory "+c.Dir, enterDirectory(c.Dir)); err != nil {
 		return nil, err
 	}
 	file, err := lookUp(c)
@@ -63,17 +58,27 @@ func start(p plan.Plan) (*child, error) {
 
 // enterDirectory changes to the working directory.
 func enterDirectory(dir string) error {
-	if err := os.Chdir(dir); err != nil {
-		return step("enter the working directory", err)
+	r, err := openRoot("")
+	if err != nil {
+		return err
 	}
-	// A directory that is not below this root, reached by an open descriptor, has no
-	// name here; a command in it could climb to the host (CVE-2024-21626).
+	defer r.close()
+	place, err := r.openDirectory(dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(place)
+	if err := unix.Fchdir(place); err != nil {
+		return err
+	}
+	// A directory that is not below this root has no name here; a command in it could
+	// climb to the host (CVE-2024-21626).
 	cwd := make([]byte, unix.PathMax)
 	if _, err := unix.Getcwd(cwd); err != nil {
-		return step("enter the working directory", err)
+		return err
 	}
 	if cwd[0] != '/' { // "(unreachable)/..."
-		return fmt.Errorf("enter the working directory %s: it is outside of the container", dir)
+		return errors.New("it is outside of the container")
 	}
 	return nil
 }

@@ -111,6 +111,42 @@ func (r *root) make(target string, directory, fixed bool) (int, error) {
 	return r.open(target, fixed)
 }
 
+// makeDirectory makes what is missing of a directory, of owner root.
+func (r *root) makeDirectory(dir string) error {
+	fd, err := r.make(dir, true, false)
+	if err != nil {
+		return explainDirectory(err)
+	}
+	return unix.Close(fd)
+}
+
+// openDirectory opens a directory as a place, following links inside the root.
+func (r *root) openDirectory(dir string) (int, error) {
+	fd, err := r.open(dir, false)
+	if err != nil {
+		return -1, explainDirectory(err)
+	}
+	isDir, err := isDirectory(fd)
+	if err == nil && !isDir {
+		err = explainDirectory(unix.ENOTDIR)
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// explainDirectory says in words what keeps a directory from being one.
+func explainDirectory(err error) error {
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("%w: its symbolic links are a circle, or one is the kernel's own and leads out of the container", err)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%w: the container has a file in its place or in its path; name another with --workdir", err)
+	}
+	return err
+}
+
 func makeNode(parent int, name string, directory bool) error {
 	if directory {
 		return unix.Mkdirat(parent, name, 0o755)
@@ -189,7 +225,7 @@ func (r *root) checkLink(fd int, target string) error {
 		return err
 	}
 	if slices.ContainsFunc(r.fixed, func(fixed string) bool { return strings.HasPrefix(place+"/", fixed+"/") }) {
-		return fmt.Errorf("a symbolic link of the image leads to %s, which is the kernel's", place)
+		return fmt.Errorf("a symbolic link leads to %s, which is the kernel's", place)
 	}
 	return nil
 }

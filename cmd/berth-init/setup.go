@@ -52,6 +52,12 @@ func setUp(p plan.Plan) (err error) {
 			return err
 		}
 	}
+	if p.Rootfs != "" { // the host's file system is not the container's to add to
+		// After the mounts, which it may lie in, and before the root cannot be written.
+		if err := step("make the working directory "+p.Command.Dir, r.makeDirectory(p.Command.Dir)); err != nil {
+			return err
+		}
+	}
 	if p.ReadOnlyRootfs {
 		// After the mount points were made in it.
 		if err := step("make the root filesystem read-only", r.makeReadOnly()); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -177,26 +178,46 @@ func TestAWorkingDirectoryByDescriptor(t *testing.T) {
 	r := newRig(t)
 	leakDescriptors(t, r.dir)
 	leakDescriptors(t, "/")
-	escape := "for n in . .. ../.. ../../.. ../../../.. ../../../../../..; do cat $n/canary 2>/dev/null; ls -d $n" + r.dir + " 2>/dev/null; done; pwd -P"
-	dirs := []string{"/proc/self/cwd", "/proc/self/root", "/proc/1/cwd", "/proc/self/fd", "/proc/thread-self/cwd/.."}
-	for n := 3; n <= 40; n++ {
+	dirs := []string{"/proc/self/cwd", "/proc/self/root", "/proc/1/cwd", "/proc/thread-self/cwd/x", "proc/self/fd/5"}
+	for n := range 41 {
 		dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", n))
 	}
-	dirs = append(dirs, "/proc/self/fd/200", "/proc/self/fd/200/sub", "/proc/1/fd/7/../..")
+	dirs = append(dirs, "/proc/self/fd/200", "/proc/self/fd/200/sub", "/proc/1/fd/7/x", "/link", "/link/sub")
+	img := r.image(image.RunConfig{}, pack(link("link", "/proc/self/fd/7")))
 	for _, dir := range dirs {
-		request := shell(escape)
+		request := config(img, "pwd")
 		request.WorkingDirectory = proto.String(dir)
 		o := r.run(request)
-		if o.err != nil {
-			var start *launcher.StartError
-			if !errors.As(o.err, &start) {
-				t.Errorf("%s: %v", dir, o.err)
-			}
-			continue
+		var start *launcher.StartError
+		cleaned := path.Join("/", dir)
+		if !errors.As(o.err, &start) || start.Code != 125 || !strings.Contains(o.err.Error(), cleaned) {
+			t.Errorf("working directory %s: %d, %v, %q; want it refused", dir, o.code(), o.err, o.stdout)
 		}
-		if lines := strings.Split(strings.TrimSpace(o.stdout), "\n"); len(lines) != 1 || !strings.HasPrefix(lines[0], "/") {
-			t.Errorf("working directory %s: the host is in reach: %q", dir, o.stdout)
+	}
+	// Not one of those: it is a directory of the container.
+	request := config(img, "pwd", "-P")
+	request.WorkingDirectory = proto.String("/proc/self/fd")
+	if o := r.run(request); o.err == nil && !strings.HasPrefix(o.stdout, "/proc/") {
+		t.Errorf("/proc/self/fd: %+v", o)
+	}
+}
+
+// In the host's PID namespace the links of procfs lead to the host's own root.
+func TestAWorkingDirectoryOnTheHost(t *testing.T) {
+	r := newRig(t)
+	root := fmt.Sprintf("/proc/%d/root", os.Getpid())
+	for _, dir := range []string{root + r.dir + "/made", "/link" + r.dir + "/made", root, "/proc/1/root" + r.dir + "/made"} {
+		img := r.image(image.RunConfig{WorkingDir: dir}, pack(link("link", root)))
+		request := config(img, "pwd")
+		request.ContainerInfo.LinuxInfo = &v1.LinuxInfo{SharePidNamespace: proto.Bool(true)}
+		o := r.run(request)
+		var start *launcher.StartError
+		if !errors.As(o.err, &start) || start.Code != 125 || !strings.Contains(o.err.Error(), dir) {
+			t.Errorf("%s: %d, %v", dir, o.code(), o.err)
 		}
+	}
+	if _, err := os.Lstat(filepath.Join(r.dir, "made")); err == nil {
+		t.Error("the working directory was made on the host")
 	}
 }
 
@@ -265,6 +286,11 @@ func TestAReadOnlyBackendWithoutMountPoints(t *testing.T) {
 	whole := slices.Concat(base[:len(base)-1024], pack(dir("proc", 0o755), dir("sys", 0o755), dir("dev", 0o755), dir("mnt", 0o755), dir("mnt/mesos", 0o755), dir("mnt/mesos/sandbox", 0o755)))
 	if err := r.store.put(t.Context(), "whole", image.RunConfig{}, nil, whole); err != nil {
 		t.Fatal(err)
+	}
+	missing := config("whole", "true")
+	missing.WorkingDirectory = proto.String("/new")
+	if o := r.run(missing); !errors.As(o.err, &start) || !strings.Contains(o.err.Error(), "does not have /new") {
+		t.Errorf("a working directory that cannot be made: %v", o.err)
 	}
 	o = r.run(config("whole", "sh", "-c", "touch /x 2>&1; touch $MESOS_SANDBOX/x && echo written"))
 	if o.code() != 0 || !strings.Contains(o.stdout, "Read-only") || !strings.Contains(o.stdout, "written") {

@@ -344,9 +344,50 @@ func TestWorkingDirectory(t *testing.T) {
 	if got := r.output(request); got != "/tmp\n" {
 		t.Errorf("that of the request: %q", got)
 	}
-	linked := r.image(image.RunConfig{WorkingDir: "/link/x"}, pack(link("link", "/srv")))
-	if got := r.output(config(linked, "pwd", "-P")); got != "/srv/x\n" {
-		t.Errorf("through a link: %q", got)
+	host := filepath.Join(r.dir, "host")
+	if err := os.Mkdir(host, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]string{
+		"/link/x": "/srv/x", "srv/y": "/srv/y", "srv/../tmp/./z/": "/tmp/z", "../../..": "/", "/climbing/x": "/etc/x", "/to the host/x": host + "/x",
+	} {
+		linked := r.image(image.RunConfig{WorkingDir: dir}, pack(link("link", "/srv"), link("climbing", "../../../../../etc"), link("to the host", host),
+			header{Typeflag: '5', Name: host[1:] + "/", Mode: 0o755}))
+		if got := r.output(config(linked, "sh", "-c", "pwd -P; stat -c '%a %u:%g' .")); got != want+"\n755 0:0\n" {
+			t.Errorf("%s: %q", dir, got)
+		}
+	}
+	assertEmpty(t, host)
+	readOnly := config(r.image(image.RunConfig{WorkingDir: "/not/there"}), "sh", "-c", "pwd; touch x 2>/dev/null || echo read-only")
+	readOnly.ReadOnlyRootfs = proto.Bool(true)
+	if got := r.output(readOnly); got != "/not/there\nread-only\n" {
+		t.Errorf("in a read-only root filesystem: %q", got)
+	}
+}
+
+// assertEmpty fails the test if something was made on the host.
+func assertEmpty(t *testing.T, dir string) {
+	t.Helper()
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("on the host: %v, %v", entries, err)
+	}
+}
+
+func TestAWorkingDirectoryThatIsNone(t *testing.T) {
+	r := newRig(t)
+	for dir, words := range map[string]string{
+		"/plain": "a file in its place", "/plain/x": "a file in its place", "/dangling": "leads to nothing", "/dangling/x": "leads to nothing",
+		"/loop": "a circle", "/dev/null": "a file in its place", "/proc/no/such": "/proc/no/such",
+	} {
+		img := r.image(image.RunConfig{WorkingDir: dir}, pack(link("dangling", filepath.Join(r.dir, "new")), link("loop", "loop")))
+		o := r.run(config(img, "true"))
+		var start *launcher.StartError
+		if !errors.As(o.err, &start) || start.Code != 125 || !strings.Contains(o.err.Error(), "working directory "+dir) || !strings.Contains(o.err.Error(), words) {
+			t.Errorf("%s: %d, %v, want an error that says %q", dir, o.code(), o.err, words)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(r.dir, "new")); err == nil {
+		t.Error("it was made on the host")
 	}
 }
 
@@ -371,8 +412,8 @@ func TestUser(t *testing.T) {
 		"":          "1000\n100\n100 20 30\n/home/app\nx\n",
 		"root":      "0\n0\n0\n/root\nx\n",
 		"0":         "0\n0\n0\n/root\nx\n",
-		"1234":      "1234\n0\n0\n\nx\n",
-		"1234:5678": "1234\n5678\n5678\n\nx\n",
+		"1234":      "1234\n0\n0\n/\nx\n",
+		"1234:5678": "1234\n5678\n5678\n/\nx\n",
 		"app:extra": "1000\n20\n20\n/home/app\nx\n",
 	} {
 		request := config(img, "sh", "-c", script)
@@ -419,11 +460,6 @@ func TestReadOnlyRootfs(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(o.stdout), "\n")
 	if len(lines) < 7 || !slices.Equal(lines[4:7], []string{sandboxDir, "/dev/shm", "/dev"}) || strings.Count(o.stdout, "Read-only file system") < 4 {
 		t.Errorf("%q %q", o.stdout, o.stderr)
-	}
-	missing := shell("true")
-	missing.ReadOnlyRootfs, missing.WorkingDirectory = proto.Bool(true), proto.String("/new")
-	if o := r.run(missing); o.err == nil || !strings.Contains(o.err.Error(), "read-only file system") {
-		t.Errorf("a working directory that cannot be made: %v", o.err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -295,7 +296,7 @@ func (l *launch) plan() (plan.Plan, error) {
 			Path:   command.Path,
 			Args:   command.Args,
 			Env:    env,
-			Dir:    firstOf(config.GetWorkingDirectory(), l.info.WorkingDir, sandbox),
+			Dir:    path.Join("/", firstOf(config.GetWorkingDirectory(), l.info.WorkingDir, sandbox)),
 			UID:    user.UID,
 			GID:    user.GID,
 			Groups: user.Groups,

@@ -76,6 +76,79 @@ func TestWhatTheInitProcessIsTold(t *testing.T) {
 	}
 }
 
+func TestStopSendsTheSignalOfTheImage(t *testing.T) {
+	for image, want := range map[syscall.Signal]syscall.Signal{0: syscall.SIGTERM, syscall.SIGQUIT: syscall.SIGQUIT, 37: 37} {
+		f, id := newFixture(t), mustID(t, "c")
+		f.isolator.prepare = func(context.Context, *isolator.Container) (*isolator.LaunchInfo, error) {
+			return &isolator.LaunchInfo{StopSignal: image}, nil
+		}
+		process := f.launch(t, id)
+		if err := f.Stop(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		if s := <-process.signals; s != want {
+			t.Errorf("an image with the stop signal %d is stopped by %d", image, s)
+		}
+		process.exit(0)
+		if _, err := f.Wait(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		if err := f.Stop(t.Context(), id); !errors.Is(err, container.ErrNotFound) {
+			t.Errorf("Stop after the end: %v", err)
+		}
+	}
+}
+
+// The rows of the final environment, working directory and user that Mesos has, and those
+// of the request's own fields.
+func TestWhatTheRequestAndTheImageSay(t *testing.T) {
+	root := t.TempDir()
+	accounts := "root:x:0:0::/root:\none:x:1:11::/one:\ntwo:x:2:12::/two:\nthree:x:3:13:::\n"
+	if err := errors.Join(os.Mkdir(filepath.Join(root, "etc"), 0o755), os.WriteFile(filepath.Join(root, "etc/passwd"), []byte(accounts), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	s := proto.String
+	withEnv := func(c *v1.ContainerConfig) *v1.ContainerConfig {
+		c.CommandInfo = variables("HOME=/request", "PATH=/request").CommandInfo
+		return c
+	}
+	image := isolator.LaunchInfo{User: "one", WorkingDir: "/image"}
+	for _, c := range []struct {
+		name       string
+		config     *v1.ContainerConfig
+		image      isolator.LaunchInfo
+		uid        uint32
+		dir        string
+		home, path string
+	}{
+		{"nothing: root, in the sandbox, with default PATH", &v1.ContainerConfig{}, isolator.LaunchInfo{}, 0, sandboxDir, "/root", defaultPath},
+		{"the image", &v1.ContainerConfig{}, image, 1, "/image", "/one", defaultPath},
+		{"the user of the command, over that of the image", &v1.ContainerConfig{CommandInfo: &v1.CommandInfo{User: s("two")}}, image, 2, "/image", "/two", defaultPath},
+		{"the user of the request, over that of the command", &v1.ContainerConfig{User: s("three"), CommandInfo: &v1.CommandInfo{User: s("two")}}, image, 3, "/image", "/", defaultPath},
+		{"a number without an account", &v1.ContainerConfig{User: s("77")}, image, 77, "/image", "/", defaultPath},
+		{"the directory of the request", &v1.ContainerConfig{WorkingDirectory: s("/request")}, image, 1, "/request", "/one", defaultPath},
+		{"an empty directory is none", &v1.ContainerConfig{WorkingDirectory: s("")}, image, 1, "/image", "/one", defaultPath},
+		{"a relative directory is below the root", &v1.ContainerConfig{WorkingDirectory: s("a/../b")}, image, 1, "/b", "/one", defaultPath},
+		{"so is one of the image", &v1.ContainerConfig{}, isolator.LaunchInfo{WorkingDir: "../c/"}, 0, "/c", "/root", defaultPath},
+		{"the environment of the image", &v1.ContainerConfig{}, isolator.LaunchInfo{Env: []string{"HOME=/image", "PATH=/image"}}, 0, sandboxDir, "/image", "/image"},
+		{"that of the request over it", withEnv(&v1.ContainerConfig{}), isolator.LaunchInfo{Env: []string{"HOME=/image", "PATH=/image"}}, 0, sandboxDir, "/request", "/request"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newFixture(t).newLaunch(mustID(t, "c"))
+			c.config.Rootfs, c.config.ImageArguments = s(root), []string{"true"}
+			l.container, l.info = &isolator.Container{Config: c.config}, c.image
+			p, err := l.plan()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := p.Command
+			if got.UID != c.uid || got.Dir != c.dir || !slices.Contains(got.Env, "HOME="+c.home) || !slices.Contains(got.Env, "PATH="+c.path) {
+				t.Errorf("user %d in %s with %q, want %d in %s with HOME=%s and PATH=%s", got.UID, got.Dir, got.Env, c.uid, c.dir, c.home, c.path)
+			}
+		})
+	}
+}
+
 func TestANestedContainerIsNotSupported(t *testing.T) {
 	f := newFixture(t)
 	if err := f.Launch(t.Context(), mustID(t, "a.b"), request()); !errors.Is(err, container.ErrNotSupported) {

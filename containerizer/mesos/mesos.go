@@ -6,6 +6,7 @@
 package mesos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,19 +198,37 @@ func (c *Containerizer) Wait(ctx context.Context, id container.ID) (container.Te
 
 // Kill implements containerizer.Containerizer.
 func (c *Containerizer) Kill(ctx context.Context, id container.ID, signal os.Signal) error {
-	e, err := c.find(id)
+	l, err := c.launched(ctx, id)
 	if err != nil {
 		return err
+	}
+	return l.process.Signal(signal)
+}
+
+// Stop implements containerizer.Containerizer.
+func (c *Containerizer) Stop(ctx context.Context, id container.ID) error {
+	l, err := c.launched(ctx, id)
+	if err != nil {
+		return err
+	}
+	return l.process.Signal(cmp.Or(l.info.StopSignal, syscall.SIGTERM))
+}
+
+// launched waits until a container has a process.
+func (c *Containerizer) launched(ctx context.Context, id container.ID) (*launch, error) {
+	e, err := c.find(id)
+	if err != nil {
+		return nil, err
 	}
 	select {
 	case <-e.launched:
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	if e.launch.process == nil {
-		return fmt.Errorf("kill container %s: %w: its launch has failed", id, container.ErrNotFound)
+		return nil, fmt.Errorf("signal container %s: %w: its launch has failed", id, container.ErrNotFound)
 	}
-	return e.launch.process.Signal(signal)
+	return e.launch, nil
 }
 
 // Destroy implements containerizer.Containerizer.

@@ -2,12 +2,14 @@ package inroot
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/moby/sys/user"
 
@@ -17,42 +19,42 @@ import (
 // maxAccounts bounds /etc/passwd and /etc/group of an image.
 const maxAccounts = 4 << 20
 
+// maxLine bounds a line of them. Longer ones are left out: no account needs as much, and
+// what reads them takes a longer one for an error in the whole file.
+const maxLine = 60 << 10
+
+// maxUser bounds what names a user.
+const maxUser = 512
+
 // User is an account as a process needs it.
 type User struct {
 	UID, GID uint32
 	Groups   []uint32
-	Home     string
+	// Home is "/" for a user without an account, or whose account has none.
+	Home string
 }
 
 // LookupUser resolves USER[:GROUP], names or numbers, by the account files below root:
 // numbers need no entry, names do. Empty is root. ErrNotFound for an unknown name,
 // ErrInvalid for a number that is not an id.
 func LookupUser(root, spec string) (User, error) {
-	passwd, err := accounts(root, "etc/passwd", 2, 3)
+	passwd, err := accounts(root, "etc/passwd")
 	if err != nil {
-		return User{}, fmt.Errorf("user %q: %w", spec, err)
+		return User{}, fmt.Errorf("user %.80q: %w", spec, err)
 	}
-	group, err := accounts(root, "etc/group", 2)
+	group, err := accounts(root, "etc/group")
 	if err != nil {
-		return User{}, fmt.Errorf("user %q: %w", spec, err)
+		return User{}, fmt.Errorf("user %.80q: %w", spec, err)
 	}
-	found, err := user.GetExecUser(spec, nil, bytes.NewReader(passwd), bytes.NewReader(group))
-	switch {
-	case errors.Is(err, user.ErrRange):
-		return User{}, fmt.Errorf("user %q: %w: %w", spec, container.ErrInvalid, err)
-	case err != nil:
-		return User{}, fmt.Errorf("user %q: %w in the image: %w", spec, container.ErrNotFound, err)
-	}
-	u := User{UID: uint32(found.Uid), GID: uint32(found.Gid), Home: found.Home}
-	for _, gid := range found.Sgids {
-		u.Groups = append(u.Groups, uint32(gid))
+	u, err := resolveUser(spec, passwd, group)
+	if err != nil {
+		return User{}, fmt.Errorf("user %.80q: %w; name another with --user: a number needs no account", spec, err)
 	}
 	return u, nil
 }
 
-// accounts reads an account file; an image need not have one. ids are the fields that
-// have ids.
-func accounts(root, path string, ids ...int) ([]byte, error) {
+// accounts reads an account file; an image need not have one.
+func accounts(root, path string) ([]byte, error) {
 	file, err := Open(root, path, maxAccounts)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -61,15 +63,49 @@ func accounts(root, path string, ids ...int) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxAccounts))
-	return wellFormed(data, ids), err
+	return io.ReadAll(io.LimitReader(file, maxAccounts))
+}
+
+// resolveUser is LookupUser on the content of the account files.
+func resolveUser(spec string, passwd, group []byte) (User, error) {
+	if err := checkUser(spec); err != nil {
+		return User{}, err
+	}
+	found, err := user.GetExecUser(spec, nil, bytes.NewReader(wellFormed(passwd, 2, 3)), bytes.NewReader(wellFormed(group, 2)))
+	switch {
+	case errors.Is(err, user.ErrRange):
+		return User{}, fmt.Errorf("%w: %w", container.ErrInvalid, err)
+	case err != nil:
+		return User{}, fmt.Errorf("%w: %w", container.ErrNotFound, err)
+	}
+	u := User{UID: uint32(found.Uid), GID: uint32(found.Gid), Home: cmp.Or(found.Home, "/")}
+	for _, gid := range found.Sgids {
+		u.Groups = append(u.Groups, uint32(gid))
+	}
+	return u, nil
+}
+
+// checkUser refuses what user.GetExecUser would take for a number: "-0" is not root.
+func checkUser(spec string) error {
+	name, group, _ := strings.Cut(spec, ":")
+	switch {
+	case len(spec) > maxUser:
+		return fmt.Errorf("%w: it has %d bytes, at most %d are allowed", container.ErrInvalid, len(spec), maxUser)
+	case strings.HasPrefix(name, "+"), strings.HasPrefix(name, "-"), strings.HasPrefix(group, "+"), strings.HasPrefix(group, "-"):
+		return fmt.Errorf("%w: neither a name nor a number has a sign", container.ErrInvalid)
+	}
+	return nil
 }
 
 // wellFormed leaves out the lines whose ids are not numbers in range, as the C library
 // does: user.GetExecUser would take "none" for 0, which is root, and so would the
-// kernel take 4294967296 (CVE-2024-40635).
-func wellFormed(data []byte, ids []int) (kept []byte) {
+// kernel take 4294967296 (CVE-2024-40635). ids are the fields that have ids. A line with
+// a NUL has what no environment variable can have.
+func wellFormed(data []byte, ids ...int) (kept []byte) {
 	for line := range bytes.Lines(data) {
+		if len(line) > maxLine || bytes.IndexByte(line, 0) >= 0 {
+			continue
+		}
 		fields := bytes.SplitN(bytes.TrimSpace(line), []byte{':'}, 5)
 		bad := slices.ContainsFunc(ids, func(i int) bool {
 			if i >= len(fields) {

@@ -1,10 +1,13 @@
 package inroot
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -14,7 +17,7 @@ import (
 	"berth/container"
 )
 
-const passwd = `# a comment is no account
+const passwd = "nul:x:8:8::/home\x00:\n" + `# a comment is no account
 root:x:0:0:root:/root:/bin/sh
 app:x:1000:100:an application:/home/app:/bin/sh
 app:x:1001:101:the same name again:/other:/bin/sh
@@ -57,12 +60,12 @@ func TestLookupUser(t *testing.T) {
 		{spec: "app:other", want: User{UID: 1000, GID: 30, Home: "/home/app"}},
 		{spec: "app:30", want: User{UID: 1000, GID: 30, Home: "/home/app"}},
 		{spec: "app:77", want: User{UID: 1000, GID: 77, Home: "/home/app"}},
-		{spec: "555", want: User{UID: 555}},
-		{spec: "555:other", want: User{UID: 555, GID: 30}},
-		{spec: "555:666", want: User{UID: 555, GID: 666}},
+		{spec: "555", want: User{UID: 555, Home: "/"}},
+		{spec: "555:other", want: User{UID: 555, GID: 30, Home: "/"}},
+		{spec: "555:666", want: User{UID: 555, GID: 666, Home: "/"}},
 		{spec: ":30", want: User{GID: 30, Home: "/root"}},
-		{spec: "1234", want: User{UID: 1234}}, // a number is a number
-		{spec: "home", want: User{UID: 1002, GID: 1002}},
+		{spec: "1234", want: User{UID: 1234, Home: "/"}}, // a number is a number
+		{spec: "home", want: User{UID: 1002, GID: 1002, Home: "/"}},
 		{spec: "max", want: User{UID: 1<<31 - 1, GID: 1<<31 - 1, Home: "/"}},
 		{spec: "2147483647", want: User{UID: 1<<31 - 1, GID: 1<<31 - 1, Home: "/"}},
 		{spec: "7", want: User{UID: 7, GID: 7, Home: "/"}},
@@ -73,6 +76,14 @@ func TestLookupUser(t *testing.T) {
 		{spec: "-1", err: container.ErrInvalid},
 		{spec: "0:4294967296", err: container.ErrInvalid},
 		{spec: "0:-1", err: container.ErrInvalid},
+		{spec: "-0", err: container.ErrInvalid},
+		{spec: "+0", err: container.ErrInvalid},
+		{spec: "0:+0", err: container.ErrInvalid},
+		{spec: "-app", err: container.ErrInvalid},
+		{spec: strings.Repeat("a", 513), err: container.ErrInvalid},
+		{spec: "app:extra:more", err: container.ErrNotFound},
+		{spec: "app\n", err: container.ErrNotFound},
+		{spec: "../../etc/passwd", err: container.ErrNotFound},
 		{spec: "0x0", err: container.ErrNotFound},
 		{spec: "12345678901234567890", err: container.ErrInvalid},
 		{spec: "18446744073709551616", err: container.ErrInvalid},
@@ -90,6 +101,7 @@ func TestLookupUser(t *testing.T) {
 		{spec: "negative", err: container.ErrNotFound},
 		{spec: "none", err: container.ErrNotFound},
 		{spec: "empty", err: container.ErrNotFound},
+		{spec: "nul", err: container.ErrNotFound},
 		{spec: "app:wrap", err: container.ErrNotFound},
 	} {
 		t.Run(c.spec, func(t *testing.T) {
@@ -97,8 +109,8 @@ func TestLookupUser(t *testing.T) {
 			if !errors.Is(err, c.err) {
 				t.Fatalf("got %+v, %v, want the error %v", got, err, c.err)
 			}
-			if err != nil && !strings.Contains(err.Error(), fmt.Sprintf("%q", c.spec)) {
-				t.Errorf("error %v does not name the user", err)
+			if err != nil && (!strings.Contains(err.Error(), fmt.Sprintf("%.80q", c.spec)) || !strings.Contains(err.Error(), "--user")) {
+				t.Errorf("error %v does not name the user and the remedy", err)
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Error(diff)
@@ -109,7 +121,7 @@ func TestLookupUser(t *testing.T) {
 
 func TestLookupUserWithoutAccountFiles(t *testing.T) {
 	root, _ := newRoot(t)
-	for spec, want := range map[string]User{"": {}, "0": {}, "7": {UID: 7}, "7:8": {UID: 7, GID: 8}} {
+	for spec, want := range map[string]User{"": {Home: "/"}, "0": {Home: "/"}, "7": {UID: 7, Home: "/"}, "7:8": {UID: 7, GID: 8, Home: "/"}} {
 		if got, err := LookupUser(root, spec); err != nil || !cmp.Equal(want, got) {
 			t.Errorf("%q: got %+v, %v, want %+v", spec, got, err, want)
 		}
@@ -176,6 +188,56 @@ func TestLookupUserInAHostileImage(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A line that is longer than a reader takes must not hide the others.
+func TestLookupUserBesideVeryLongLines(t *testing.T) {
+	root, _ := newRoot(t)
+	long := strings.Repeat("x", 1<<20)
+	write(t, filepath.Join(root, "etc/passwd"), "long:x:9:9:"+long+":/:\napp:x:1000:100::/home/app:\n")
+	write(t, filepath.Join(root, "etc/group"), "long:x:9:app,"+long+"\nextra:x:20:app\n")
+	got, err := LookupUser(root, "app")
+	if diff := cmp.Diff(User{UID: 1000, GID: 100, Groups: []uint32{20}, Home: "/home/app"}, got); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+	if got, err := LookupUser(root, "long"); !errors.Is(err, container.ErrNotFound) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// Whatever an image has for account files and for a user: no number becomes another, and
+// no name becomes an id that the files do not give it.
+func FuzzResolveUser(f *testing.F) {
+	for _, spec := range []string{"", "app", "app:wheel", "1000", "0:0", ":30", "12345678901234567890", "-0", "+1", "4294967296", "a:b:c", "\x00"} {
+		f.Add(spec, []byte(passwd), []byte(group))
+	}
+	f.Add("app", []byte("app:x:4294967296:0::/:"), []byte("wheel:x:-1:app"))
+	f.Add("app", []byte("app:x:1:2:\napp"), []byte(":::app,,app"))
+	f.Add("none", []byte("none:x:none:none"), []byte("none:x: 0:none"))
+	f.Add("x", []byte(strings.Repeat("x", 70_000)+"\nx:x:1:1\n"), []byte("\n\n:\x00:\r\n"))
+	f.Fuzz(func(t *testing.T, spec string, passwd, group []byte) {
+		got, err := resolveUser(spec, passwd, group)
+		if err != nil {
+			if !errors.Is(err, container.ErrInvalid) && !errors.Is(err, container.ErrNotFound) {
+				t.Fatalf("an error of no class: %v", err)
+			}
+			return
+		}
+		if got.Home == "" || strings.ContainsAny(got.Home, "\x00\n") {
+			t.Errorf("the home %q", got.Home)
+		}
+		name, _, _ := strings.Cut(spec, ":")
+		if id, err := strconv.ParseUint(name, 10, 64); err == nil && uint64(got.UID) != id {
+			t.Errorf("the number %s is %+v", name, got)
+		}
+		for _, id := range append([]uint32{got.UID, got.GID}, got.Groups...) {
+			// The only ids without a source are those of root, when nothing is asked for, and the
+			// group of a user without an account.
+			if id != 0 && !bytes.Contains(slices.Concat([]byte(spec), passwd, group), []byte(strconv.Itoa(int(id)))) {
+				t.Errorf("%q is %+v, of which nothing has %d", spec, got, id)
+			}
+		}
+	})
 }
 
 func must(t *testing.T, err error) {

@@ -90,7 +90,9 @@ type Command struct {
 	Path string
 	Args []string // with argv[0]
 	Env  []string
-	// Dir is made when it is missing, with owner root, but not on the host's file system.
+	// Dir is made when it is missing, with owner root and mode 0755, but not on the host's
+	// file system. It is absolute; links of the image are followed inside Rootfs, those
+	// of procfs to what a process has open are refused.
 	Dir    string
 	UID    uint32
 	GID    uint32

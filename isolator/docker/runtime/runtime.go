@@ -1,12 +1,13 @@
-// Package runtime is the isolator docker/runtime: what a Docker or OCI image says of
-// how it wants to be run, its entrypoint, command, environment, user and working
-// directory, combined with what the request says.
+// Package runtime is the isolator docker/runtime: what a Docker image says of how it
+// wants to be run, its entrypoint, command, environment, user, working directory and stop
+// signal, combined with what the request says.
 package runtime
 
 import (
 	"context"
 	"fmt"
 
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/isolator"
 )
@@ -19,15 +20,14 @@ func New() *Isolator { return &Isolator{} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	if c.Image == nil {
+	if !c.HasImage(v1.Image_DOCKER) {
 		return nil, nil
 	}
-	run := c.Image.Run
-	command, err := isolator.ResolveCommand(c.Config, run.Entrypoint, run.Cmd)
+	info, err := isolator.RunImage(c.Config, c.Image.Run)
 	if err != nil {
 		return nil, fmt.Errorf("docker/runtime: %w", err)
 	}
-	return &isolator.LaunchInfo{Command: command, Env: run.Env, User: run.User, WorkingDir: run.WorkingDir}, nil
+	return info, nil
 }
 
 // Cleanup implements isolator.Isolator: nothing was made.
