@@ -302,7 +302,7 @@ func forward(ctx context.Context, e *engine.Engine, id container.ID, signals <-c
 		case s := <-signals:
 			if overdue == nil {
 				overdue = time.After(grace)
-				_ = e.Kill(ctx, id, s) // it may have just ended
+				_ = pass(ctx, e, id, s) // it may have just ended
 				continue
 			}
 		case <-overdue:
@@ -312,6 +312,15 @@ func forward(ctx context.Context, e *engine.Engine, id container.ID, signals <-c
 		}
 		return
 	}
+}
+
+// pass sends one signal on. SIGTERM is what asks a program to end, in the container too,
+// where the image may have another word for that.
+func pass(ctx context.Context, e *engine.Engine, id container.ID, s os.Signal) error {
+	if s == syscall.SIGTERM {
+		return e.Stop(ctx, id)
+	}
+	return e.Kill(ctx, id, s)
 }
 
 // streams are the standard streams of the command: berth's own, but for the input,

@@ -58,7 +58,10 @@ type Record struct {
 	// Layers are the diffIDs, base first, each once: of a layer that occurs again
 	// higher up, only the upper place has an effect.
 	Layers []image.Digest `json:"layers"`
-	Pulled time.Time      `json:"pulled"`
+	// Labels are those of the configuration: free text of whoever made the image, which
+	// berth passes on and never acts upon.
+	Labels map[string]string `json:"labels,omitempty"`
+	Pulled time.Time         `json:"pulled"`
 }
 
 // Store is one kind of images. Its methods may be called concurrently, also in several

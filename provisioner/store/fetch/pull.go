@@ -122,6 +122,7 @@ func newRecord(k Key, found *Resolved) *record {
 			Platform:  k.Platform,
 			ID:        image.DigestOf(found.Config),
 			Layers:    diffIDs(origin),
+			Labels:    found.Parsed.Run.Labels,
 			Pulled:    time.Now().UTC().Truncate(time.Second),
 		},
 		Source:   found.File,

@@ -168,6 +168,7 @@ func (r *record) check() (err error) {
 	if r.parsed, err = image.ParseConfig([]byte(r.Config)); err != nil {
 		return broken("%v", err)
 	}
+	r.Labels = r.parsed.Run.Labels
 	if !slices.Equal(r.Layers, lastOfEach(r.parsed.DiffIDs, func(id image.Digest) image.Digest { return id })) {
 		return broken("the layers in it are not those of the configuration")
 	}

@@ -58,14 +58,14 @@ func wantError(t testing.TB, err, class error, says string) {
 
 func testRecord() *record {
 	layers := digestsOf(layerA, layerB)
-	config := `{"os":"linux","config":{"Env":["A=<&>\u2028` + "\u2029" + `"]},"rootfs":{"diff_ids":` + string(toJSON(append(layers[1:], layers...))) + `}}`
+	config := `{"os":"linux","config":{"Labels":{"a":"1","A":"\u001b"},"Env":["A=<&>\u2028` + "\u2029" + `"]},"rootfs":{"diff_ids":` + string(toJSON(append(layers[1:], layers...))) + `}}`
 	runs, err := image.ParseConfig([]byte(config))
 	must(err)
 	return &record{
 		Version: recordVersion,
 		Record: store.Record{
 			Reference: "docker.io/library/a:1", Platform: "linux/arm64", ID: image.DigestOf([]byte(config)),
-			Layers: layers, Pulled: time.Unix(1e9, 0).UTC(),
+			Layers: layers, Labels: runs.Run.Labels, Pulled: time.Unix(1e9, 0).UTC(),
 		},
 		ManifestDigest: image.DigestOf([]byte("{}")),
 		Source:         &File{Path: "/a <b>.tar", Size: 1, Mtime: 2, Change: 3, Inode: 4},
