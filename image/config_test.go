@@ -107,7 +107,10 @@ func TestParseConfigRefuses(t *testing.T) {
 }
 
 func FuzzParseConfig(f *testing.F) {
-	for _, seed := range []string{goodImageConfig, `{}`, `{"config":null}`, `{"rootfs":{"type":"layers","diff_ids":[]}}`} {
+	for _, seed := range []string{goodImageConfig, `{}`, `{"config":null}`, `{"rootfs":{"type":"layers","diff_ids":[]}}`,
+		`{"rootfs":{"diff_ids":["` + digestA + `","` + digestA + `"]}}`, // one layer twice
+		`{"config":{"User":"12345678901234567890","WorkingDir":"/proc/self/fd/5","StopSignal":"-1","Env":["","=","A"],"Entrypoint":[""]}}`,
+		`{"config":{"Labels":{"":"","a":"\u001b[2J","A":"\u0000"},"Volumes":{"/proc":{}}}}`, `{"config":{"Cmd":[null]}}`, `[]`, `{"os":"\ud800"}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -203,7 +203,14 @@ func TestParseLayerType(t *testing.T) {
 }
 
 func FuzzParseManifest(f *testing.F) {
+	index := func(d string) string { return `{"schemaVersion":2,"manifests":[` + d + `]}` }
+	descriptor := func(mediaType string) string {
+		return `{"mediaType":"` + mediaType + `","digest":"` + digestA + `","size":1,"platform":{"os":"linux","architecture":"amd64"}}`
+	}
 	for _, seed := range []string{goodManifest, goodIndex, dockerImage, dockerList, manifestOf(goodConfig, ""),
+		manifestOf(goodConfig, goodLayer+","+goodLayer),                                                                       // one layer twice
+		index(descriptor(MediaTypeOCIIndex)), index(descriptor(MediaTypeDockerList) + "," + descriptor(MediaTypeOCIManifest)), // indexes of indexes
+		index(`null`), index(`{"platform":{"os":"unknown","architecture":"unknown"}}`), strings.Repeat("[", 20_000), `{"a":` + strings.Repeat(`{"a":`, 500),
 		member(goodManifest, `"annotations":{"a":"1","A":"2"}`), `{"schemaVersion":2,"manifests":[]}`, `{"schemaVersion":1}`} {
 		f.Add("", []byte(seed))
 		f.Add(MediaTypeOCIManifest, []byte(seed))
@@ -216,6 +223,7 @@ func FuzzParseManifest(f *testing.F) {
 			}
 			return
 		}
+		checkDocument(t, document)
 		printed, err := json.Marshal(document)
 		if err != nil {
 			t.Fatal(err)
@@ -228,4 +236,30 @@ func FuzzParseManifest(f *testing.F) {
 			t.Fatalf("%s prints as %s\n%s", body, printed, diff)
 		}
 	})
+}
+
+// checkDocument fails the test unless the document is what its type promises.
+func checkDocument(t *testing.T, document Document) {
+	t.Helper()
+	switch d := document.(type) {
+	case *Manifest:
+		if len(d.Layers) > MaxLayers {
+			t.Errorf("%d layers", len(d.Layers))
+		}
+		for _, layer := range append(d.Layers, d.Config) {
+			if _, err := ParseDigest(layer.Digest.String()); err != nil || layer.Size < 0 {
+				t.Errorf("the descriptor %+v: %v", layer, err)
+			}
+		}
+	case *Index:
+		for _, want := range []Platform{{OS: "linux", Architecture: "amd64", Variant: "v3"}, {OS: "linux", Architecture: "arm", Variant: "v7"}} {
+			chosen, err := Choose(want, d.Manifests)
+			switch {
+			case err != nil && (!errors.Is(err, container.ErrNotFound) || len(err.Error()) > 10_000):
+				t.Errorf("none is chosen for %s: %.300v", want, err)
+			case err == nil && chosen.Platform != nil && !want.Accepts(*chosen.Platform):
+				t.Errorf("for %s it is %s", want, chosen.Platform)
+			}
+		}
+	}
 }
