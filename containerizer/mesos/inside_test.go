@@ -514,6 +514,21 @@ func TestSignalsAreForwarded(t *testing.T) {
 }
 
 // From the moment that Launch returns, signals are the command's.
+func TestStop(t *testing.T) {
+	r := newRig(t)
+	for stop, number := range map[string]string{"SIGRTMIN+3": "37", "quit": "QUIT", "12": "USR2", "": "TERM"} {
+		img := r.image(image.RunConfig{StopSignal: stop})
+		c := r.start(config(img, "sh", "-c", "trap 'exit 9' "+number+"; echo ready; while :; do sleep 0.02; done"))
+		c.says("ready")
+		if err := r.Stop(t.Context(), c.id); err != nil {
+			t.Error(err)
+		}
+		if o := c.wait(); o.code() != 9 {
+			t.Errorf("stopped by %q: %d, %v, want the trap of %s", stop, o.code(), o.err, number)
+		}
+	}
+}
+
 func TestASignalRightAfterTheLaunch(t *testing.T) {
 	r := newRig(t)
 	for range 20 {

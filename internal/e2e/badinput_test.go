@@ -365,6 +365,69 @@ func TestLyingRegistries(t *testing.T) {
 	})
 }
 
+// TestOddManifests: what the specifications do not exclude works, or is refused by name.
+func TestOddManifests(t *testing.T) {
+	testrig.RequireRoot(t)
+	reg := newFakeRegistry(t)
+	one := archive(t, tar.Header{Name: "dir/", Typeflag: tar.TypeDir}, tar.Header{Name: "dir/one", Typeflag: tar.TypeReg, Size: 7})
+	other := archive(t, tar.Header{Name: "dir/", Typeflag: tar.TypeDir}, tar.Header{Name: "dir/other", Typeflag: tar.TypeReg, Size: 8})
+	// image publishes an image of these layers whose configuration names these diffIDs.
+	image := func(tag string, layers, diffIDs [][]byte) {
+		ids, descriptors := []string{}, []any{}
+		for _, l := range diffIDs {
+			ids = append(ids, digest(l))
+		}
+		for _, l := range layers {
+			reg.setBlob(digest(l), content("", l))
+			descriptors = append(descriptors, map[string]any{"mediaType": layerType, "digest": digest(l), "size": len(l)})
+		}
+		config := marshal(t, map[string]any{"os": "linux", "architecture": "amd64", "rootfs": map[string]any{"type": "layers", "diff_ids": ids}})
+		reg.setBlob(digest(config), content(configType, config))
+		reg.setManifest(tag, content(manifestType, marshal(t, map[string]any{"schemaVersion": 2, "mediaType": manifestType, "layers": descriptors,
+			"config": map[string]any{"mediaType": configType, "digest": digest(config), "size": len(config)}})))
+	}
+	layers := func(l ...[]byte) [][]byte { return l }
+	image("twice", layers(one, other, one), layers(one, other, one))
+	image("none", nil, nil)
+	image("fewer-ids", layers(one, other), layers(one))
+	image("more-ids", layers(one), layers(one, other))
+	image("other-order", layers(one, other), layers(other, one))
+	// Indexes of indexes, five of them.
+	endless := marshal(t, map[string]any{"schemaVersion": 2, "mediaType": indexType, "manifests": []any{
+		map[string]any{"mediaType": indexType, "digest": digest(one), "size": 1}}})
+	for range 5 {
+		reg.setManifest(digest(endless), content(indexType, endless))
+		reg.setManifest("nested", content(indexType, endless))
+		endless = marshal(t, map[string]any{"schemaVersion": 2, "mediaType": indexType, "manifests": []any{
+			map[string]any{"mediaType": indexType, "digest": digest(endless), "size": len(endless)}}})
+	}
+	b := testrig.Berth(t)
+	for _, test := range []struct {
+		tag   string
+		words []string
+	}{
+		{"none", []string{"no layers"}},
+		{"fewer-ids", []string{"invalid", "2 layers"}},
+		{"more-ids", []string{"invalid", "1 layer"}},
+		{"other-order", []string{digest(one), digest(other)}},
+		{"nested", []string{"nested more than 3 deep"}},
+	} {
+		t.Run(test.tag, func(t *testing.T) { expect(t, b.Run("run", reg.image(test.tag), "--", "true"), 125, test.words...) })
+	}
+	r := b.Run("provision", "--id", "twice", reg.image("twice"))
+	expect(t, r, 0)
+	var made struct{ Rootfs string }
+	if err := json.Unmarshal([]byte(r.Stdout), &made); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"dir/one", "dir/other"} {
+		if _, err := os.Stat(filepath.Join(made.Rootfs, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	expect(t, b.Run("destroy", "twice"), 0)
+}
+
 func TestArchiveCutInHalf(t *testing.T) {
 	testrig.RequireRoot(t)
 	reg := testrig.Registry(t)
