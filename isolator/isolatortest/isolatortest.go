@@ -153,6 +153,9 @@ func (s suite) wellFormed(t *testing.T) {
 	if c := info.Command; c != nil && (c.Path == "" || len(c.Args) == 0) {
 		t.Errorf("command %+v has no path or no argv[0]", c)
 	}
+	if info.StopSignal < 0 || info.StopSignal > 64 {
+		t.Errorf("there is no signal %d", info.StopSignal)
+	}
 	if slices.Contains(info.Controllers, "") {
 		t.Error("a controller without a name")
 	}
