@@ -5,6 +5,8 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,6 +57,34 @@ func TestWhatAnImageSaysOfHowItIsRun(t *testing.T) {
 				t.Errorf("left behind: %q", left)
 			}
 		})
+	}
+}
+
+// One configuration, by way of either type of image: each isolator acts upon its own.
+func TestEachTypeOfImageHasItsIsolator(t *testing.T) {
+	testrig.RequireRoot(t)
+	reg := testrig.Registry(t)
+	docker := testrig.BusyboxImage(t, reg, "type:1", "--config.user=app", "--config.workingdir=/srv")
+	dir := filepath.Join(testrig.TempDir(t), "layout")
+	testrig.Skopeo(t, "copy", "--src-tls-verify=false", "docker://"+docker, "oci:"+dir+":1")
+	images := map[string]string{"docker": docker, "oci": "oci:" + dir + ":1"}
+	b := testrig.Berth(t)
+	for _, isolators := range [][]string{{"docker"}, {"oci"}, {"docker", "oci"}} {
+		isolation := "--isolation=filesystem/linux,namespaces/pid"
+		for _, i := range isolators {
+			isolation += "," + i + "/runtime"
+		}
+		for kind, image := range images {
+			want := "0 /mnt/mesos/sandbox\n"
+			if slices.Contains(isolators, kind) {
+				want = "1000 /srv\n"
+			}
+			r := b.Run("run", isolation, image, "--", "sh", "-c", "echo $(id -u) $(pwd)")
+			expect(t, r, 0)
+			if r.Stdout != want {
+				t.Errorf("an image of type %s with the isolators of %q: %q, want %q", kind, isolators, r.Stdout, want)
+			}
+		}
 	}
 }
 
