@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"syscall"
 
 	"berth/container"
@@ -95,7 +94,7 @@ func (a *Archive) uncompress(ctx context.Context) (size int64, err error) {
 	if _, err := a.file.Seek(0, io.SeekStart); err != nil {
 		return 0, err
 	}
-	inflated, err := layer.Inflate(ctx, a.file, a.limits)
+	inflated, err := layer.Inflate(ctx, a.file, a.limits, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -119,32 +118,12 @@ func (a *Archive) Close() error {
 	return err
 }
 
-// compressions are told by the first bytes of a file.
-var compressions = []struct {
-	magic, name, undo string
-	known             bool
-}{
-	{"\x1f\x8b", "gzip", "gunzip", true},
-	{"\x28\xb5\x2f\xfd", "zstd", "unzstd", true},
-	{"BZh", "bzip2", "bunzip2", false},
-	{"\xfd7zXZ\x00", "xz", "unxz", false},
-}
-
 // isCompressed reports whether a file is compressed in a way that layer.Inflate undoes.
 func isCompressed(file io.ReaderAt) (bool, error) {
-	begin := make([]byte, 8)
+	begin := make([]byte, layer.CompressionPeek)
 	n, err := file.ReadAt(begin, 0)
 	if err != nil && err != io.EOF {
 		return false, err
 	}
-	for _, c := range compressions {
-		switch {
-		case !strings.HasPrefix(string(begin[:n]), c.magic):
-		case c.known:
-			return true, nil
-		default:
-			return false, fmt.Errorf("%w: it is compressed with %s: uncompress it with %s", container.ErrNotSupported, c.name, c.undo)
-		}
-	}
-	return false, nil
+	return layer.Compression(begin[:n]) != "", nil
 }
