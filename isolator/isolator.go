@@ -78,6 +78,9 @@ type LaunchInfo struct {
 	WorkingDir string
 	User       string // USER[:GROUP], names or numbers, as the root filesystem knows them
 
+	// Groups are further ones of User; they do not count for that of the request.
+	Groups []uint32
+
 	// Env is overridden by the environment of the request.
 	Env []string
 }

@@ -19,8 +19,8 @@ func New() *Isolator { return &Isolator{} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	if c.Image == nil {
-		return nil, nil
+	if c.Image == nil || c.Image.Appc != nil {
+		return nil, nil // appc/runtime knows what an Appc image says
 	}
 	run := c.Image.Run
 	command, err := isolator.ResolveCommand(c.Config, run.Entrypoint, run.Cmd)

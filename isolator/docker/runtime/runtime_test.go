@@ -8,6 +8,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/image"
+	"berth/image/appc"
 	"berth/isolator"
 	"berth/isolator/isolatortest"
 )
@@ -35,5 +36,9 @@ func TestPrepare(t *testing.T) {
 	}
 	if got, err := New().Prepare(t.Context(), &isolator.Container{Config: request}); got != nil || err != nil {
 		t.Errorf("without an image: %+v, %v, want nothing", got, err)
+	}
+	other := &image.Config{Run: config.Run, Appc: &appc.Manifest{}}
+	if got, err := New().Prepare(t.Context(), &isolator.Container{Config: request, Image: other}); got != nil || err != nil {
+		t.Errorf("for an Appc image: %+v, %v, want nothing", got, err)
 	}
 }
