@@ -23,9 +23,15 @@ type Config struct {
 	ImageProviders          []string
 	ImageProvisionerBackend string // empty: the first that works of overlay, aufs and copy
 	DockerStoreDir          string // empty: in WorkDir; else also the layers, which all stores share
+	AppcStoreDir            string // of the records of Appc images; empty: in WorkDir
 	LauncherDir             string // where berth-init is; empty: beside this program
 	CgroupsRoot             string
 	SandboxDirectory        string
+
+	// See the options of the appc store.
+	AppcSimpleDiscoveryURIPrefix string
+	AppcKeyring                  string
+	AppcPassphraseFile           string
 
 	// Registry says how registries are talked to.
 	Registry registry.Options
@@ -41,10 +47,12 @@ func DefaultConfig() Config {
 		WorkDir:    "/var/lib/berth",
 		RuntimeDir: "/run/berth",
 		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/net",
-			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "docker/runtime", "oci/runtime"},
-		ImageProviders:   []string{"docker", "oci"},
+			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "docker/runtime", "oci/runtime", "appc/runtime"},
+		ImageProviders:   []string{"appc", "docker", "oci"},
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",
+
+		AppcSimpleDiscoveryURIPrefix: "http://",
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"berth/internal/cgroup"
 	"berth/internal/metrics"
 	"berth/isolator"
+	appcruntime "berth/isolator/appc/runtime"
 	"berth/isolator/cgroups/cpu"
 	"berth/isolator/cgroups/mem"
 	"berth/isolator/cgroups/pids"
@@ -25,6 +26,7 @@ import (
 	"berth/provisioner/backend/copy"
 	"berth/provisioner/backend/overlay"
 	"berth/provisioner/store"
+	"berth/provisioner/store/appc"
 	"berth/provisioner/store/docker"
 	"berth/provisioner/store/fetch"
 	"berth/provisioner/store/oci"
@@ -50,9 +52,19 @@ type provider struct {
 	open func(c Config, i *Images) (store.Store, error)
 }
 
-// providers has every kind of images. All share the layers, so their records lie on one
-// file system with these.
+// providers has every kind of images. All share the layers, and unless --appc_store_dir
+// says so, their records lie on one file system with these.
 var providers = []provider{
+	{"appc", v1.Image_APPC, func(c Config, i *Images) (store.Store, error) {
+		return appc.New(appc.Options{
+			Options: fetch.Options{
+				Dir: cmp.Or(c.AppcStoreDir, c.besideLayers("appc"), i.Layout.AppcStore()), Layers: i.Layers,
+				Progress: c.Progress, Metrics: i.metrics,
+			},
+			Web: registry.NewClient(c.Registry), Prefix: c.AppcSimpleDiscoveryURIPrefix,
+			Keyring: c.AppcKeyring, PassphraseFile: c.AppcPassphraseFile,
+		})
+	}},
 	{"docker", v1.Image_DOCKER, func(c Config, i *Images) (store.Store, error) {
 		return docker.New(docker.Options{
 			Dir: cmp.Or(c.DockerStoreDir, i.Layout.DockerStore()), Layers: i.Layers,
@@ -60,12 +72,18 @@ var providers = []provider{
 		})
 	}},
 	{"oci", v1.Image_OCI, func(c Config, i *Images) (store.Store, error) {
-		dir := i.Layout.OCIStore()
-		if c.DockerStoreDir != "" {
-			dir = filepath.Join(c.DockerStoreDir, "oci")
-		}
+		dir := cmp.Or(c.besideLayers("oci"), i.Layout.OCIStore())
 		return oci.New(fetch.Options{Dir: dir, Layers: i.Layers, Progress: c.Progress, Metrics: i.metrics})
 	}},
+}
+
+// besideLayers is the directory of a store whose layers --docker_store_dir has; "" when
+// they are in --work_dir.
+func (c Config) besideLayers(store string) string {
+	if c.DockerStoreDir == "" {
+		return ""
+	}
+	return filepath.Join(c.DockerStoreDir, store)
 }
 
 // parts are what isolators may be made of.
@@ -91,6 +109,7 @@ var isolators = []struct {
 	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
 	{"docker/runtime", func(parts) isolator.Isolator { return dockerruntime.New() }, ""},
 	{"oci/runtime", func(parts) isolator.Isolator { return ociruntime.New() }, ""},
+	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},
 	{"namespaces/ipc", func(parts) isolator.Isolator { return ipc.New() }, ""},
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"berth/container"
+	"berth/image/appc"
+	"berth/internal/strictjson"
 )
 
 // MaxConfigSize bounds an image configuration.
@@ -22,6 +24,9 @@ type Config struct {
 	// DiffIDs are the digests of the uncompressed layers, base first. Whether they
 	// fit the layers of the manifest is for the store to check.
 	DiffIDs []Digest
+	// Appc is the manifest of an Appc image, nil of any other. It is no part of the
+	// document, and what Run says comes from it.
+	Appc *appc.Manifest
 }
 
 // RunConfig is what a container of an image gets unless its user says otherwise.
@@ -74,7 +79,7 @@ const rootFSLayers = "layers"
 // digests other than sha256.
 func ParseConfig(body []byte) (*Config, error) {
 	var wire configJSON
-	if err := decode(body, MaxConfigSize, &wire); err != nil {
+	if err := strictjson.Decode(body, MaxConfigSize, &wire); err != nil {
 		return nil, fmt.Errorf("parse image configuration: %w", err)
 	}
 	config, err := wire.parse()

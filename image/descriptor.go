@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"berth/container"
+	"berth/internal/strictjson"
 )
 
 // maxBlob is more than any image has; it keeps sums of sizes far from overflow.
@@ -40,7 +41,7 @@ func parseDescriptor(raw json.RawMessage) (Descriptor, error) {
 		Descriptor
 		Size *int64 `json:"size"` // hides that of Descriptor, to tell 0 from nothing
 	}
-	if err := unmarshal(raw, &wire); err != nil {
+	if err := strictjson.Unmarshal(raw, &wire); err != nil {
 		return Descriptor{}, err
 	}
 	d := wire.Descriptor

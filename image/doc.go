@@ -23,5 +23,5 @@
 // Names follow "Pulling manifests" of the OCI distribution-spec with the defaults
 // of Docker; documents follow the OCI image-spec ("Image Manifest", "Image Index",
 // "Content Descriptors", "Image Configuration", "Media Types") and Docker's image
-// manifest version 2, schema 2.
+// manifest version 2, schema 2. Appc images have a package of their own, appc.
 package image

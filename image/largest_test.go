@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"berth/container"
+	"berth/internal/strictjson"
 )
 
 func parseManifest(body []byte) error { _, err := ParseManifest("", body); return err }
@@ -55,7 +56,7 @@ func filled(before, part, after string) string {
 
 // numbered is of as many members as an object may have.
 func numbered(member string) string {
-	members := make([]string, maxTokens/2-10)
+	members := make([]string, strictjson.MaxTokens/2-10)
 	for i := range members {
 		members[i] = fmt.Sprintf(member, i)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"berth/container"
+	"berth/internal/strictjson"
 )
 
 // What the image-spec ("Image Layout") names the parts of a layout.
@@ -31,7 +32,7 @@ func CheckLayout(mark []byte) error {
 	var wire struct {
 		Version string `json:"imageLayoutVersion"`
 	}
-	if err := decode(mark, maxLayoutFile, &wire); err != nil {
+	if err := strictjson.Decode(mark, maxLayoutFile, &wire); err != nil {
 		return fmt.Errorf("parse %s: %w", LayoutFile, err)
 	}
 	switch wire.Version {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"berth/container"
+	"berth/internal/strictjson"
 )
 
 const (
@@ -72,7 +73,7 @@ func ParseManifest(mediaType string, body []byte) (Document, error) {
 		return nil, fmt.Errorf("parse manifest: %w", err)
 	}
 	var wire documentJSON
-	if err := decode(body, MaxManifestSize, &wire); err != nil {
+	if err := strictjson.Decode(body, MaxManifestSize, &wire); err != nil {
 		return nil, fmt.Errorf("parse manifest: %w", err)
 	}
 	document, err := wire.parse(served)
@@ -90,7 +91,7 @@ func (w *documentJSON) parse(served string) (Document, error) {
 	switch {
 	case w.SchemaVersion != schemaVersion:
 		return nil, fmt.Errorf("%w: its schemaVersion is %d, not %d", container.ErrInvalid, w.SchemaVersion, schemaVersion)
-	case stated(w.FSLayers):
+	case strictjson.Stated(w.FSLayers):
 		return nil, fmt.Errorf("%w: it has the fsLayers of schema 1, and is of schema 2", container.ErrInvalid)
 	case documentKinds[mediaType] == indexKind:
 		return w.index(mediaType)
@@ -114,7 +115,7 @@ func (w *documentJSON) mediaType(served string) (string, error) {
 		return own, nil
 	case served != "":
 		return served, nil
-	case stated(w.Manifests):
+	case strictjson.Stated(w.Manifests):
 		return MediaTypeOCIIndex, nil
 	}
 	return MediaTypeOCIManifest, nil
@@ -122,11 +123,11 @@ func (w *documentJSON) mediaType(served string) (string, error) {
 
 func (w *documentJSON) manifest(mediaType string) (*Manifest, error) {
 	switch {
-	case stated(w.Manifests):
+	case strictjson.Stated(w.Manifests):
 		return nil, fmt.Errorf("%w: a manifest with the member manifests could be taken for an index", container.ErrInvalid)
-	case !stated(w.Config):
+	case !strictjson.Stated(w.Config):
 		return nil, fmt.Errorf("%w: it has no config", container.ErrInvalid)
-	case !stated(w.Layers):
+	case !strictjson.Stated(w.Layers):
 		return nil, fmt.Errorf("%w: it has no list of layers", container.ErrInvalid)
 	}
 	config, err := parseConfigDescriptor(w.Config)
@@ -142,9 +143,9 @@ func (w *documentJSON) manifest(mediaType string) (*Manifest, error) {
 
 func (w *documentJSON) index(mediaType string) (*Index, error) {
 	switch {
-	case stated(w.Layers), stated(w.Config):
+	case strictjson.Stated(w.Layers), strictjson.Stated(w.Config):
 		return nil, fmt.Errorf("%w: an index with the member layers or config could be taken for a manifest", container.ErrInvalid)
-	case !stated(w.Manifests):
+	case !strictjson.Stated(w.Manifests):
 		return nil, fmt.Errorf("%w: it has no list of manifests", container.ErrInvalid)
 	}
 	manifests, err := parseDescriptors("manifest", w.Manifests)
@@ -189,7 +190,7 @@ func parseLayers(raw json.RawMessage) ([]Descriptor, error) {
 
 func parseDescriptors(noun string, raw json.RawMessage) ([]Descriptor, error) {
 	var list []json.RawMessage
-	if err := unmarshal(raw, &list); err != nil {
+	if err := strictjson.Unmarshal(raw, &list); err != nil {
 		return nil, fmt.Errorf("%ss: %w", noun, err)
 	}
 	descriptors := make([]Descriptor, 0, len(list))

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"berth/container"
+	"berth/image/appc"
 )
 
 // Transport says where an image comes from.
@@ -19,6 +20,7 @@ const (
 	DockerArchive Transport = "docker-archive" // a file as `docker save` writes it
 	OCI           Transport = "oci"            // a directory with an OCI image layout
 	OCIArchive    Transport = "oci-archive"    // a tar file with an OCI image layout
+	Appc          Transport = "appc"           // what the discovery of Appc images finds
 )
 
 const (
@@ -45,6 +47,8 @@ type Reference struct {
 	// annotation org.opencontainers.image.ref.name of its descriptor, which need not be
 	// a Name ("latest" is usual). "" is the layout's only image.
 	Ref string
+	// Appc is an appc.Request in its canonical form: name, labels and id (Appc).
+	Appc string
 }
 
 // ParseReference reads what a user typed:
@@ -53,6 +57,7 @@ type Reference struct {
 //	docker-archive:FILE[:NAME]  one image of a `docker save` file
 //	oci:DIR[:REF]               one image of an OCI layout
 //	oci-archive:FILE[:REF]      the same, in a tar file
+//	appc:NAME[,LABEL=VALUE...][@sha512-HEX]  an Appc image, see appc.ParseRequest
 //
 // As with skopeo, the first colon after the transport ends FILE or DIR: everything
 // after it is NAME or REF, in which a host:port may occur. So a path cannot contain
@@ -61,11 +66,14 @@ type Reference struct {
 // A docker NAME that looks like another transport ("oci:5000/a", where oci is the
 // registry's host) needs its docker:// in front.
 //
-// The error is of class ErrInvalid; ErrNotSupported for appc: and for digests other
-// than sha256.
+// The error is of class ErrInvalid; ErrNotSupported for digests other than sha256.
 func ParseReference(s string) (Reference, error) {
-	if strings.HasPrefix(s, appcPrefix) {
-		return Reference{}, fmt.Errorf("image %s: %w: Appc images cannot be used yet", quote(s), container.ErrNotSupported)
+	if request, found := strings.CutPrefix(s, appcPrefix); found {
+		parsed, err := appc.ParseRequest(request)
+		if err != nil {
+			return Reference{}, err
+		}
+		return Reference{Transport: Appc, Appc: parsed.String()}, nil
 	}
 	if transport, rest, found := cutLocal(s); found {
 		reference, err := parseLocal(transport, rest)
@@ -129,6 +137,9 @@ func checkPath(path string) error {
 // String returns the canonical form: docker names without docker:// unless they
 // need it. ParseReference reads it back as the same Reference.
 func (r Reference) String() string {
+	if r.Transport == Appc {
+		return appcPrefix + r.Appc
+	}
 	if r.Path == "" {
 		return dockerString(r.Name.String())
 	}

@@ -30,6 +30,8 @@ func TestParseReference(t *testing.T) {
 		"oci:latest":                                  {Transport: OCI, Path: "latest"},
 		"oci-archive:../x.tar:v1":                     {Transport: OCIArchive, Path: "../x.tar", Ref: "v1"},
 		"oci-archive:/with space and ümlaut.tar":      {Transport: OCIArchive, Path: "/with space and ümlaut.tar"},
+		"appc:example.com/a":                          {Transport: Appc, Appc: "example.com/a"},
+		"appc:example.com/a,version=1.0.0,os=linux":   {Transport: Appc, Appc: "example.com/a,os=linux,version=1.0.0"},
 	} {
 		got, err := ParseReference(in)
 		if err != nil || got != want {
@@ -63,7 +65,11 @@ func TestParseReferenceRefuses(t *testing.T) {
 		"escape sequence in a path":               {"oci:/\x1b[2J", container.ErrInvalid},
 		"bytes that are not UTF-8 in a path":      {"oci:/\xff", container.ErrInvalid},
 		"unknown transport":                       {"ftp://r.example.com/a", container.ErrInvalid},
-		"appc, not yet":                           {"appc:example.com/a,version=1", container.ErrNotSupported},
+		"appc without a name":                     {"appc:", container.ErrInvalid},
+		"appc with a label that is no pair":       {"appc:example.com/a,version", container.ErrInvalid},
+		"appc with a label twice":                 {"appc:example.com/a,version=1,version=2", container.ErrInvalid},
+		"appc with a path for a version":          {"appc:example.com/a,version=../../etc", container.ErrInvalid},
+		"appc with an id that is cut off":         {"appc:example.com/a@sha512-00", container.ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := ParseReference(c.in)
@@ -109,7 +115,7 @@ func TestReferenceRoundTrip(t *testing.T) {
 
 func FuzzParseReference(f *testing.F) {
 	for _, seed := range []string{
-		"alpine", "docker://oci:5000/a", "docker-archive:a.tar:alpine:3", "oci:dir:host:5000/a", "oci-archive:x", "appc:x",
+		"alpine", "docker://oci:5000/a", "docker-archive:a.tar:alpine:3", "oci:dir:host:5000/a", "oci-archive:x", "appc:x", "appc:example.com/a,version=1.0.0,os=linux@sha512-00",
 		"docker://docker-archive:5000/a@" + digestA,
 	} {
 		f.Add(seed)

@@ -81,6 +81,9 @@ type LaunchInfo struct {
 	// StopSignal asks the command to end; zero: SIGTERM does.
 	StopSignal syscall.Signal
 
+	// Groups are further ones of User; they do not count for that of the request.
+	Groups []uint32
+
 	// Env is overridden by the environment of the request.
 	Env []string
 }

@@ -24,6 +24,7 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 		sum.Masked = append(sum.Masked, info.Masked...)
 		sum.ReadOnly = append(sum.ReadOnly, info.ReadOnly...)
 		sum.Env = append(sum.Env, info.Env...)
+		sum.Groups = append(sum.Groups, info.Groups...)
 		sum.Loopback = sum.Loopback || info.Loopback
 		for _, err := range []error{
 			once(&sum.Command, info.Command, "a command"),

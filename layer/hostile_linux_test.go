@@ -18,6 +18,7 @@ import (
 
 	"berth/container"
 	"berth/image"
+	"berth/internal/testrig"
 )
 
 // outside is where attacks aim at: a directory beside the store.
@@ -266,6 +267,7 @@ func TestHostileBlobsAreRefused(t *testing.T) {
 	tarball := archive(file("x", strings.Repeat("0123456789", 1000)))
 	packed := gzipped(t, tarball)
 	zpacked := zstded(t, tarball)
+	bpacked, xpacked := testrig.Compress(t, "bzip2", tarball), testrig.Compress(t, "xz", tarball)
 	bomb := archive(file("x", string(make([]byte, 24<<20))))
 	for _, c := range []struct {
 		name string
@@ -291,6 +293,14 @@ func TestHostileBlobsAreRefused(t *testing.T) {
 		{"zstd with a wrong checksum", spoilt(zpacked, len(zpacked)-1), "zstd"},
 		{"zstd with a window of 3.75 TiB", append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0xff}, make([]byte, 100)...), "window"},
 		{"zstd with a window of 64 MiB", append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 16 << 3}, make([]byte, 100)...), "window"},
+		{"bzip2 of nothing", testrig.Compress(t, "bzip2", nil), "empty"},
+		{"bzip2 cut in a file", bpacked[:len(bpacked)/2], "unexpected EOF"},
+		{"bzip2 with a wrong checksum", spoilt(bpacked, 12), "bzip2"},
+		{"xz of nothing", testrig.Compress(t, "xz", nil), "empty"},
+		{"xz cut in a file", xpacked[:len(xpacked)/2], "unexpected EOF"},
+		{"xz with a wrong checksum", spoilt(xpacked, len(xpacked)-40), "xz"},
+		{"bzip2 bomb", testrig.Compress(t, "bzip2", bomb), "bomb"},
+		{"xz bomb", testrig.Compress(t, "xz", bomb), "bomb"},
 		{"gzip bomb", gzipped(t, bomb), "bomb"},
 		{"zstd bomb", zstded(t, bomb, zstd.WithWindowSize(1<<20)), "bomb"},
 		{"gzip bomb after the end of the archive", gzipped(t, append(archive(), make([]byte, 24<<20)...)), "bomb"},
@@ -315,7 +325,8 @@ func TestErrorsOfTheBlobAreReturnedAsTheyAre(t *testing.T) {
 	for _, format := range []struct {
 		name string
 		blob []byte
-	}{{"plain", tarball}, {"gzip", gzipped(t, tarball)}, {"zstd", zstded(t, tarball, zstd.WithEncoderCRC(true))}} {
+	}{{"plain", tarball}, {"gzip", gzipped(t, tarball)}, {"zstd", zstded(t, tarball, zstd.WithEncoderCRC(true))},
+		{"bzip2", testrig.Compress(t, "bzip2", tarball)}, {"xz", testrig.Compress(t, "xz", tarball)}} {
 		for _, at := range []int{0, 2, 20, len(format.blob) / 2, len(format.blob) - 1, len(format.blob)} {
 			for _, broken := range []error{errors.New("connection reset"), io.ErrUnexpectedEOF} {
 				t.Run(fmt.Sprintf("%s after %d bytes: %v", format.name, at, broken), func(t *testing.T) {

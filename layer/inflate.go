@@ -3,6 +3,7 @@ package layer
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"context"
 	"fmt"
 	"io"
@@ -11,27 +12,92 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"berth/container"
+	"berth/internal/xz"
 )
 
 // maxWindow bounds the memory of a zstd decoder. Encoders use at most 8 MiB unless
 // told to (RFC 8878, 3.1.1.1.2).
 const maxWindow = 32 << 20
 
-var (
-	gzipMagic = []byte{0x1f, 0x8b}
-	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
-	// skippable zstd frames start some zstd:chunked layers (RFC 8878, 3.1.2)
-	zstdSkippable = []byte{0x2a, 0x4d, 0x18}
-)
+// CompressionPeek is how many of the first bytes tell how the content is compressed.
+const CompressionPeek = 10
 
-// Inflate returns the uncompressed content of r, which is compressed with gzip or zstd or
-// not at all, for those who unpack archives of layers: it is bounded as that of a layer is,
-// and ends with ctx. Closing it frees the decoder, not r.
+// compressions are told by their first bytes, because registries are known to serve
+// layers under the wrong media type.
+var compressions = []struct {
+	name string
+	is   func(begin []byte) bool
+	open func(io.Reader) (r io.Reader, close func() error, err error)
+}{
+	{"gzip", begins("\x1f\x8b"), func(r io.Reader) (io.Reader, func() error, error) {
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, z.Close, nil
+	}},
+	{"zstd", isZstd, func(r io.Reader) (io.Reader, func() error, error) {
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, func() error { z.Close(); return nil }, nil
+	}},
+	{"bzip2", isBzip2, func(r io.Reader) (io.Reader, func() error, error) {
+		return bzip2.NewReader(r), nothingToClose, nil
+	}},
+	{"xz", begins("\xfd7zXZ\x00"), func(r io.Reader) (io.Reader, func() error, error) {
+		z, err := xz.NewReader(r)
+		return z, nothingToClose, err
+	}},
+}
+
+func nothingToClose() error { return nil }
+
+func begins(magic string) func([]byte) bool {
+	return func(begin []byte) bool { return bytes.HasPrefix(begin, []byte(magic)) }
+}
+
+// isZstd knows skippable frames, too, with which some zstd:chunked layers start (RFC 8878,
+// 3.1.2).
+func isZstd(begin []byte) bool {
+	return bytes.HasPrefix(begin, []byte("\x28\xb5\x2f\xfd")) ||
+		len(begin) >= 4 && begin[0]&0xf0 == 0x50 && string(begin[1:4]) == "\x2a\x4d\x18"
+}
+
+// isBzip2 looks at the first block, too: a tar may well begin with a file whose name begins
+// with BZh.
+func isBzip2(begin []byte) bool {
+	const first, none = "1AY&SY", "\x17\x72\x45\x38\x50\x90"
+	return len(begin) >= 10 && string(begin[:3]) == "BZh" && '1' <= begin[3] && begin[3] <= '9' &&
+		(string(begin[4:10]) == first || string(begin[4:10]) == none)
+}
+
+// Compression names how content is compressed that has these first CompressionPeek bytes,
+// or fewer if it is shorter: "" for not at all.
+func Compression(begin []byte) string {
+	for _, c := range compressions {
+		if c.is(begin) {
+			return c.name
+		}
+	}
+	return ""
+}
+
+// Inflate returns the uncompressed content of r, which is compressed with gzip, zstd, bzip2
+// or xz or not at all, for those who unpack what has layers in it: it is bounded as that of
+// a layer is, and ends with ctx. Closing it frees the decoder, not r.
+//
+// stored returns how many bytes were read of what is stored, where r is not just that but
+// what it was decrypted to; nil: those of r.
 //
 // An error of r is returned as it is; of class ErrInvalid are bytes that are malformed or
 // beyond the limits.
-func Inflate(ctx context.Context, r io.Reader, limits Limits) (io.ReadCloser, error) {
+func Inflate(ctx context.Context, r io.Reader, limits Limits, stored func() int64) (io.ReadCloser, error) {
 	src := &source{r: r}
+	if stored == nil {
+		stored = src.n.Load
+	}
 	inflated, err := inflate(src)
 	if err != nil {
 		return nil, err
@@ -39,38 +105,28 @@ func Inflate(ctx context.Context, r io.Reader, limits Limits) (io.ReadCloser, er
 	return struct {
 		io.Reader
 		io.Closer
-	}{metered(ctx, inflated, &budget{limits: limits, compressed: src.n.Load}), inflated}, nil
+	}{metered(ctx, inflated, &budget{limits: limits, compressed: stored}), inflated}, nil
 }
 
-// inflate returns the uncompressed content of src, which is gzip, zstd or plain: the
-// bytes tell, because registries are known to serve layers under the wrong media
-// type. Closing the result frees the decoder, not src.
+// inflate returns the uncompressed content of src. Closing the result frees the decoder,
+// not src.
 func inflate(src *source) (io.ReadCloser, error) {
 	buffered := bufio.NewReaderSize(src, 64<<10)
-	magic, err := buffered.Peek(4)
+	begin, err := buffered.Peek(CompressionPeek)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	d := &decoder{src: src}
-	switch {
-	case bytes.HasPrefix(magic, gzipMagic):
-		z, err := gzip.NewReader(buffered)
-		d.format = "gzip"
-		if err != nil {
+	for _, c := range compressions {
+		if !c.is(begin) {
+			continue
+		}
+		d := &decoder{src: src, format: c.name}
+		if d.r, d.close, err = c.open(buffered); err != nil {
 			return nil, d.classify(err)
 		}
-		d.r, d.close = z, z.Close
-	case bytes.Equal(magic, zstdMagic), len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], zstdSkippable):
-		z, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-		d.format = "zstd"
-		if err != nil {
-			return nil, d.classify(err)
-		}
-		d.r, d.close = z, func() error { z.Close(); return nil }
-	default:
-		return io.NopCloser(buffered), nil
+		return d, nil
 	}
-	return d, nil
+	return io.NopCloser(buffered), nil
 }
 
 // decoder tells what is wrong with the compressed bytes.

@@ -15,7 +15,7 @@ import (
 	"berth/internal/stages"
 )
 
-// Unpack stages the layer whose tar, compressed with gzip or zstd or not at all, is
+// Unpack stages the layer whose tar, compressed as Inflate knows it or not at all, is
 // the content of blob. It reads blob to its end, in one pass and with bounded
 // memory: one goroutine reads and inflates, the other hashes and writes. When ctx
 // ends it waits for a Read of blob that is under way. A stages.Clock in ctx is told what

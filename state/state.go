@@ -4,7 +4,7 @@
 //
 //	<work>                                              survives a reboot; 0700
 //	    store/                                          layers, see package layer
-//	    store/{docker,oci}/images/<reference>.json      image records of the stores
+//	    store/{docker,oci,appc}/images/<reference>.json image records of the stores
 //	    provisioner/containers/<id>[/containers/<child>...]/
 //	        layers                                      the layers of each root filesystem
 //	        backends/<backend>/rootfses/<rootfs>        a root filesystem
@@ -73,6 +73,9 @@ func (l Layout) DockerStore() string { return filepath.Join(l.Store(), "docker")
 
 // OCIStore is where the oci store keeps its records.
 func (l Layout) OCIStore() string { return filepath.Join(l.Store(), "oci") }
+
+// AppcStore is where the appc store keeps its records.
+func (l Layout) AppcStore() string { return filepath.Join(l.Store(), "appc") }
 
 // Provisioner is the root of what the provisioner makes.
 func (l Layout) Provisioner() Provisioner {

@@ -24,7 +24,12 @@ func storeFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.WorkDir, "work_dir", c.WorkDir, "directory of images and root filesystems")
 	f.StringVar(&c.RuntimeDir, "runtime_dir", c.RuntimeDir, "directory of the records of running containers")
 	f.StringVar(&c.DockerStoreDir, "docker_store_dir", c.DockerStoreDir, "directory of docker images, and of the layers of all images (default: in --work_dir)")
-	f.StringSliceVar(&c.ImageProviders, "image_providers", c.ImageProviders, "kinds of images: docker, oci")
+	f.StringVar(&c.AppcStoreDir, "appc_store_dir", c.AppcStoreDir, "directory of the records of Appc images (default: in --work_dir)")
+	f.StringVar(&c.AppcSimpleDiscoveryURIPrefix, "appc_simple_discovery_uri_prefix", c.AppcSimpleDiscoveryURIPrefix,
+		"what stands before NAME-VERSION-OS-ARCH.aci in the place of an Appc image: http://..., https://..., /..., file:///...; empty: meta discovery")
+	f.StringVar(&c.AppcKeyring, "appc_keyring", c.AppcKeyring, "file with OpenPGP keys, one of which has to have signed each Appc image (default: signatures are not looked for)")
+	f.StringVar(&c.AppcPassphraseFile, "appc_passphrase_file", c.AppcPassphraseFile, "file whose first line decrypts encrypted Appc images")
+	f.StringSliceVar(&c.ImageProviders, "image_providers", c.ImageProviders, "kinds of images: appc, docker, oci")
 	f.StringVar(&c.ImageProvisionerBackend, "image_provisioner_backend", c.ImageProvisionerBackend, "overlay, aufs, copy or bind (default: the first that works of overlay, aufs and copy)")
 }
 

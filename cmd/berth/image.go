@@ -22,7 +22,10 @@ func imageOf(arg, platform string) (*v1.Image, error) {
 		return nil, err
 	}
 	img := &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: proto.String(reference.String())}}
-	if reference.Transport == image.OCI || reference.Transport == image.OCIArchive {
+	switch reference.Transport {
+	case image.Appc:
+		img = &v1.Image{Type: v1.Image_APPC.Enum(), Appc: &v1.Image_Appc{Name: proto.String(reference.String())}}
+	case image.OCI, image.OCIArchive:
 		img = &v1.Image{Type: v1.Image_OCI.Enum(), Oci: &v1.Image_Oci{Name: proto.String(reference.String())}}
 	}
 	if platform != "" {

@@ -274,9 +274,13 @@ func (l *launch) plan() (plan.Plan, error) {
 	if config.GetRootfs() != "" {
 		root, sandbox = config.GetRootfs(), l.SandboxDirectory
 	}
-	user, err := inroot.LookupUser(root, firstOf(config.GetUser(), config.GetCommandInfo().GetUser(), l.info.User))
+	asked := firstOf(config.GetUser(), config.GetCommandInfo().GetUser())
+	user, err := inroot.LookupUser(root, firstOf(asked, l.info.User))
 	if err != nil {
 		return plan.Plan{}, err
+	}
+	if asked == "" {
+		user.Groups = append(user.Groups, l.info.Groups...)
 	}
 	env, err := environment(config, l.info.Env, user.Home)
 	if err != nil {

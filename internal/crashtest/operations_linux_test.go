@@ -49,6 +49,12 @@ var operations = []operation{
 		done:  func(s *scene) { s.wantImage("archive", true) },
 	},
 	{
+		name: "pull an Appc image", backend: "overlay", variation: true, places: 11,
+		ready: func(s *scene) { s.absent("appc") },
+		run:   pull("appc"),
+		done:  func(s *scene) { s.wantImage("appc", true) },
+	},
+	{
 		name: "pull a tag that has moved", backend: "overlay", variation: true, places: 8,
 		ready: func(s *scene) {
 			s.moved.Store(false)

@@ -27,6 +27,7 @@ type place struct {
 	CgroupsRoot string
 	Backend     string
 	References  map[string]string // of images, by the names that the operations have for them
+	ACIs        string            // prefix of the places of Appc images
 }
 
 func (p place) config() engine.Config {
@@ -35,6 +36,7 @@ func (p place) config() engine.Config {
 	c.LauncherDir, c.CgroupsRoot = p.LauncherDir, p.CgroupsRoot
 	c.ImageProvisionerBackend = p.Backend
 	c.Registry.Transport = transport
+	c.AppcSimpleDiscoveryURIPrefix = p.ACIs
 	return c
 }
 
@@ -51,7 +53,11 @@ func (p place) with(ctx context.Context, do func(*engine.Engine) error) (err err
 }
 
 func (p place) image(name string) *v1.Image {
-	return &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: proto.String(p.References[name])}}
+	reference := proto.String(p.References[name])
+	if strings.HasPrefix(*reference, "appc:") {
+		return &v1.Image{Type: v1.Image_APPC.Enum(), Appc: &v1.Image_Appc{Name: reference}}
+	}
+	return &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: reference}}
 }
 
 // again is the image as its source has it now.

@@ -116,7 +116,7 @@ func (m *machine) step(step disk.Step) error {
 // writeBack does what a kernel may do at any time: it writes some of what is in memory,
 // in an order of its own.
 func (m *machine) writeBack() {
-	dirs := []string{"", m.store("layers"), m.store("docker/images"), m.store("staging"), m.store()}
+	dirs := []string{"", m.store("layers"), m.store("docker/images"), m.store("appc/images"), m.store("staging"), m.store()}
 	dir := dirs[m.random.IntN(len(dirs))]
 	if dir == "" {
 		return
@@ -173,7 +173,10 @@ func (m *machine) oneByOne() {
 	m.changes("one", true, pull("one"))
 	m.changes("", false, provisionOne)
 	m.changes("", false, destroyOne)
+	m.changes("appc", true, pull("appc"))
+	m.told("appc")
 	m.changes("one", false, m.prune)
+	m.told("appc", false)
 	m.failsAt(nil)
 	m.damage("three", "data")
 	m.mu.Lock()

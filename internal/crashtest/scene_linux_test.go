@@ -24,6 +24,7 @@ import (
 type workshop struct {
 	registry    *testrig.RegistryServer
 	references  map[string]string
+	acis        string
 	launcherDir string
 	cgroupsRoot string
 	// moved says that the tag "moving" names the image two, not one.
@@ -46,11 +47,29 @@ func newWorkshop(t *testing.T) *workshop {
 	archive := filepath.Join(testrig.TempDir(t), "archive")
 	testrig.Skopeo(t, "copy", "--quiet", "--src-tls-verify=false", "docker://"+w.references["three"], "docker-archive:"+archive+":small:archive")
 	w.references["archive"] = "docker-archive:" + archive
+	w.acis = testrig.TempDir(t) + "/"
+	w.references["appc"] = w.appcImage(t)
 	var err error
 	if w.tree, err = testrig.Manifest(testrig.SkopeoUmoci(t, w.references["one"], testrig.TempDir(t))); err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// appcImage makes an Appc image that depends on another one.
+func (w *workshop) appcImage(t *testing.T) string {
+	t.Helper()
+	put := func(name string, manifest map[string]any) {
+		manifest["acKind"], manifest["acVersion"], manifest["name"] = "ImageManifest", "0.8.11", name
+		path := w.acis + name + "-latest-linux-" + testrig.ACIArch() + ".aci"
+		aci := testrig.ACI(t, manifest, testrig.ACIDir("rootfs"), testrig.ACIFile("rootfs/"+name, strings.Repeat(name, 1000)))
+		if err := os.WriteFile(path, testrig.Compress(t, "gzip", aci), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("base", map[string]any{})
+	put("app", map[string]any{"dependencies": []any{map[string]any{"imageName": "base"}}})
+	return "appc:app"
 }
 
 // move makes the registry answer for the tag "moving".
@@ -82,7 +101,7 @@ func (w *workshop) newScene(t *testing.T, dir, backend string) *scene {
 		// A sync need not reach a disk: here no power fails.
 		testrig.MountFS(t, "ext4", filepath.Join(base, "image"), dir, "barrier=0")
 	}
-	return &scene{t, w, place{Dir: dir, LauncherDir: w.launcherDir, CgroupsRoot: w.cgroupsRoot, Backend: backend, References: w.references}}
+	return &scene{t, w, place{Dir: dir, LauncherDir: w.launcherDir, CgroupsRoot: w.cgroupsRoot, Backend: backend, References: w.references, ACIs: w.acis}}
 }
 
 // in opens an engine, which has to succeed, as has what is done with it.

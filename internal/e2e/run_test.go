@@ -301,7 +301,7 @@ func TestOCILayouts(t *testing.T) {
 	}
 	expect(t, b.Run("run", archive+":other", "true"), 125, `"other"`, `it has ["example.com/app:1"]`)
 	expect(t, b.Run("run", "--image_providers=docker", layout, "true"), 125, "--image_providers")
-	expect(t, b.Run("pull", "--image_providers=rpm", layout), 125, "rpm", "known are docker, oci")
+	expect(t, b.Run("pull", "--image_providers=rpm", layout), 125, "rpm", "known are appc, docker, oci")
 	// It is mended from where it came from.
 	flip(t, b, "etc/group")
 	expect(t, b.Run("rmi", image, archive, archive+":example.com/app:1"), 0)

@@ -56,9 +56,9 @@ func (a *archiveSource) Resolve(ctx context.Context) (*fetch.Resolved, error) {
 }
 
 // Recall implements fetch.Source.
-func (a *archiveSource) Recall(ctx context.Context, file *fetch.File) error {
+func (a *archiveSource) Recall(ctx context.Context, from fetch.Recorded) error {
 	found, err := a.Resolve(ctx)
-	if err == nil && (file == nil || *found.File != *file) {
+	if err == nil && (from.File == nil || *found.File != *from.File) {
 		err = fmt.Errorf("read archive %s: %w: it has changed since the image was read from it", a.reference.Path, container.ErrNotFound)
 	}
 	return err

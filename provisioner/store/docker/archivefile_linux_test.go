@@ -335,7 +335,8 @@ func FuzzFindInArchive(f *testing.F) {
 // before the image is there.
 func TestCompressedArchives(t *testing.T) {
 	whole := storetest.Tar(saved(archivedImage("a:1", layerA, layerB))...)
-	for name, content := range map[string][]byte{"gzip": gzipped(whole).blob, "zstd": zstandard(whole).blob} {
+	for name, content := range map[string][]byte{"gzip": gzipped(whole).blob, "zstd": zstandard(whole).blob,
+		"bzip2": testrig.Compress(t, "bzip2", whole), "xz": testrig.Compress(t, "xz", whole)} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			file := filepath.Join(b.dir, "a.tar."+name)

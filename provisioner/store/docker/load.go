@@ -112,7 +112,7 @@ type openSource struct {
 
 func (o openSource) Resolve(ctx context.Context) (*fetch.Resolved, error) { return o.resolve(ctx) }
 
-func (o openSource) Recall(context.Context, *fetch.File) error { return nil }
+func (o openSource) Recall(context.Context, fetch.Recorded) error { return nil }
 
 func (o openSource) Open(_ context.Context, l fetch.Layer) (io.ReadCloser, error) { return o.open(l) }
 

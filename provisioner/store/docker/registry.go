@@ -58,7 +58,7 @@ func (r *registrySource) Config(ctx context.Context, d image.Descriptor) (_ []by
 }
 
 // Recall has nothing to do: what a digest names does not change.
-func (r *registrySource) Recall(context.Context, *fetch.File) error { return nil }
+func (r *registrySource) Recall(context.Context, fetch.Recorded) error { return nil }
 
 // Open implements fetch.Source.
 func (r *registrySource) Open(ctx context.Context, l fetch.Layer) (io.ReadCloser, error) {

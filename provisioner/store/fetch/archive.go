@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"syscall"
 
 	"berth/container"
@@ -110,7 +109,7 @@ func (a *Archive) copy(ctx context.Context, from io.Reader) (size int64, err err
 	if err := disk.Remove(a.whole.Name()); err != nil {
 		return 0, err
 	}
-	inflated, err := layer.Inflate(ctx, from, a.limits)
+	inflated, err := layer.Inflate(ctx, from, a.limits, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -135,32 +134,12 @@ func (a *Archive) Close() (err error) {
 	return err
 }
 
-// compressions are told by the first bytes of a file.
-var compressions = []struct {
-	magic, name, undo string
-	known             bool
-}{
-	{"\x1f\x8b", "gzip", "gunzip", true},
-	{"\x28\xb5\x2f\xfd", "zstd", "unzstd", true},
-	{"BZh", "bzip2", "bunzip2", false},
-	{"\xfd7zXZ\x00", "xz", "unxz", false},
-}
-
 // isCompressed reports whether a file is compressed in a way that layer.Inflate undoes.
 func isCompressed(file io.ReaderAt) (bool, error) {
-	begin := make([]byte, 8)
+	begin := make([]byte, layer.CompressionPeek)
 	n, err := file.ReadAt(begin, 0)
 	if err != nil && err != io.EOF {
 		return false, err
 	}
-	for _, c := range compressions {
-		switch {
-		case !strings.HasPrefix(string(begin[:n]), c.magic):
-		case c.known:
-			return true, nil
-		default:
-			return false, fmt.Errorf("%w: it is compressed with %s: uncompress it with %s", container.ErrNotSupported, c.name, c.undo)
-		}
-	}
-	return false, nil
+	return layer.Compression(begin[:n]) != "", nil
 }

@@ -128,6 +128,7 @@ func newRecord(k Key, found *Resolved) *record {
 		Source:   found.File,
 		Manifest: string(found.Manifest),
 		Config:   string(found.Config),
+		Notes:    found.Notes,
 		parsed:   found.Parsed,
 	}
 	if found.Manifest != nil {

@@ -20,7 +20,7 @@ func TestRecordsAreReadAgainWhenTheyHaveChanged(t *testing.T) {
 	must(err)
 	lease, err := layers.Lease(t.Context())
 	must(err)
-	records, err := openRecords(filepath.Join(dir, "images"))
+	records, err := openRecords(filepath.Join(dir, "images"), newNotes(nil))
 	must(err)
 	rec := testRecord()
 	k := Key{parsed(t, rec.Reference), rec.Platform}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"berth/container"
@@ -35,6 +36,7 @@ type record struct {
 	Manifest       string       `json:"manifest,omitempty"`
 	Indexes        []string     `json:"indexes,omitempty"` // that led to the manifest, the outermost first
 	Config         string       `json:"config"`
+	Notes          Notes        `json:"notes,omitempty"` // of an Annotator
 	parsed         *image.Config
 }
 
@@ -49,11 +51,12 @@ type blob struct {
 // records is a directory of records, one file each.
 type records struct {
 	dir    string
+	notes  func() Notes // new ones
 	recent *recent
 }
 
-func openRecords(dir string) (records, error) {
-	return records{dir, new(recent)}, disk.MkdirAll(dir, 0o700)
+func openRecords(dir string, notes func() Notes) (records, error) {
+	return records{dir, notes, new(recent)}, disk.MkdirAll(dir, 0o700)
 }
 
 // path is where the record of the image lies.
@@ -117,7 +120,7 @@ func (r records) read(path string) (*record, error) {
 	}
 	var rec *record
 	if err == nil {
-		rec, err = parseRecord(data)
+		rec, err = parseRecord(data, r.notes())
 	}
 	if err == nil && r.file(rec.Reference, rec.Platform) != path {
 		err = broken("it is that of the image %q for the platform %q", rec.Reference, rec.Platform)
@@ -134,9 +137,9 @@ func broken(format string, args ...any) error {
 }
 
 // parseRecord accepts what can be relied upon: the layers are those of the configuration,
-// and this one has its digest.
-func parseRecord(data []byte) (*record, error) {
-	var rec record
+// and this one has its digest. notes are empty ones.
+func parseRecord(data []byte, notes Notes) (*record, error) {
+	rec := record{Notes: notes}
 	err := json.Unmarshal(data, &rec)
 	if err != nil {
 		// All but the version may mean something else in another one.
@@ -154,6 +157,8 @@ func parseRecord(data []byte) (*record, error) {
 			container.ErrNotSupported, rec.Version, recordVersion)
 	case err != nil:
 		return nil, broken("%v", err)
+	case notes != nil && rec.Notes == nil:
+		return nil, broken("it has no notes")
 	}
 	return &rec, rec.check()
 }
@@ -175,6 +180,12 @@ func (r *record) check() (err error) {
 	if !slices.Equal(r.Layers, diffIDs(r.origins())) {
 		return broken("the blobs in it are not those of the layers")
 	}
+	if r.Notes == nil {
+		return nil
+	}
+	if err := r.Notes.Check(r.parsed); err != nil {
+		return broken("%v", err)
+	}
 	return nil
 }
 
@@ -185,7 +196,8 @@ func (r *record) image(lease *layer.Lease) *store.Image {
 	return img
 }
 
-// save makes a record durable and then visible, by way of the lease's directory.
+// save makes a record durable and then visible, by way of the lease's directory unless
+// that is on another file system.
 func (r records) save(k Key, rec *record, lease *layer.Lease) error {
 	if !utf8.ValidString(strings.Join(append(rec.Indexes, rec.Manifest, rec.Config), "")) {
 		return fmt.Errorf("%w: the manifest or the configuration is not UTF-8", container.ErrInvalid)
@@ -201,7 +213,11 @@ func (r records) save(k Key, rec *record, lease *layer.Lease) error {
 	if err := encode.Encode(rec); err != nil {
 		return err
 	}
-	return atomicfile.WriteVia(tmp, r.path(k), []byte(text.String()), 0o600, true)
+	err = atomicfile.WriteVia(tmp, r.path(k), []byte(text.String()), 0o600, true)
+	if errors.Is(err, syscall.EXDEV) {
+		return atomicfile.Write(r.path(k), []byte(text.String()), 0o600, true)
+	}
+	return err
 }
 
 // forget removes a record, if there is one, but not durably.

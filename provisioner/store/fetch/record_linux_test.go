@@ -85,7 +85,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	must(err)
 	lease, err := layers.Lease(t.Context())
 	must(err)
-	records, err := openRecords(filepath.Join(dir, "images"))
+	records, err := openRecords(filepath.Join(dir, "images"), newNotes(nil))
 	must(err)
 	defer func() {
 		if err := lease.Release(); err != nil {
@@ -123,6 +123,8 @@ func TestRecordPaths(t *testing.T) {
 		{parsed(t, "docker-archive:/x,linux/arm64"), ""},
 		{parsed(t, "docker-archive:/x%2Carm64"), ""},
 		{parsed(t, "docker-archive:/../../x"), ""},
+		{parsed(t, "appc:a,version=1"), ""},
+		{parsed(t, "appc:a,version=1"), "linux/arm64"},
 		{parsed(t, long+"1"), ""},
 		{parsed(t, long+"2"), ""},
 		{parsed(t, long+"2"), "linux/arm64"},
@@ -145,6 +147,7 @@ func TestNamesOfRecords(t *testing.T) {
 		{parsed(t, "a"), ""},
 		{parsed(t, "localhost:5000/a/b@"+digestsOf(layerA)[0].String()), "linux/arm/v7"},
 		{parsed(t, "docker-archive:/x y,linux/arm64%2C"), "linux/arm64"},
+		{parsed(t, "appc:a,os=linux,version=1"), ""},
 	} {
 		if reference, platform := r.nameOf(r.path(k)); reference != k.Reference.String() || platform != k.Platform {
 			t.Errorf("the file of %s is taken for one of %q for %q", k, reference, platform)
@@ -162,10 +165,11 @@ func FuzzParseRecord(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add([]byte(`{"version": 1}`))
 	f.Add([]byte(`{"version": 2, "layers": 3}`))
+	f.Add([]byte(`{"version": 1, "notes": {"images": []}}`))
 	f.Add([]byte(`{"version": 1, "layers": [null], "source": null, "pulled": "2020-01-01T00:00:00Z"}`))
 	f.Add(toJSON(testRecord()))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		rec, err := parseRecord(data)
+		rec, err := parseRecord(data, nil)
 		if err != nil {
 			if !strings.Contains(err.Error(), "remove") {
 				t.Errorf("no remedy: %v", err)
@@ -175,7 +179,7 @@ func FuzzParseRecord(f *testing.F) {
 		if rec.Version != recordVersion || image.DigestOf([]byte(rec.Config)) != rec.ID {
 			t.Errorf("accepted %+v", rec)
 		}
-		again, err := parseRecord(toJSON(rec))
+		again, err := parseRecord(toJSON(rec), nil)
 		if err != nil {
 			t.Fatalf("not accepted again: %v", err)
 		}

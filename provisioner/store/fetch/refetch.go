@@ -41,7 +41,7 @@ func (s *Store) restore(ctx context.Context, k Key, known *lookup, lease *layer.
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	p := s.newPull(k, src, lease)
-	if err := src.Recall(ctx, known.Source); err != nil {
+	if err := src.Recall(ctx, known.recorded()); err != nil {
 		return nil, err
 	}
 	if err := p.fetch(ctx, known.origins(), known.absent); err != nil {
@@ -64,13 +64,15 @@ func whyAbsent(absent []image.Digest, lease *layer.Lease) string {
 	return what
 }
 
-// fetchables are the layers of the image and where they came from.
+// origins are the layers of the image and where they came from.
 func (r *record) origins() (all []Layer) {
 	for _, b := range r.Blobs {
 		all = append(all, b.layer())
 	}
 	return all
 }
+
+func (r *record) recorded() Recorded { return Recorded{r.Source, r.Notes} }
 
 // repository is where all blobs of the image came from.
 func (r *record) repository() string {
@@ -79,6 +81,9 @@ func (r *record) repository() string {
 	}
 	reference, err := image.ParseReference(r.Reference)
 	if err != nil {
+		return r.Reference
+	}
+	if reference.Transport != image.Docker {
 		return r.Reference
 	}
 	return reference.Name.Registry + "/" + reference.Name.Repository
@@ -193,7 +198,7 @@ func (r *recalledSource) open(ctx context.Context, by *refetch, k Key, rec *reco
 		src, err := by.source(k, by.lease)
 		if err == nil {
 			r.src = src
-			err = src.Recall(ctx, rec.Source)
+			err = src.Recall(ctx, rec.recorded())
 		}
 		r.err = err
 	})

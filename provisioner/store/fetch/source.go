@@ -15,9 +15,8 @@ type Source interface {
 	// Resolve finds the image; it fetches no layer.
 	Resolve(ctx context.Context) (*Resolved, error)
 	// Recall stands in for Resolve where the image is recorded. It asks nobody what the
-	// name means by now. file is what the image was read from, nil for a registry.
-	// ErrNotFound: the source is no longer what it was.
-	Recall(ctx context.Context, file *File) error
+	// name means by now. ErrNotFound: the source is no longer what it was.
+	Recall(ctx context.Context, from Recorded) error
 	// Open returns the bytes of a layer, which prove themselves at their end. A
 	// stages.Clock in ctx is told of the connection.
 	Open(ctx context.Context, l Layer) (io.ReadCloser, error)
@@ -38,6 +37,8 @@ type Resolved struct {
 	// Origin has the layers by the blobs under which they are to be fetched again, where
 	// those are not the ones in Layers.
 	Origin []Layer
+	// Notes are those of an Annotator; Parsed is what their Check makes of Config.
+	Notes Notes
 }
 
 // Layer is a layer of a source.

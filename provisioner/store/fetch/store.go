@@ -5,7 +5,8 @@
 // A store is a Kind: how its images are named, and the sources that they have. A source
 // (source.go) resolves a reference into a manifest, a configuration and the layers to
 // fetch (manifest.go; pull.go); download.go fetches these; record.go keeps what was found,
-// so that single layers can be fetched again (refetch.go). archive.go and members.go read
+// so that single layers can be fetched again (refetch.go), with what a kind has to add
+// (notes.go). archive.go and members.go read
 // tar files in place, for sources that are files.
 //
 // Its metrics, below containerizer/mesos/provisioner/<kind>_store:
@@ -47,7 +48,8 @@ type Kind interface {
 
 // Options are what a store is made of.
 type Options struct {
-	// Dir is where the records lie, on the file system of Layers.
+	// Dir is where the records lie, best on the file system of Layers: on another one, a
+	// process that is killed may leave a temporary file there.
 	Dir    string
 	Layers *layer.Store
 	// Progress and Metrics may be nil.
@@ -73,7 +75,7 @@ var _ store.Store = (*Store)(nil)
 
 // New returns the store, and makes its directory when missing.
 func New(kind Kind, o Options) (*Store, error) {
-	records, err := openRecords(filepath.Join(o.Dir, "images"))
+	records, err := openRecords(filepath.Join(o.Dir, "images"), newNotes(kind))
 	if err != nil {
 		return nil, fmt.Errorf("open %s store: %w", kind.Name(), err)
 	}
@@ -236,7 +238,7 @@ func (s *Store) lookUp(ctx context.Context, w wanted, lease *layer.Lease) (*look
 		return nil, nil
 	case err != nil:
 		return nil, err
-	case !w.cached || !rec.Source.Unchanged():
+	case !w.cached || !rec.Source.Unchanged(), rec.Notes != nil && !rec.Notes.Trusted():
 		return nil, nil
 	}
 	absent, err := lease.Hold(ctx, w.form, rec.Layers)

@@ -119,7 +119,7 @@ func (d *directory) Resolve(ctx context.Context) (*fetch.Resolved, error) {
 }
 
 // Recall has nothing to do: what a digest names does not change.
-func (d *directory) Recall(context.Context, *fetch.File) error { return nil }
+func (d *directory) Recall(context.Context, fetch.Recorded) error { return nil }
 
 // archive is a source in a tar file.
 type archive struct {
@@ -129,7 +129,7 @@ type archive struct {
 
 // Resolve implements fetch.Source.
 func (a *archive) Resolve(ctx context.Context) (*fetch.Resolved, error) {
-	if err := a.Recall(ctx, nil); err != nil {
+	if err := a.Recall(ctx, fetch.Recorded{}); err != nil {
 		return nil, err
 	}
 	found, err := a.find(ctx)
@@ -141,7 +141,7 @@ func (a *archive) Resolve(ctx context.Context) (*fetch.Resolved, error) {
 }
 
 // Recall finds where the blobs are: what a digest names does not change.
-func (a *archive) Recall(ctx context.Context, _ *fetch.File) error {
+func (a *archive) Recall(ctx context.Context, _ fetch.Recorded) error {
 	if err := a.file.Index(ctx); err != nil {
 		return err
 	}

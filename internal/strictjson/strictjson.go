@@ -1,4 +1,6 @@
-package image
+// Package strictjson reads JSON documents of strangers: bounded, and such that no two
+// readers can understand them differently.
+package strictjson
 
 import (
 	"bytes"
@@ -11,14 +13,14 @@ import (
 	"berth/container"
 )
 
-// maxTokens bounds a document beside its size: 4 MiB of "[{},{},..." become far
+// MaxTokens bounds a document beside its size: 4 MiB of "[{},{},..." become far
 // more memory than 4 MiB.
-const maxTokens = 1 << 18
+const MaxTokens = 1 << 18
 
-// decode reads a document of a stranger into v: bounded, one JSON value, and no
+// Decode reads a document of at most most bytes into v: bounded, one JSON value, and no
 // object that says a thing twice. Every error is of class ErrInvalid, or of the class
 // of a Digest inside.
-func decode(body []byte, most int, v any) error {
+func Decode(body []byte, most int, v any) error {
 	switch {
 	case len(body) > most:
 		return fmt.Errorf("%w: it has %d bytes, at most %d are allowed", container.ErrInvalid, len(body), most)
@@ -28,11 +30,11 @@ func decode(body []byte, most int, v any) error {
 	if err := checkUnambiguous(body); err != nil {
 		return err
 	}
-	return unmarshal(body, v)
+	return Unmarshal(body, v)
 }
 
-// unmarshal is json.Unmarshal whose errors speak of the document, not of Go.
-func unmarshal(body []byte, v any) error {
+// Unmarshal is json.Unmarshal whose errors speak of the document, not of Go.
+func Unmarshal(body []byte, v any) error {
 	err := json.Unmarshal(body, v)
 	var mistyped *json.UnmarshalTypeError
 	switch {
@@ -75,8 +77,8 @@ func checkUnambiguous(body []byte) error {
 		switch {
 		case err != nil: // io.EOF: the document was valid before
 			return nil
-		case count > maxTokens:
-			return fmt.Errorf("%w: it has more than %d values", container.ErrInvalid, maxTokens)
+		case count > MaxTokens:
+			return fmt.Errorf("%w: it has more than %d values", container.ErrInvalid, MaxTokens)
 		}
 		var top *object
 		if len(open) > 0 {
@@ -141,7 +143,16 @@ func fold(s string) string {
 	}, s)
 }
 
-// stated reports whether a member is there: null means that it is not.
-func stated(raw json.RawMessage) bool {
+// Stated reports whether a member is there: null means that it is not.
+func Stated(raw json.RawMessage) bool {
 	return len(raw) > 0 && !bytes.Equal(raw, []byte("null"))
+}
+
+// quote makes what a stranger wrote fit to print.
+func quote(s string) string {
+	const most = 100
+	if len(s) > most {
+		return fmt.Sprintf("%q...", s[:most])
+	}
+	return fmt.Sprintf("%q", s)
 }
