@@ -42,15 +42,24 @@ func (c *Client) Manifest(ctx context.Context, name image.Name) (Raw, error) {
 	return raw, nil
 }
 
-func (c *Client) fetchManifest(ctx context.Context, name image.Name) (Raw, error) {
-	if err := checkName(name); err != nil {
+func (c *Client) fetchManifest(ctx context.Context, name image.Name) (raw Raw, err error) {
+	places, err := c.endpoints(name)
+	if err != nil {
 		return Raw{}, err
 	}
+	err = c.try(ctx, places, func(place endpoint) error {
+		raw, err = c.manifestAt(ctx, place, name)
+		return err
+	})
+	return raw, err
+}
+
+func (c *Client) manifestAt(ctx context.Context, place endpoint, name image.Name) (Raw, error) {
 	which := name.Tag
 	if name.Digest != "" {
 		which = name.Digest.String()
 	}
-	reply, err := c.get(ctx, name, resource{
+	reply, err := c.get(ctx, place, resource{
 		path:    []string{"manifests", which},
 		accept:  strings.Join(image.ManifestTypes(), ", "),
 		missing: "check the name and the tag",
