@@ -10,7 +10,6 @@ import (
 
 	"berth/container"
 	"berth/image"
-	"berth/layer"
 	"berth/provisioner/store"
 	"berth/provisioner/store/fetch"
 	"berth/provisioner/store/layout"
@@ -50,10 +49,10 @@ func (s *Store) Load(ctx context.Context, path string) (records []store.Record, 
 	if err != nil {
 		return nil, err
 	}
-	return s.load(ctx, images, lease)
+	return s.load(ctx, images)
 }
 
-func (s *Store) load(ctx context.Context, images []loadable, lease *layer.Lease) (records []store.Record, err error) {
+func (s *Store) load(ctx context.Context, images []loadable) (records []store.Record, err error) {
 	if len(images) == 0 {
 		return nil, fmt.Errorf("%w: it has no image", container.ErrInvalid)
 	}
@@ -66,7 +65,7 @@ func (s *Store) load(ctx context.Context, images []loadable, lease *layer.Lease)
 		if !image.HostPlatform().Accepts(img.platform) {
 			k.Platform = img.platform.Normalize().String()
 		}
-		rec, failed := s.Import(ctx, k, img.source, lease)
+		rec, failed := s.Import(ctx, k, img.source)
 		if failed != nil {
 			return records, errors.Join(err, failed)
 		}

@@ -19,7 +19,7 @@ type Source interface {
 	// ErrNotFound: the source is no longer what it was.
 	Recall(ctx context.Context, file *File) error
 	// Open returns the bytes of a layer, which prove themselves at their end. A
-	// stages.Clock in ctx is told of the connection.
+	// stages.Clock in ctx is told of the connection. It may be of Request.Partials.
 	Open(ctx context.Context, l Layer) (io.ReadCloser, error)
 	Close() error
 }
