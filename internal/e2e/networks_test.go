@@ -1,0 +1,221 @@
+//go:build linux
+
+package e2e
+
+import (
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"berth/internal/testrig"
+)
+
+// write makes a file, and its directories.
+func write(t *testing.T, text string, path ...string) string {
+	t.Helper()
+	file := filepath.Join(path...)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// dockerConfig is what `docker login` writes.
+func dockerConfig(host string) string {
+	auth := base64.StdEncoding.EncodeToString([]byte(testrig.SecureUser + ":" + testrig.SecurePassword))
+	return fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, auth)
+}
+
+// wantSecret fails when a run tells what nobody may read.
+func wantSecret(t *testing.T, r testrig.Result) {
+	t.Helper()
+	auth := base64.StdEncoding.EncodeToString([]byte(testrig.SecureUser + ":" + testrig.SecurePassword))
+	for _, secret := range []string{testrig.SecurePassword, auth} {
+		if strings.Contains(r.Stdout+r.Stderr, secret) {
+			t.Errorf("it tells a secret: %s%s", r.Stdout, r.Stderr)
+		}
+	}
+}
+
+func TestPullWithTLSAndPassword(t *testing.T) {
+	reg := testrig.Registry(t)
+	plain := testrig.BusyboxImage(t, reg, "busybox:1")
+	host, ca := reg.Secure(t)
+	image := strings.Replace(plain, reg.Host(), host, 1)
+	testrig.Berth(t) // is built with the HOME of the tests
+	home := testrig.TempDir(t)
+	t.Setenv("HOME", home)
+	t.Setenv("DOCKER_CONFIG", "")
+	authority, err := os.ReadFile(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs := testrig.TempDir(t)
+	write(t, string(authority), certs, host, "ca.crt")
+	trusted := "--certs_dirs=" + certs
+
+	r := testrig.Berth(t).Run("pull", trusted, image)
+	expect(t, r, 125, "docker login", host)
+	config := write(t, dockerConfig("https://"+host+"/v1/"), home, ".docker", "config.json")
+	r = testrig.Berth(t).Run("pull", trusted, image)
+	expect(t, r, 0)
+	wantSecret(t, r)
+	expect(t, testrig.Berth(t).Run("pull", "--insecure_registries="+host, image), 0)
+	expect(t, testrig.Berth(t).Run("pull", "--certs_dirs="+filepath.Dir(certs)+"/none", "--insecure_registries="+host, "--docker_config=file://"+config, image), 0)
+
+	write(t, strings.Replace(dockerConfig(host), `"auth":"`, `"auth":"Ym9iOndyb25nLXNlY3JldA==","x":"`, 1), home, ".docker", "config.json")
+	r = testrig.Berth(t).Run("pull", trusted, image)
+	expect(t, r, 125, "wrong or not sufficient")
+	if strings.Contains(r.Stderr, "wrong-secret") || strings.Contains(r.Stderr, "Ym9i") {
+		t.Errorf("it tells a secret: %s", r.Stderr)
+	}
+
+	t.Run("by a mirror", func(t *testing.T) {
+		write(t, dockerConfig(host), home, ".docker", "config.json")
+		reg.Fail(http.StatusServiceUnavailable)
+		defer reg.Fail(0)
+		hosts := testrig.TempDir(t)
+		at, port, _ := strings.Cut(reg.Host(), ":")
+		write(t, fmt.Sprintf("[host.\"https://%s\"]\nca = %q\n", host, ca), hosts, at+"_"+port+"_", "hosts.toml")
+		expect(t, testrig.Berth(t).Run("pull", "--hosts_dir="+hosts, plain), 0)
+		conf := write(t, fmt.Sprintf("[[registry]]\nlocation = %q\n[[registry.mirror]]\nlocation = %q\n", reg.Host(), host), hosts, "registries.conf")
+		r := testrig.Berth(t).Run("pull", trusted, "--hosts_dir=", "--registries_conf="+conf, plain)
+		expect(t, r, 0)
+		wantSecret(t, r)
+	})
+}
+
+// cutting has a registry break off every answer with a blob, and counts its bytes.
+type cutting struct {
+	most int64 // of an answer; 0 does not break off
+	sent atomic.Int64
+}
+
+func (c *cutting) serve(reg *testrig.RegistryServer) {
+	reg.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		forward, err := http.NewRequestWithContext(r.Context(), r.Method, "http://"+reg.Direct()+r.URL.Path, nil)
+		if err != nil {
+			return false
+		}
+		forward.Header.Set("Accept-Encoding", "identity")
+		if asked := r.Header.Get("Range"); asked != "" {
+			forward.Header.Set("Range", asked)
+		}
+		resp, err := http.DefaultTransport.RoundTrip(forward)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer resp.Body.Close()
+		for name, values := range resp.Header {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(resp.StatusCode)
+		body := io.Reader(resp.Body)
+		if c.most > 0 {
+			body = io.LimitReader(body, c.most)
+		}
+		n, _ := io.Copy(w, body)
+		c.sent.Add(n)
+		if c.most > 0 && resp.ContentLength > n {
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		return true
+	})
+}
+
+func TestPullWhereEveryAnswerBreaksOff(t *testing.T) {
+	reg := testrig.Registry(t)
+	image := testrig.BigLayerImage(t, reg, "big:1", 24<<20)
+	whole := &cutting{}
+	whole.serve(reg)
+	expect(t, testrig.Berth(t).Run("pull", image), 0)
+	size := whole.sent.Load()
+	cut := &cutting{most: 1_000_000}
+	cut.serve(reg)
+	expect(t, testrig.Berth(t).Run("pull", image), 0)
+	t.Logf("%d bytes, %d where every answer breaks off", size, cut.sent.Load())
+	if size < 5*cut.most {
+		t.Fatalf("the image has only %d bytes", size)
+	}
+	if sent := cut.sent.Load(); sent > size*105/100 {
+		t.Errorf("%d bytes were sent of an image of %d", sent, size)
+	}
+}
+
+// The process is killed in mid-blob; the next one goes on from there.
+func TestPullAfterKillGoesOn(t *testing.T) {
+	reg := testrig.Registry(t)
+	image := testrig.BigLayerImage(t, reg, "big:1", 24<<20)
+	whole := &cutting{}
+	whole.serve(reg)
+	expect(t, testrig.Berth(t).Run("pull", image), 0)
+	size := whole.sent.Load()
+
+	b := testrig.Berth(t)
+	var sent atomic.Int64
+	stuck := make(chan struct{})
+	var once sync.Once
+	reg.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		resp, err := http.Get("http://" + reg.Direct() + r.URL.Path)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer resp.Body.Close()
+		w.Header().Set("Content-Length", fmt.Sprint(resp.ContentLength))
+		n, _ := io.Copy(w, io.LimitReader(resp.Body, size*2/3))
+		sent.Add(n)
+		if n == resp.ContentLength {
+			return true
+		}
+		_ = http.NewResponseController(w).Flush()
+		// berth has read all of it, and nothing follows.
+		await(t, func() bool { return kept(b) > n-(128<<10) })
+		once.Do(func() { close(stuck) })
+		<-r.Context().Done()
+		return true
+	})
+	pull := b.Start("pull", image)
+	<-stuck
+	pull.Signal(syscall.SIGKILL)
+	pull.Wait()
+	rest := &cutting{}
+	rest.serve(reg)
+	expect(t, b.Run("pull", image), 0)
+	total := sent.Load() + rest.sent.Load()
+	t.Logf("%d bytes, %d with a kill in between", size, total)
+	if total > size*105/100 {
+		t.Errorf("%d bytes were sent of an image of %d", total, size)
+	}
+	if left := kept(b); left != 0 {
+		t.Errorf("%d bytes are kept of what was pulled", left)
+	}
+}
+
+// kept is the size of what is kept of blobs.
+func kept(b *testrig.Command) (sum int64) {
+	files, _ := filepath.Glob(filepath.Join(b.WorkDir, "store/docker/partial/*"))
+	for _, file := range files {
+		if info, err := os.Stat(file); err == nil {
+			sum += info.Size()
+		}
+	}
+	return sum
+}
