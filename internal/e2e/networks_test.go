@@ -3,10 +3,15 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,64 +101,129 @@ func TestPullWithTLSAndPassword(t *testing.T) {
 	})
 }
 
-// cutting has a registry break off every answer with a blob, and counts its bytes.
+// cutting is a blob server that breaks off every answer with a blob, and counts its bytes.
 type cutting struct {
 	most int64 // of an answer; 0 does not break off
 	sent atomic.Int64
 }
 
+// serve has it stand before a registry.
 func (c *cutting) serve(reg *testrig.RegistryServer) {
+	direct := &url.URL{Scheme: "http", Host: reg.Direct()}
 	reg.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
-		if !strings.Contains(r.URL.Path, "/blobs/") {
-			return false
+		blob := strings.Contains(r.URL.Path, "/blobs/")
+		if blob {
+			c.forward(w, r, direct, http.DefaultTransport)
 		}
-		forward, err := http.NewRequestWithContext(r.Context(), r.Method, "http://"+reg.Direct()+r.URL.Path, nil)
-		if err != nil {
-			return false
-		}
-		forward.Header.Set("Accept-Encoding", "identity")
-		if asked := r.Header.Get("Range"); asked != "" {
-			forward.Header.Set("Range", asked)
-		}
-		resp, err := http.DefaultTransport.RoundTrip(forward)
-		if err != nil {
-			panic(http.ErrAbortHandler)
-		}
-		defer resp.Body.Close()
-		for name, values := range resp.Header {
-			w.Header()[name] = values
-		}
-		w.WriteHeader(resp.StatusCode)
-		body := io.Reader(resp.Body)
-		if c.most > 0 {
-			body = io.LimitReader(body, c.most)
-		}
-		n, _ := io.Copy(w, body)
-		c.sent.Add(n)
-		if c.most > 0 && resp.ContentLength > n {
-			_ = http.NewResponseController(w).Flush()
-			panic(http.ErrAbortHandler)
-		}
-		return true
+		return blob
 	})
+}
+
+// secure has it stand before the secure door of a registry, with a door of its own, and
+// returns the address and the authority to trust.
+func (c *cutting) secure(t *testing.T, behind string) (host, authority string) {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // both are this test's
+	t.Cleanup(transport.CloseIdleConnections)
+	front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.forward(w, r, &url.URL{Scheme: "https", Host: behind}, transport)
+	}))
+	front.EnableHTTP2 = true
+	front.Config.ErrorLog = log.New(io.Discard, "", 0)
+	front.StartTLS()
+	t.Cleanup(front.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
+	return front.Listener.Addr().String(), string(ca)
+}
+
+func (c *cutting) forward(w http.ResponseWriter, r *http.Request, to *url.URL, transport http.RoundTripper) {
+	ask := r.Clone(r.Context())
+	ask.URL.Scheme, ask.URL.Host = to.Scheme, to.Host
+	ask.Header.Set("Accept-Encoding", "identity")
+	resp, err := transport.RoundTrip(ask)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer resp.Body.Close()
+	for name, values := range resp.Header {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(resp.StatusCode)
+	if !strings.Contains(r.URL.Path, "/blobs/") || resp.StatusCode >= http.StatusBadRequest {
+		_, _ = io.Copy(w, resp.Body)
+		return
+	}
+	body := io.Reader(resp.Body)
+	if c.most > 0 {
+		body = io.LimitReader(body, c.most)
+	}
+	n, _ := io.Copy(w, body)
+	c.sent.Add(n)
+	if resp.ContentLength > n {
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// wantNoMore fails when what was sent is not about as much as the whole image.
+func (c *cutting) wantNoMore(t *testing.T, whole *cutting) {
+	t.Helper()
+	size, sent := whole.sent.Load(), c.sent.Load()
+	t.Logf("%d bytes, %d where every answer breaks off", size, sent)
+	if size < 5*c.most {
+		t.Fatalf("the image has only %d bytes", size)
+	}
+	if sent > size*105/100 {
+		t.Errorf("%d bytes were sent of an image of %d", sent, size)
+	}
 }
 
 func TestPullWhereEveryAnswerBreaksOff(t *testing.T) {
 	reg := testrig.Registry(t)
 	image := testrig.BigLayerImage(t, reg, "big:1", 24<<20)
-	whole := &cutting{}
+	whole, cut := &cutting{}, &cutting{most: 1_000_000}
 	whole.serve(reg)
 	expect(t, testrig.Berth(t).Run("pull", image), 0)
-	size := whole.sent.Load()
-	cut := &cutting{most: 1_000_000}
 	cut.serve(reg)
 	expect(t, testrig.Berth(t).Run("pull", image), 0)
-	t.Logf("%d bytes, %d where every answer breaks off", size, cut.sent.Load())
-	if size < 5*cut.most {
-		t.Fatalf("the image has only %d bytes", size)
+	cut.wantNoMore(t, whole)
+}
+
+// The same with TLS and a password, from the registry and from a mirror of another one.
+func TestSecurePullWhereEveryAnswerBreaksOff(t *testing.T) {
+	reg := testrig.Registry(t)
+	plain := testrig.BigLayerImage(t, reg, "big:1", 24<<20)
+	behind, _ := reg.Secure(t)
+	testrig.Berth(t) // is built with the HOME of the tests
+	home := testrig.TempDir(t)
+	t.Setenv("HOME", home)
+	t.Setenv("DOCKER_CONFIG", "")
+	pull := func(c *cutting, byMirror bool) {
+		t.Helper()
+		host, authority := c.secure(t, behind)
+		write(t, dockerConfig(host), home, ".docker", "config.json")
+		certs := testrig.TempDir(t)
+		write(t, authority, certs, host, "ca.crt")
+		conf, image := "", strings.Replace(plain, reg.Host(), host, 1)
+		if byMirror {
+			conf = write(t, fmt.Sprintf("[[registry]]\nlocation = %q\n[[registry.mirror]]\nlocation = %q\n", reg.Host(), host), certs, "registries.conf")
+			image = plain
+		}
+		r := testrig.Berth(t).Run("pull", "--certs_dirs="+certs, "--hosts_dir=", "--registries_conf="+conf, image)
+		expect(t, r, 0)
+		wantSecret(t, r)
 	}
-	if sent := cut.sent.Load(); sent > size*105/100 {
-		t.Errorf("%d bytes were sent of an image of %d", sent, size)
+	for name, byMirror := range map[string]bool{"from the registry": false, "from a mirror": true} {
+		t.Run(name, func(t *testing.T) {
+			before := reg.Requests()
+			whole, cut := &cutting{}, &cutting{most: 1_000_000}
+			pull(whole, byMirror)
+			pull(cut, byMirror)
+			cut.wantNoMore(t, whole)
+			if asked := reg.AccessLog()[before:]; len(asked) > 0 {
+				t.Errorf("the insecure registry was asked for %q", asked)
+			}
+		})
 	}
 }
 
