@@ -77,6 +77,43 @@ func (c *Client) openBlob(ctx context.Context, name image.Name, d image.Descript
 	return b, nil
 }
 
+// BlobSize asks how many bytes a blob has that a manifest of Docker's schema 1 names, which
+// does not say. Errors are those of Manifest; ErrNotSupported: the registry does not say
+// either.
+func (c *Client) BlobSize(ctx context.Context, name image.Name, digest image.Digest) (int64, error) {
+	name.Tag, name.Digest = "", digest
+	size, err := c.blobSize(ctx, name)
+	if err != nil {
+		return 0, fmt.Errorf("size of the blob %s of %s/%s: %w", digest, name.Registry, name.Repository, err)
+	}
+	return size, nil
+}
+
+func (c *Client) blobSize(ctx context.Context, blob image.Name) (size int64, err error) {
+	places, err := c.endpoints(blob)
+	if err != nil {
+		return 0, err
+	}
+	err = c.try(ctx, places, func(place endpoint) error {
+		reply, err := c.get(ctx, place, resource{method: http.MethodHead, path: []string{"blobs", blob.Digest.String()}, missing: missingBlob})
+		if err != nil {
+			return err
+		}
+		discard(reply.Body)
+		switch size = reply.ContentLength; {
+		case size < 0:
+			return fmt.Errorf("%s: %w: it does not say how long the blob is", reply.place(), container.ErrNotSupported)
+		case size > image.MaxBlobSize:
+			return fmt.Errorf("%s: %w: a blob of %d bytes", reply.place(), container.ErrInvalid, size)
+		}
+		return nil
+	})
+	return size, err
+}
+
+// missingBlob is the remedy if a blob is not there.
+const missingBlob = "the image is incomplete in the registry, push it again"
+
 // Blob is a blob on its way, see Client.Blob.
 type Blob struct {
 	client *Client
@@ -107,7 +144,7 @@ type Blob struct {
 func (b *Blob) connect(place endpoint) error {
 	reply, err := b.client.get(b.ctx, place, resource{
 		path:    []string{"blobs", b.want.Digest.String()},
-		missing: "the image is incomplete in the registry, push it again",
+		missing: missingBlob,
 		from:    b.from(place),
 		size:    b.want.Size,
 	})

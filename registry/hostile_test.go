@@ -78,7 +78,7 @@ func TestHostileManifest(t *testing.T) {
 			[]string{"Docker-Content-Digest"}},
 		"HTML page of a login portal":         {answer("text/html; charset=utf-8", "<html>log in"), "", container.ErrInvalid, []string{"is this a registry?", "HTML"}},
 		"something else altogether":           {answer("image/png", "PNG"), "", container.ErrInvalid, []string{"image/png"}},
-		"schema 1":                            {answer("application/vnd.docker.distribution.manifest.v1+prettyjws", "{}"), "", container.ErrNotSupported, []string{"schema 1"}},
+		"schema 1":                            {answer("application/vnd.docker.distribution.manifest.v1+prettyjws", "{}"), "", container.ErrInvalid, []string{"no signatures"}},
 		"4 MiB and a byte":                    {answer(index, strings.Repeat(" ", 4<<20+1)), "", container.ErrInvalid, []string{"more than 4194304 bytes"}},
 		"endless body":                        {endless(index), "", container.ErrInvalid, []string{"more than 4194304 bytes"}},
 		"truncated body":                      {breakOff(index, 1000, "{"), "", container.ErrUnavailable, []string{"unexpected EOF"}},

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ const maxRedirects = 5
 
 // resource is something in a repository.
 type resource struct {
+	method  string   // "" is GET
 	path    []string // below the repository
 	accept  string
 	missing string // the remedy if it is not there
@@ -49,7 +51,7 @@ func withoutQuery(u *url.URL) string {
 // a second time: never a third.
 func (c *Client) get(ctx context.Context, e endpoint, r resource) (*reply, error) {
 	session := c.session(e)
-	request := request{url: e.base.JoinPath(r.path...), accept: r.accept, header: e.header, from: r.from, size: r.size}
+	request := request{method: cmp.Or(r.method, http.MethodGet), url: e.base.JoinPath(r.path...), accept: r.accept, header: e.header, from: r.from, size: r.size}
 	granted, err := session.current(ctx)
 	if err != nil {
 		return nil, err
@@ -76,6 +78,7 @@ func (c *Client) get(ctx context.Context, e endpoint, r resource) (*reply, error
 
 // request is what follow carries from place to place.
 type request struct {
+	method string
 	url    *url.URL
 	accept string
 	header http.Header // for the place itself, as credentials are
@@ -102,7 +105,7 @@ func (c *Client) follow(ctx context.Context, r request, granted grant) (*reply, 
 		if !foreign && granted.header != "" {
 			header.Set("Authorization", granted.header)
 		}
-		resp, err := c.send(ctx, http.MethodGet, at, header, nil)
+		resp, err := c.send(ctx, r.method, at, header, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -119,7 +122,7 @@ func (c *Client) follow(ctx context.Context, r request, granted grant) (*reply, 
 			err = fmt.Errorf("%w: more than %d redirects", container.ErrInvalid, maxRedirects)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", place(http.MethodGet, at), err)
+			return nil, fmt.Errorf("%s: %w", place(r.method, at), err)
 		}
 		foreign = foreign || origin(next) != origin(r.url)
 		at = next

@@ -45,6 +45,7 @@ storage:
   delete: {enabled: true}
   maintenance: {uploadpurging: {enabled: false}}
 http: {addr: "127.0.0.1:0", secret: testrig%s}
+compatibility: {schema1: {enabled: true}}
 %s`
 
 var registryListens = regexp.MustCompile(`listening on (127\.0\.0\.1:[0-9]+)`)

@@ -30,6 +30,13 @@ func (r *registrySource) Resolve(ctx context.Context) (*fetch.Resolved, error) {
 	if err != nil {
 		return nil, err
 	}
+	parsed, err := image.ParseManifest(first.MediaType, first.Body)
+	if err != nil {
+		return nil, err
+	}
+	if old, ok := parsed.(*image.Schema1); ok {
+		return r.resolveSchema1(ctx, first, old)
+	}
 	return fetch.Find(ctx, r, first, r.want)
 }
 

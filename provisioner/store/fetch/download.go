@@ -54,7 +54,7 @@ func (p *pull) downloads(layers []Layer, absent []image.Digest, begin time.Time)
 	p.report.Layers = make([]store.LayerReport, len(layers))
 	for i, l := range layers {
 		report := &p.report.Layers[i]
-		*report = store.LayerReport{Layer: l.DiffID, Blob: l.Digest, Size: l.Size, Fetched: slices.Contains(absent, l.DiffID)}
+		*report = store.LayerReport{Layer: l.DiffID, Blob: l.Digest, Size: l.Size, Fetched: l.DiffID == "" || slices.Contains(absent, l.DiffID)}
 		event := store.Event{Image: p.key.String(), Layer: l.Digest, Total: l.Size, Stage: store.Present}
 		if report.Fetched {
 			event.Stage = store.Waiting
@@ -137,7 +137,7 @@ func (s *Store) attempt(ctx context.Context, d *download, lease *layer.Lease) (e
 		return err
 	}
 	d.clock.Enter(stages.Wait)
-	d.report.Unpacked = info.Size
+	d.report.Layer, d.report.Unpacked = info.DiffID, info.Size
 	s.blobsFetched.Add(1)
 	event.Stage, event.Done = store.Unpacked, d.layer.Size
 	s.progress(event)

@@ -49,12 +49,15 @@ func (s *Store) pullFrom(ctx context.Context, src Source, w wanted, lease *layer
 	if err != nil {
 		return nil, err
 	}
+	if found.Complete != nil {
+		s.recognize(found.Layers)
+	}
 	layers := lastOfEach(found.Layers, Layer.id)
 	if err := disk.At("pull: resolved"); err != nil {
 		return nil, err
 	}
 	p.clock.Enter(stages.Hold)
-	absent, err := lease.Hold(ctx, w.form, diffIDs(layers))
+	absent, err := lease.Hold(ctx, w.form, knownDiffIDs(layers))
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +67,44 @@ func (s *Store) pullFrom(ctx context.Context, src Source, w wanted, lease *layer
 	if err := p.fetch(ctx, layers, absent); err != nil {
 		return nil, err
 	}
+	if err := p.complete(found); err != nil {
+		return nil, err
+	}
+	p.report.Warning = found.Warning
 	return p.finish(newRecord(w.Key, found))
+}
+
+// recognize gives the blobs their DiffIDs that were unpacked before. Only what was learned
+// that way counts: that a manifest and a configuration put a blob and a DiffID side by side
+// proves nothing while nobody has unpacked the one and got the other.
+func (s *Store) recognize(layers []Layer) {
+	recorded, _ := s.records.list() // what cannot be read is fetched
+	for _, rec := range recorded {
+		if !rec.Learned {
+			continue
+		}
+		for i, l := range layers {
+			if at := slices.IndexFunc(rec.Blobs, func(b blob) bool { return b.Digest == l.Digest }); at >= 0 {
+				layers[i].DiffID = rec.Blobs[at].DiffID
+			}
+		}
+	}
+}
+
+// complete gives an image its configuration that had none before its layers were unpacked.
+func (p *pull) complete(found *Resolved) (err error) {
+	if found.Complete == nil {
+		return nil
+	}
+	for i, l := range found.Layers {
+		at := slices.IndexFunc(p.report.Layers, func(r store.LayerReport) bool { return r.Blob == l.Digest })
+		found.Layers[i].DiffID = p.report.Layers[at].Layer
+	}
+	if found.Config, err = found.Complete(diffIDs(found.Layers)); err != nil {
+		return err
+	}
+	found.Parsed, err = image.ParseConfig(found.Config)
+	return err
 }
 
 func (s *Store) newPull(k Key, src Source, lease *layer.Lease) *pull {
@@ -134,6 +174,7 @@ func newRecord(k Key, found *Resolved) *record {
 			Pulled:    time.Now().UTC().Truncate(time.Second),
 		},
 		Source:   found.File,
+		Learned:  found.Complete != nil,
 		Manifest: string(found.Manifest),
 		Config:   string(found.Config),
 		parsed:   found.Parsed,

@@ -32,10 +32,12 @@ type record struct {
 	ManifestDigest image.Digest `json:"manifestDigest,omitempty"` // none for an archive
 	Source         *File        `json:"source,omitempty"`         // none for a registry
 	Blobs          []blob       `json:"blobs"`                    // of the layers in Layers
-	Manifest       string       `json:"manifest,omitempty"`
-	Indexes        []string     `json:"indexes,omitempty"` // that led to the manifest, the outermost first
-	Config         string       `json:"config"`
-	parsed         *image.Config
+	// Learned says that each of Blobs was unpacked to know its DiffID, which nobody had said.
+	Learned  bool     `json:"learned,omitempty"`
+	Manifest string   `json:"manifest,omitempty"`
+	Indexes  []string `json:"indexes,omitempty"` // that led to the manifest, the outermost first
+	Config   string   `json:"config"`
+	parsed   *image.Config
 }
 
 // blob is where the layer with DiffID came from.

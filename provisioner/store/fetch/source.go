@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"berth/container"
 	"berth/image"
@@ -34,7 +35,12 @@ type Resolved struct {
 	File   *File
 	Config []byte
 	Parsed *image.Config // of Config
-	Layers []Layer       // base first
+	// Complete makes Config of the DiffIDs of all Layers, for a source that does not know
+	// these before the layers are unpacked. They are "" then, and there is no Config.
+	Complete func(diffIDs []image.Digest) ([]byte, error)
+	// Warning is what a person should know of, if not "".
+	Warning string
+	Layers  []Layer // base first
 	// Origin has the layers by the blobs under which they are to be fetched again, where
 	// those are not the ones in Layers.
 	Origin []Layer
@@ -46,7 +52,8 @@ type Layer struct {
 	image.Descriptor
 }
 
-func (l Layer) id() image.Digest { return l.DiffID }
+// id tells one layer from another.
+func (l Layer) id() image.Digest { return cmp.Or(l.DiffID, l.Digest) }
 
 func diffIDs(layers []Layer) []image.Digest {
 	ids := make([]image.Digest, len(layers))
@@ -54,6 +61,11 @@ func diffIDs(layers []Layer) []image.Digest {
 		ids[i] = l.DiffID
 	}
 	return ids
+}
+
+// knownDiffIDs leaves out those that are not known yet.
+func knownDiffIDs(layers []Layer) []image.Digest {
+	return slices.DeleteFunc(diffIDs(layers), func(id image.Digest) bool { return id == "" })
 }
 
 // Pair ties the layers of a manifest to the diffIDs of the configuration.
