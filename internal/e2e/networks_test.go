@@ -14,6 +14,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -227,17 +229,11 @@ func TestSecurePullWhereEveryAnswerBreaksOff(t *testing.T) {
 	}
 }
 
-// The process is killed in mid-blob; the next one goes on from there.
-func TestPullAfterKillGoesOn(t *testing.T) {
-	reg := testrig.Registry(t)
-	image := testrig.BigLayerImage(t, reg, "big:1", 24<<20)
-	whole := &cutting{}
-	whole.serve(reg)
-	expect(t, testrig.Berth(t).Run("pull", image), 0)
-	size := whole.sent.Load()
-
-	b := testrig.Berth(t)
-	var sent atomic.Int64
+// stuckPull begins a pull, and returns when most bytes of a blob have come that is larger,
+// and nothing follows. sent counts what the registry has sent.
+func stuckPull(t *testing.T, b *testrig.Command, reg *testrig.RegistryServer, image string, most int64) (pull *testrig.Process, sent *atomic.Int64) {
+	t.Helper()
+	sent = new(atomic.Int64)
 	stuck := make(chan struct{})
 	var once sync.Once
 	reg.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
@@ -250,20 +246,34 @@ func TestPullAfterKillGoesOn(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		w.Header().Set("Content-Length", fmt.Sprint(resp.ContentLength))
-		n, _ := io.Copy(w, io.LimitReader(resp.Body, size*2/3))
+		n, _ := io.Copy(w, io.LimitReader(resp.Body, most))
 		sent.Add(n)
 		if n == resp.ContentLength {
 			return true
 		}
 		_ = http.NewResponseController(w).Flush()
-		// berth has read all of it, and nothing follows.
+		// berth has read all of it.
 		await(t, func() bool { return kept(b) > n-(128<<10) })
 		once.Do(func() { close(stuck) })
 		<-r.Context().Done()
 		return true
 	})
-	pull := b.Start("pull", image)
+	pull = b.Start("pull", image)
 	<-stuck
+	return pull, sent
+}
+
+// The process is killed in mid-blob; the next one goes on from there.
+func TestPullAfterKillGoesOn(t *testing.T) {
+	reg := testrig.Registry(t)
+	image := testrig.BigLayerImage(t, reg, "big:1", 24<<20)
+	whole := &cutting{}
+	whole.serve(reg)
+	expect(t, testrig.Berth(t).Run("pull", image), 0)
+	size := whole.sent.Load()
+
+	b := testrig.Berth(t)
+	pull, sent := stuckPull(t, b, reg, image, size*2/3)
 	pull.Signal(syscall.SIGKILL)
 	pull.Wait()
 	rest := &cutting{}
@@ -276,6 +286,46 @@ func TestPullAfterKillGoesOn(t *testing.T) {
 	}
 	if left := kept(b); left != 0 {
 		t.Errorf("%d bytes are kept of what was pulled", left)
+	}
+}
+
+// What is kept of a pull stays while the pull is under way, and is counted when it goes.
+func TestPruneRemovesWhatAnInterruptedPullLeft(t *testing.T) {
+	reg := testrig.Registry(t)
+	image := testrig.BigLayerImage(t, reg, "big:1", 24<<20)
+	b := testrig.Berth(t)
+	pull, _ := stuckPull(t, b, reg, image, 4<<20)
+	prune := func(args ...string) pruned {
+		t.Helper()
+		r := b.Run(append([]string{"prune", "--json"}, args...)...)
+		expect(t, r, 0)
+		return decode[pruned](t, r)
+	}
+	if got := prune(); len(got.Partials) > 0 || kept(b) == 0 {
+		t.Errorf("amid the pull prune removed %+v", got)
+	}
+	pull.Signal(syscall.SIGKILL)
+	pull.Wait()
+
+	stranger := filepath.Join(b.WorkDir, "store/docker/partial/notes.txt")
+	if err := os.WriteFile(stranger, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := b.Run("check", "--json")
+	expect(t, r, 0)
+	if got := decode[report](t, r).Unknown; !slices.Equal(got, []string{stranger}) {
+		t.Errorf("not berth's are %q", got)
+	}
+	size := kept(b) - int64(len("mine"))
+	would := prune("--dry-run")
+	if len(would.Partials) != 1 || would.Bytes < size || would.Bytes > size+(1<<20) {
+		t.Errorf("would prune %+v, and %d bytes are kept", would, size)
+	}
+	if got := prune(); !reflect.DeepEqual(got, would) || kept(b) != int64(len("mine")) {
+		t.Errorf("pruned %+v, would %+v; left are %d bytes", got, would, kept(b))
+	}
+	if r := b.Run("prune", "--json"); len(decode[pruned](t, r).Partials) > 0 {
+		t.Errorf("pruned again: %s", r.Stdout)
 	}
 }
 

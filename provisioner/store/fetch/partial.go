@@ -2,15 +2,20 @@ package fetch
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"berth/image"
 	"berth/internal/disk"
 	"berth/internal/filelock"
+	"berth/provisioner/store"
 )
 
 const (
@@ -189,29 +194,74 @@ func (p *partial) close() {
 	p.lock = nil
 }
 
-// expire removes what nobody has come back for, and the oldest of what is too much.
-func (p *Partials) expire(now time.Time) {
+// all returns the files that have blobs, the newest first.
+func (p *Partials) all() (all []os.FileInfo, err error) {
 	entries, err := disk.ReadDir(p.dir)
-	if err != nil {
-		return
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	var all []os.FileInfo
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil {
+		if info, err := e.Info(); err == nil && isPartial(e) {
 			all = append(all, info)
 		}
 	}
-	slices.SortFunc(all, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) }) // the newest first
+	slices.SortFunc(all, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	return all, err
+}
+
+// isPartial reports whether an entry of the directory is one of these.
+func isPartial(e fs.DirEntry) bool {
+	_, err := image.ParseDigest("sha256:" + e.Name())
+	return err == nil && e.Type().IsRegular()
+}
+
+// expire removes what nobody has come back for, and the oldest of what is too much.
+func (p *Partials) expire(now time.Time) {
+	all, _ := p.all()
 	var sum int64
 	for _, info := range all {
 		sum += info.Size()
-		if now.Sub(info.ModTime()) < keepFor && sum <= keepMost {
-			continue
-		}
-		path := filepath.Join(p.dir, info.Name())
-		if lock, err := filelock.TryExisting(path, filelock.Exclusive); err == nil {
-			_ = disk.Remove(path)
-			_ = lock.Unlock()
+		if now.Sub(info.ModTime()) >= keepFor || sum > keepMost {
+			_, _ = p.abandoned(info, false)
 		}
 	}
+}
+
+// abandoned reports whether nobody writes a file, and unless dryRun removes it then.
+func (p *Partials) abandoned(info os.FileInfo, dryRun bool) (bool, error) {
+	path := filepath.Join(p.dir, info.Name())
+	lock, err := filelock.TryExisting(path, filelock.Exclusive)
+	if errors.Is(err, filelock.ErrHeld) || errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !dryRun {
+		err = disk.Remove(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // by who had the lock before
+		return false, lock.Unlock()
+	}
+	return err == nil, errors.Join(err, lock.Unlock())
+}
+
+// Abandoned implements store.Resumer.
+func (s *Store) Abandoned(dryRun bool) (abandoned []store.Partial, err error) {
+	all, err := s.partials.all()
+	errs := []error{err}
+	for _, info := range all {
+		ok, err := s.partials.abandoned(info, dryRun)
+		errs = append(errs, err)
+		if ok {
+			abandoned = append(abandoned, store.Partial{
+				Blob:  image.Digest("sha256:" + info.Name()),
+				Bytes: info.Sys().(*syscall.Stat_t).Blocks * 512,
+			})
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return abandoned, fmt.Errorf("remove what is kept of interrupted downloads: %w", err)
+	}
+	return abandoned, nil
 }

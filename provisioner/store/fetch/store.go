@@ -22,8 +22,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "berth/api/v1"
@@ -88,7 +90,11 @@ type Store struct {
 	bytesFetched *metrics.Counter
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store     = (*Store)(nil)
+	_ store.Resumer   = (*Store)(nil)
+	_ store.Inspector = (*Store)(nil)
+)
 
 // New returns the store, and makes its directory when missing.
 func New(kind Kind, o Options) (*Store, error) {
@@ -308,6 +314,29 @@ func (s *Store) Forget(_ context.Context, records []store.Record) error {
 		}
 	}
 	return disk.At("records: forgotten")
+}
+
+// Unknown implements store.Inspector.
+func (s *Store) Unknown() (paths []string, err error) {
+	var errs []error
+	for _, in := range []struct {
+		dir  string
+		ours func(fs.DirEntry) bool
+	}{
+		{s.records.dir, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), suffix) }},
+		{s.partials.dir, isPartial},
+	} {
+		entries, err := disk.ReadDir(in.dir)
+		if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, e := range entries {
+			if !in.ours(e) {
+				paths = append(paths, filepath.Join(in.dir, e.Name()))
+			}
+		}
+	}
+	return paths, errors.Join(errs...)
 }
 
 // Sync implements store.Store.
