@@ -252,9 +252,8 @@ func bases(t *testing.T, o Options, name string) (all []string) {
 	return all
 }
 
-func TestHostsToml(t *testing.T) {
-	dir := t.TempDir()
-	write(t, `server = "https://registry-1.docker.io"
+// hostsText is a hosts.toml as people have it.
+const hostsText = `server = "https://registry-1.docker.io"
 [host."https://second.example.com/base"]
   capabilities = ["pull"]
 [host."http://127.0.0.1:5001"]
@@ -265,7 +264,11 @@ func TestHostsToml(t *testing.T) {
   client = [["c.cert", "c.key"], ["d.pem", ""]]
   [host."https://first.example.com/v2/hub".header]
     X-A = ["1", "2"]
-`, dir, "docker.io", "hosts.toml")
+`
+
+func TestHostsToml(t *testing.T) {
+	dir := t.TempDir()
+	write(t, hostsText, dir, "docker.io", "hosts.toml")
 	write(t, `[host."mirror.example.com:5000"]`, dir, "r.example.com_5000_", "hosts.toml")
 	write(t, `server = "https://everything.example.com"`, dir, "_default", "hosts.toml")
 	digest := "@" + image.DigestOf(nil).String()
@@ -303,8 +306,8 @@ func TestHostsToml(t *testing.T) {
 	}
 }
 
-func TestRegistriesConf(t *testing.T) {
-	conf := write(t, `unqualified-search-registries = ["docker.io"]
+// registriesText is a registries.conf as people have it.
+const registriesText = `unqualified-search-registries = ["docker.io"]
 [[registry]]
 prefix = "docker.io"
 location = "docker.io"
@@ -325,7 +328,10 @@ blocked = true
 [[registry]]
 prefix = "replaced.example.com"
 blocked = true
-`, t.TempDir(), "registries.conf")
+`
+
+func TestRegistriesConf(t *testing.T) {
+	conf := write(t, registriesText, t.TempDir(), "registries.conf")
 	write(t, "[[registry]]\nprefix = 'replaced.example.com'\nlocation = 'good.example.com'\n", conf+".d", "50.conf")
 	write(t, "not toml", conf+".d", "README")
 	digest := "@" + image.DigestOf(nil).String()
@@ -349,16 +355,21 @@ blocked = true
 	check(t, err, container.ErrDenied, "blocked", conf)
 }
 
+var (
+	badHosts = []string{"x", `server = 7`, `server = "ftp://r"`, `server = "https://user:hunter2@r"`, `[host."https://r?a=b"]`,
+		"[host.r]\nca = 7", "[host.r]\nca = [7]", "[host.r]\nclient = [['a','b','c']]", "[host.r.header]\nA = 7", "[host.r.header]\nA = \"a\\r\\nB: c\""}
+	badRegistries = []string{"x", "[[registry]]", "[[registry]]\nprefix = 'a'\n[[registry.mirror]]",
+		"[[registry]]\nprefix = 'a'\n[[registry.mirror]]\nlocation = 'b'\npull-from-mirror = 'never'"}
+)
+
 func TestConfigurationOfMirrorsRefuses(t *testing.T) {
-	for _, text := range []string{"x", `server = 7`, `server = "ftp://r"`, `server = "https://user:hunter2@r"`, `[host."https://r?a=b"]`,
-		"[host.r]\nca = 7", "[host.r]\nca = [7]", "[host.r]\nclient = [['a','b','c']]", "[host.r.header]\nA = 7", "[host.r.header]\nA = \"a\\r\\nB: c\""} {
+	for _, text := range badHosts {
 		_, err := parseHosts(text, "/", mustName(t, "r.example.com/a"))
 		if !errors.Is(err, container.ErrInvalid) {
 			t.Errorf("hosts.toml %q: %v", text, err)
 		}
 	}
-	for _, text := range []string{"x", "[[registry]]", "[[registry]]\nprefix = 'a'\n[[registry.mirror]]",
-		"[[registry]]\nprefix = 'a'\n[[registry.mirror]]\nlocation = 'b'\npull-from-mirror = 'never'"} {
+	for _, text := range badRegistries {
 		if _, err := parseRegistries(text); !errors.Is(err, container.ErrInvalid) {
 			t.Errorf("registries.conf %q: %v", text, err)
 		}
@@ -366,6 +377,9 @@ func TestConfigurationOfMirrorsRefuses(t *testing.T) {
 }
 
 func FuzzHosts(f *testing.F) {
+	for _, text := range append(badHosts, hostsText) {
+		f.Add(text)
+	}
 	f.Add("server = \"https://r\"\n[host.\"http://127.0.0.1:1/v2\"]\ncapabilities = [\"pull\"]\nca = \"a\"\nclient = [[\"a\",\"b\"]]\n[host.x.header]\na = \"b\"\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		name, err := image.ParseName("r.example.com/a")
@@ -385,6 +399,9 @@ func FuzzHosts(f *testing.F) {
 }
 
 func FuzzRegistries(f *testing.F) {
+	for _, text := range append(badRegistries, registriesText) {
+		f.Add(text)
+	}
 	f.Add("[[registry]]\nprefix = '*.example.com'\nlocation = 'm.example.com/x'\n[[registry.mirror]]\nlocation = 'n.example.com'\npull-from-mirror = 'tag-only'\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		entries, err := parseRegistries(text)

@@ -342,6 +342,8 @@ func FuzzDockerConfig(f *testing.F) {
 	f.Add([]byte(`{"auths":{"r.example.com":{"auth":"Ym9iOnNlY3JldA=="}}}`))
 	f.Add([]byte(`{"https://index.docker.io/v1/":{"auth":"Ym9iOnNlY3JldA==","email":"b@example.com"}}`))
 	f.Add([]byte(`{"credsStore":"x","credHelpers":{"r.example.com":"y"}}`))
+	f.Add([]byte(`{"auths":{"https://r.example.com:443/v1/":{"identitytoken":"a"},"r.example.com/a":{"registrytoken":"b"},"x":{"username":"a","password":"b"}}}`))
+	f.Add([]byte(`{"auths":{"r.example.com":{"auth":"Ym9i"},"":{"auth":"*"}}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		config, err := ParseDockerConfig(text)
 		if err != nil {
