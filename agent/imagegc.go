@@ -64,12 +64,12 @@ func (g *ImageGC) prune(ctx context.Context, log *slog.Logger) {
 	if err != nil && ctx.Err() != nil {
 		return // the agent ends
 	}
-	if len(pruned.Images)+len(pruned.Layers) > 0 {
+	if !pruned.Nothing() {
 		var names []string
 		for _, rec := range pruned.Images {
 			names = append(names, rec.Reference)
 		}
-		log.Info("image GC: images removed", slog.Any("images", names), slog.Int("layers", len(pruned.Layers)), slog.Int64("bytes", pruned.Bytes))
+		log.Info("image GC: images removed", slog.Any("images", names), slog.Int("layers", len(pruned.Layers)), slog.Int("partials", len(pruned.Partials)), slog.Int64("bytes", pruned.Bytes))
 		g.patience = 0
 	} else if err == nil {
 		// Trying again at every look would be in vain as often, and saying so noise.

@@ -24,9 +24,15 @@ type Config struct {
 	ImageProvisionerBackend string // empty: the first that works of overlay, aufs and copy
 	DockerStoreDir          string // empty: in WorkDir; else also the layers, which all stores share
 	AppcStoreDir            string // of the records of Appc images; empty: in WorkDir
-	LauncherDir             string // where berth-init is; empty: beside this program
-	CgroupsRoot             string
-	SandboxDirectory        string
+	// DockerRegistry is what stands for Docker Hub: http[s]://HOST[:PORT]; or where all docker
+	// images are files as `docker save` writes them: /DIR or file:///DIR.
+	DockerRegistry string
+	// DockerConfig has the credentials for registries, as JSON, /PATH or file:///PATH; empty:
+	// those of the user.
+	DockerConfig     string
+	LauncherDir      string // where berth-init is; empty: beside this program
+	CgroupsRoot      string
+	SandboxDirectory string
 
 	// See the options of the appc store.
 	AppcSimpleDiscoveryURIPrefix string
@@ -48,7 +54,13 @@ func DefaultConfig() Config {
 		RuntimeDir: "/run/berth",
 		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/net",
 			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "docker/runtime", "oci/runtime", "appc/runtime"},
-		ImageProviders:   []string{"appc", "docker", "oci"},
+		ImageProviders: []string{"appc", "docker", "oci"},
+		DockerRegistry: "https://registry-1.docker.io",
+		Registry: registry.Options{
+			CertDirs:       []string{"/etc/containers/certs.d", "/etc/docker/certs.d"},
+			HostsDir:       "/etc/containerd/certs.d",
+			RegistriesConf: "/etc/containers/registries.conf",
+		},
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",
 

@@ -19,6 +19,7 @@ import (
 	"berth/layer"
 	"berth/provisioner"
 	"berth/provisioner/store"
+	"berth/provisioner/store/fetch"
 	"berth/state"
 )
 
@@ -30,6 +31,7 @@ type Images struct {
 	Provisioner *provisioner.Provisioner
 
 	metrics *metrics.Set
+	slots   *fetch.Slots // of the downloads of all stores
 }
 
 // Engine is a containerizer and what it is made of.
@@ -56,7 +58,7 @@ func OpenImages(ctx context.Context, c Config) (*Images, error) {
 	if err != nil {
 		return nil, err
 	}
-	images := &Images{Layout: layout, Layers: layers, metrics: metrics.New()}
+	images := &Images{Layout: layout, Layers: layers, metrics: metrics.New(), slots: fetch.NewSlots()}
 	if err := images.open(c); err != nil {
 		return nil, errors.Join(err, images.Close())
 	}

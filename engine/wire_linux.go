@@ -66,14 +66,18 @@ var providers = []provider{
 		})
 	}},
 	{"docker", v1.Image_DOCKER, func(c Config, i *Images) (store.Store, error) {
+		talk, archives, err := c.dockerSources()
+		if err != nil {
+			return nil, err
+		}
 		return docker.New(docker.Options{
-			Dir: cmp.Or(c.DockerStoreDir, i.Layout.DockerStore()), Layers: i.Layers,
-			Registry: registry.NewClient(c.Registry), Progress: c.Progress, Metrics: i.metrics,
+			Dir: cmp.Or(c.DockerStoreDir, i.Layout.DockerStore()), Layers: i.Layers, Slots: i.slots,
+			Registry: registry.NewClient(talk), Archives: archives, Progress: c.Progress, Metrics: i.metrics,
 		})
 	}},
 	{"oci", v1.Image_OCI, func(c Config, i *Images) (store.Store, error) {
 		dir := cmp.Or(c.besideLayers("oci"), i.Layout.OCIStore())
-		return oci.New(fetch.Options{Dir: dir, Layers: i.Layers, Progress: c.Progress, Metrics: i.metrics})
+		return oci.New(fetch.Options{Dir: dir, Layers: i.Layers, Slots: i.slots, Progress: c.Progress, Metrics: i.metrics})
 	}},
 }
 

@@ -8,8 +8,8 @@ import (
 	"berth/internal/strictjson"
 )
 
-// maxBlob is more than any image has; it keeps sums of sizes far from overflow.
-const maxBlob = 1 << 40
+// MaxBlobSize is more than any image has; it keeps sums of sizes far from overflow.
+const MaxBlobSize = 1 << 40
 
 // Descriptor points to bytes. In a Document that comes from ParseManifest it has a
 // MediaType, a valid Digest and a Size from 0 to 1 TiB.
@@ -27,7 +27,7 @@ type Descriptor struct {
 
 // choosable reports whether an entry of an index can be an image.
 func (d Descriptor) choosable() bool {
-	if documentKinds[d.MediaType] == unstatedKind {
+	if kind := documentKinds[d.MediaType]; kind != manifestKind && kind != indexKind {
 		return false
 	}
 	if d.Annotations["vnd.docker.reference.type"] == "attestation-manifest" {
@@ -52,7 +52,7 @@ func parseDescriptor(raw json.RawMessage) (Descriptor, error) {
 		return Descriptor{}, fmt.Errorf("%w: it has no digest", container.ErrInvalid)
 	case wire.Size == nil:
 		return Descriptor{}, fmt.Errorf("%w: it has no size", container.ErrInvalid)
-	case *wire.Size < 0 || *wire.Size > maxBlob:
+	case *wire.Size < 0 || *wire.Size > MaxBlobSize:
 		return Descriptor{}, fmt.Errorf("%w: its size is %d bytes", container.ErrInvalid, *wire.Size)
 	}
 	d.Size = *wire.Size

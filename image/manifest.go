@@ -18,8 +18,8 @@ const (
 	schemaVersion = 2
 )
 
-// Document is what a registry or a layout has under an image's name: a *Manifest
-// or an *Index, and nothing else.
+// Document is what a registry or a layout has under an image's name: a *Manifest,
+// an *Index or, in a registry alone, a *Schema1.
 type Document interface {
 	document()
 }
@@ -55,7 +55,7 @@ type documentJSON struct {
 	Annotations   map[string]string `json:"annotations"`
 }
 
-// ParseManifest reads a manifest or an index, OCI or Docker schema 2. mediaType is
+// ParseManifest reads a manifest or an index, OCI or Docker. mediaType is
 // the type under which it was served, or that of the descriptor that led to it; it
 // may have parameters, and be "" or generic (application/json): then the document
 // has to say itself what it is.
@@ -64,9 +64,8 @@ type documentJSON struct {
 // contradicts mediaType (GHSA-5j5w-g665-5m35: a registry shows one reader a manifest
 // and another one an index, under the same digest).
 //
-// The error is of class ErrInvalid; ErrNotSupported for Docker's schema 1, for an
-// artifact that is not an image, for layers of an unknown type and for digests other
-// than sha256.
+// The error is of class ErrInvalid; ErrNotSupported for an artifact that is not an
+// image, for layers of an unknown type and for digests other than sha256.
 func ParseManifest(mediaType string, body []byte) (Document, error) {
 	served, err := ManifestType(mediaType)
 	if err != nil {
@@ -76,19 +75,21 @@ func ParseManifest(mediaType string, body []byte) (Document, error) {
 	if err := strictjson.Decode(body, MaxManifestSize, &wire); err != nil {
 		return nil, fmt.Errorf("parse manifest: %w", err)
 	}
-	document, err := wire.parse(served)
+	document, err := wire.parse(served, body)
 	if err != nil {
 		return nil, fmt.Errorf("parse manifest: %w", err)
 	}
 	return document, nil
 }
 
-func (w *documentJSON) parse(served string) (Document, error) {
+func (w *documentJSON) parse(served string, body []byte) (Document, error) {
 	mediaType, err := w.mediaType(served)
 	if err != nil {
 		return nil, err
 	}
 	switch {
+	case documentKinds[mediaType] == schema1Kind:
+		return w.schema1(mediaType, body)
 	case w.SchemaVersion != schemaVersion:
 		return nil, fmt.Errorf("%w: its schemaVersion is %d, not %d", container.ErrInvalid, w.SchemaVersion, schemaVersion)
 	case strictjson.Stated(w.FSLayers):
@@ -102,9 +103,6 @@ func (w *documentJSON) parse(served string) (Document, error) {
 // mediaType finds what the document is from three witnesses: how it was served,
 // what it says, and which members it has. They may be silent, not contradict.
 func (w *documentJSON) mediaType(served string) (string, error) {
-	if w.SchemaVersion == 1 {
-		return "", errSchema1()
-	}
 	own, err := ManifestType(w.MediaType)
 	switch {
 	case err != nil:
@@ -115,6 +113,8 @@ func (w *documentJSON) mediaType(served string) (string, error) {
 		return own, nil
 	case served != "":
 		return served, nil
+	case w.SchemaVersion == 1:
+		return MediaTypeSchema1, nil
 	case strictjson.Stated(w.Manifests):
 		return MediaTypeOCIIndex, nil
 	}
@@ -139,6 +139,21 @@ func (w *documentJSON) manifest(mediaType string) (*Manifest, error) {
 		return nil, err
 	}
 	return &Manifest{MediaType: mediaType, Config: config, Layers: layers, Annotations: w.Annotations}, nil
+}
+
+// schema1 returns nothing else for a document that could be taken for something else.
+func (w *documentJSON) schema1(mediaType string, body []byte) (Document, error) {
+	switch {
+	case w.SchemaVersion != 1:
+		return nil, fmt.Errorf("%w: its schemaVersion is %d, and it is %s", container.ErrInvalid, w.SchemaVersion, mediaType)
+	case strictjson.Stated(w.Layers), strictjson.Stated(w.Config), strictjson.Stated(w.Manifests):
+		return nil, fmt.Errorf("%w: a manifest of schema 1 with members of schema 2", container.ErrInvalid)
+	}
+	old, err := parseSchema1(body)
+	if err != nil {
+		return nil, fmt.Errorf("schema 1: %w", err)
+	}
+	return old, nil
 }
 
 func (w *documentJSON) index(mediaType string) (*Index, error) {

@@ -3,7 +3,6 @@ package image
 import (
 	"fmt"
 	"mime"
-	"strings"
 
 	"berth/container"
 )
@@ -17,8 +16,10 @@ const (
 	MediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 	MediaTypeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 
-	// schema1Prefix begins both types of Docker's schema 1, unsigned and signed.
-	schema1Prefix = "application/vnd.docker.distribution.manifest.v1+"
+	// Docker's schema 1, the format before 2016, which old registries still serve, mostly
+	// signed.
+	MediaTypeSchema1       = "application/vnd.docker.distribution.manifest.v1+json"
+	MediaTypeSchema1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
 
 type kind int
@@ -27,6 +28,7 @@ const (
 	unstatedKind kind = iota
 	manifestKind
 	indexKind
+	schema1Kind
 )
 
 // documentKinds are the media types that a manifest may be served under. The
@@ -36,21 +38,24 @@ var documentKinds = map[string]kind{
 	MediaTypeDockerManifest:    manifestKind,
 	MediaTypeOCIIndex:          indexKind,
 	MediaTypeDockerList:        indexKind,
+	MediaTypeSchema1:           schema1Kind,
+	MediaTypeSchema1Signed:     schema1Kind,
 	"":                         unstatedKind,
 	"application/json":         unstatedKind,
 	"application/octet-stream": unstatedKind,
 	"text/plain":               unstatedKind,
 }
 
-// ManifestTypes returns the media types of the documents that ParseManifest reads.
+// ManifestTypes returns the media types of the documents that ParseManifest reads, those that
+// are wanted first.
 func ManifestTypes() []string {
-	return []string{MediaTypeOCIIndex, MediaTypeOCIManifest, MediaTypeDockerList, MediaTypeDockerManifest}
+	return []string{MediaTypeOCIIndex, MediaTypeOCIManifest, MediaTypeDockerList, MediaTypeDockerManifest,
+		MediaTypeSchema1Signed, MediaTypeSchema1}
 }
 
 // ManifestType brings a Content-Type under which a document was served to the media
 // type that ParseManifest takes: without parameters, "" if it is a generic one that
-// states nothing. The error is of class ErrNotSupported for Docker's schema 1, and
-// ErrInvalid for what is no manifest, such as an HTML page.
+// states nothing. The error is of class ErrInvalid: it is no manifest, but an HTML page, say.
 func ManifestType(contentType string) (string, error) {
 	// Malformed parameters do not matter, and come with the media type.
 	mediaType, _, _ := mime.ParseMediaType(contentType)
@@ -59,8 +64,6 @@ func ManifestType(contentType string) (string, error) {
 	}
 	kind, known := documentKinds[mediaType]
 	switch {
-	case strings.HasPrefix(mediaType, schema1Prefix):
-		return "", errSchema1()
 	case mediaType == "text/html":
 		return "", fmt.Errorf("%w: an HTML page is not a manifest", container.ErrInvalid)
 	case !known:
@@ -69,11 +72,6 @@ func ManifestType(contentType string) (string, error) {
 		return "", nil
 	}
 	return mediaType, nil
-}
-
-func errSchema1() error {
-	return fmt.Errorf("%w: a Docker schema 1 manifest, the format before 2016: push the image again with a current tool",
-		container.ErrNotSupported)
 }
 
 // Compression is how the bytes of a layer wrap its tar.

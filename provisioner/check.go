@@ -13,6 +13,7 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/layer"
+	"berth/provisioner/store"
 )
 
 // LayerReport is what Check found of one layer.
@@ -218,15 +219,16 @@ func (inv *inventory) unreadableRecords() (reports []RecordReport) {
 	return reports
 }
 
-// unknownEverywhere returns the files in the layer store, among the records of images and in
-// the provisioner's tree that are nobody's.
+// unknownEverywhere returns the files in the stores and in the provisioner's tree that are
+// nobody's.
 func (p *Provisioner) unknownEverywhere() ([]string, error) {
 	paths, err := p.Layers.Unknown()
-	for _, s := range p.Stores {
-		found, storeErr := s.Unknown()
-		paths, err = append(paths, found...), errors.Join(err, storeErr)
+	for _, in := range slices.Sorted(maps.Keys(p.Stores)) {
+		if s, ok := p.Stores[in].(store.Inspector); ok {
+			found, foundErr := s.Unknown()
+			paths, err = append(paths, found...), errors.Join(err, foundErr)
+		}
 	}
-	slices.Sort(paths)
 	var all []container.ID
 	walkErr := p.eachContainer(container.ID{}, func(id container.ID) { all = append(all, id) })
 	more, moreErr := p.unknown(all)

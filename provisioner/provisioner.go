@@ -128,6 +128,9 @@ func (p *Provisioner) provision(ctx context.Context, id container.ID, from store
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, found.Release()) }()
+	if found.Pull != nil && found.Pull.Warning != "" {
+		p.Log.Warn("image "+found.Reference, slog.String("warning", found.Pull.Warning))
+	}
 	rootfs, err := p.stack(ctx, id, found, to)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		err = fmt.Errorf("%w: free space on the file system of %s, remove images with `berth prune`, or choose another --work_dir", err, p.Paths.Root())

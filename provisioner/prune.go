@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	v1 "berth/api/v1"
@@ -27,19 +28,25 @@ type PruneOptions struct {
 type Pruned struct {
 	Images []store.Record `json:"images"`
 	Layers []image.Digest `json:"layers"`
+	// Partials are blobs of which a part was kept, of downloads that were interrupted.
+	Partials []image.Digest `json:"partials"`
 	// Bytes is what the file system of the layers has gained.
 	Bytes int64 `json:"bytes"`
 }
 
+// Nothing reports whether nothing was removed.
+func (p Pruned) Nothing() bool { return len(p.Images)+len(p.Layers)+len(p.Partials) == 0 }
+
 // Prune forgets every image that is not excluded, that no container uses and that
-// nobody is just getting, and removes the layers that are then nobody's.
+// nobody is just getting, and removes the layers that are then nobody's, and what is kept
+// of interrupted downloads.
 //
 // Nobody waits for it but for the moment in which it decides. A nil error proves that
 // the space is free. After an error, or a kill, another Prune takes up what is left;
 // what is returned beside the error is gone.
 // ErrInvalid: an excluded image has no valid name; ErrNotSupported: it is of a type
-// without a store. While the record of an image or of a container cannot be read,
-// nothing is pruned.
+// without a store. While the record of an image or of a container cannot be read, no image
+// and no layer is pruned.
 func (p *Provisioner) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	pruned, err := p.prune(ctx, o)
 	if err != nil {
@@ -52,9 +59,13 @@ func (p *Provisioner) Prune(ctx context.Context, o PruneOptions) (Pruned, error)
 }
 
 func (p *Provisioner) prune(ctx context.Context, o PruneOptions) (Pruned, error) {
-	pruned := Pruned{Images: []store.Record{}, Layers: []image.Digest{}}
+	pruned := Pruned{Images: []store.Record{}, Layers: []image.Digest{}, Partials: []image.Digest{}}
 	excluded, err := p.excluded(o.Excluded)
 	if err != nil {
+		return pruned, err
+	}
+	// First: on a full disk there is room then for what a sweep writes.
+	if err := p.pruneDownloads(o.DryRun, &pruned); err != nil {
 		return pruned, err
 	}
 	sweep := p.Layers.Sweepable
@@ -83,11 +94,33 @@ func (p *Provisioner) prune(ctx context.Context, o PruneOptions) (Pruned, error)
 		}
 		return inv.decision(p), disk.At("prune: records are forgotten")
 	})
-	pruned.Layers, pruned.Bytes = append(pruned.Layers, swept.Layers...), swept.Bytes
+	pruned.Layers, pruned.Bytes = append(pruned.Layers, swept.Layers...), pruned.Bytes+swept.Bytes
 	if !o.DryRun {
 		p.count.prunedBytes.Add(swept.Bytes)
 	}
 	return pruned, err
+}
+
+// pruneDownloads removes what is kept of interrupted downloads.
+func (p *Provisioner) pruneDownloads(dryRun bool, pruned *Pruned) error {
+	for _, in := range slices.Sorted(maps.Keys(p.Stores)) {
+		s, ok := p.Stores[in].(store.Resumer)
+		if !ok {
+			continue
+		}
+		abandoned, err := s.Abandoned(dryRun)
+		for _, partial := range abandoned {
+			pruned.Partials = append(pruned.Partials, partial.Blob)
+			pruned.Bytes += partial.Bytes
+			if !dryRun {
+				p.count.prunedBytes.Add(partial.Bytes)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type imageName struct {

@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"berth/container"
-	"berth/image"
 )
 
 // grant is what lets requests into a repository. The zero grant lets in where no
@@ -30,8 +29,8 @@ type session struct {
 	grant grant
 }
 
-func (c *Client) session(n image.Name) *session {
-	key := n.Registry + "/" + n.Repository
+func (c *Client) session(e endpoint) *session {
+	key := e.base.String()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s, found := c.sessions[key]; found {
@@ -69,7 +68,7 @@ func (s *session) current(ctx context.Context) (grant, error) {
 
 // renew replaces the grant that a registry refused with a 401; refused is the
 // error that it is if no other grant can be had.
-func (c *Client) renew(ctx context.Context, s *session, n image.Name, used grant, answer *reply, refused error) (grant, error) {
+func (c *Client) renew(ctx context.Context, s *session, e endpoint, used grant, answer *reply, refused error) (grant, error) {
 	if err := s.enter(ctx); err != nil {
 		return grant{}, err
 	}
@@ -77,7 +76,7 @@ func (c *Client) renew(ctx context.Context, s *session, n image.Name, used grant
 	if s.grant.header != used.header {
 		return s.grant, nil // another request was here first
 	}
-	renewed, err := c.authorize(ctx, n, answer)
+	renewed, err := c.authorize(ctx, e, answer)
 	switch {
 	case err != nil:
 		return grant{}, err
@@ -89,10 +88,10 @@ func (c *Client) renew(ctx context.Context, s *session, n image.Name, used grant
 }
 
 // authorize answers a 401.
-func (c *Client) authorize(ctx context.Context, n image.Name, answer *reply) (grant, error) {
-	credentials, err := c.credentials(ctx, n)
+func (c *Client) authorize(ctx context.Context, e endpoint, answer *reply) (grant, error) {
+	credentials, err := c.credentials(ctx, e)
 	if err != nil {
-		return grant{}, fmt.Errorf("look up credentials for %s: %w", n.Registry, err)
+		return grant{}, fmt.Errorf("look up credentials for %s: %w", e.registry, err)
 	}
 	challenges := parseChallenges(answer.Header.Values("WWW-Authenticate"))
 	basic, hasBasic := basicGrant(credentials)
@@ -102,18 +101,18 @@ func (c *Client) authorize(ctx context.Context, n image.Name, answer *reply) (gr
 	case credentials.RegistryToken != "":
 		return bearerGrant(credentials.RegistryToken, true), nil
 	case wantsBearer:
-		return c.fetchToken(ctx, tokenRequest{name: n, from: answer.url, challenge: bearer, credentials: credentials, basic: basic})
+		return c.fetchToken(ctx, tokenRequest{endpoint: e, from: answer.url, challenge: bearer, credentials: credentials, basic: basic})
 	case wantsBasic && hasBasic:
 		return basic, nil
 	case wantsBasic:
-		return grant{}, fmt.Errorf("%s: %w: it asks for a password: %s", answer.place(), container.ErrDenied, deniedRemedy(n, grant{}))
+		return grant{}, fmt.Errorf("%s: %w: it asks for a password: %s", answer.place(), container.ErrDenied, deniedRemedy(e, grant{}))
 	}
 	return grant{}, fmt.Errorf("%s: %w: the answer is 401 without a way to authenticate that berth knows (Basic, Bearer)",
 		answer.place(), container.ErrDenied)
 }
 
-func (c *Client) credentials(ctx context.Context, n image.Name) (*authn.AuthConfig, error) {
-	repository, err := name.NewRepository(n.Registry + "/" + n.Repository)
+func (c *Client) credentials(ctx context.Context, e endpoint) (*authn.AuthConfig, error) {
+	repository, err := name.NewRepository(e.registry + "/" + e.repository)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", container.ErrInvalid, err)
 	}

@@ -293,7 +293,7 @@ func TestTokensArePerRepository(t *testing.T) {
 func TestSessionsAreBounded(t *testing.T) {
 	c := newTestClient(anonymous)
 	for i := range 3 * maxSessions {
-		c.session(mustName(t, fmt.Sprintf("r.example.com/a%d", i)))
+		c.session(mustEndpoint(t, c, fmt.Sprintf("r.example.com/a%d", i)))
 	}
 	if len(c.sessions) > maxSessions {
 		t.Fatalf("%d sessions", len(c.sessions))
@@ -304,7 +304,7 @@ func TestSessionsAreBounded(t *testing.T) {
 func TestCancelWhileATokenIsFetched(t *testing.T) {
 	c := newTestClient(anonymous)
 	n := mustName(t, "r.example.com/a")
-	s := c.session(n)
+	s := c.session(mustEndpoint(t, c, n.String()))
 	if err := s.enter(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +323,7 @@ func TestKeychainIsAskedForTheRegistry(t *testing.T) {
 		"r.example.com:5000/a": "r.example.com:5000",
 	} {
 		c := newTestClient(user{want, authn.AuthConfig{Username: "bob"}})
-		config, err := c.credentials(context.Background(), mustName(t, in))
+		config, err := c.credentials(context.Background(), mustEndpoint(t, c, in))
 		if err != nil || config.Username != "bob" {
 			t.Errorf("%s: %+v, %v", in, config, err)
 		}

@@ -45,7 +45,9 @@ func TestParseChallenges(t *testing.T) {
 }
 
 func FuzzParseChallenge(f *testing.F) {
-	for _, seed := range []string{`Bearer realm="a\"b",x=y`, `Negotiate abc==, Basic realm="b"`, `a=b`, `"`, `a "b" =`} {
+	for _, seed := range []string{`Bearer realm="a\"b",x=y`, `Negotiate abc==, Basic realm="b"`, `a=b`, `"`, `a "b" =`,
+		`Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull",error="invalid_token"`,
+		`Basic realm="a, Bearer realm=b", Bearer realm=c`} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

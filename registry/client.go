@@ -36,40 +36,84 @@ type Options struct {
 	// Transport carries single requests, nil is NewTransport(). The time to connect
 	// and the time until an answer begins are for it to limit.
 	Transport http.RoundTripper
-	// StallTimeout ends a transfer that brings no byte for so long; 0 is a minute.
+	// Hub stands for Docker Hub, nil is that one itself: names without a registry are
+	// looked for there, without the "library/" that only Docker Hub has. Its path is ignored.
+	Hub *url.URL
+	// StallTimeout ends a transfer that brings next to nothing for so long; 0 is a minute.
 	StallTimeout time.Duration
 	// UserAgent is how the client introduces itself; "" is "berth".
 	UserAgent string
+
+	// Attempts is how often in a row something is tried that brings nothing new, at each
+	// place where it can be had; 0 is 5. Between them lies a time that doubles from Backoff
+	// on (0 is a quarter of a second) and differs by chance, or that the registry asks for.
+	Attempts int
+	Backoff  time.Duration
+
+	// CertDirs have directories HOST or HOST:PORT with the authorities *.crt to trust
+	// beside the system's, and client certificates *.cert with their *.key.
+	CertDirs []string
+	// Insecure are registries, HOST or HOST:PORT, whose certificates are not checked and that
+	// may be spoken to by plain http.
+	Insecure []string
+	// HostsDir has directories HOST or HOST_PORT_ with containerd's hosts.toml, and
+	// RegistriesConf is a file registries.conf, version 2, of the containers tools, with the
+	// directory registries.conf.d beside it. Both say which mirrors a registry has; what
+	// HostsDir says goes before. Either may be "" or missing.
+	HostsDir       string
+	RegistriesConf string
 }
 
 // Client fetches from registries. It is safe for concurrent use. It remembers
 // authorizations, per repository, as long as it lives.
 type Client struct {
-	keychain  authn.Keychain
-	transport http.RoundTripper
-	stall     time.Duration
-	userAgent string
+	*common
+	keychain authn.Keychain
 
 	mu       sync.Mutex
 	sessions map[string]*session
 }
 
-// NewClient returns a client. It makes no connection.
+// common is what clients share that differ in their credentials.
+type common struct {
+	transports *transports
+	hub        *url.URL
+	stall      time.Duration
+	userAgent  string
+	attempts   int
+	backoff    time.Duration
+
+	insecure       []string
+	hostsDir       string
+	registriesConf string
+	registries     registriesConf
+	distrusted     distrusted
+}
+
+// NewClient returns a client. It makes no connection, and reads no configuration yet:
+// what is wrong with that is an error of those who need it.
 func NewClient(o Options) *Client {
-	c := &Client{
-		keychain:  o.Keychain,
-		transport: o.Transport,
-		stall:     cmp.Or(o.StallTimeout, defaultStallTimeout),
-		userAgent: cmp.Or(o.UserAgent, "berth"),
-		sessions:  map[string]*session{},
+	return &Client{
+		common: &common{
+			transports:     newTransports(o),
+			hub:            o.Hub,
+			stall:          cmp.Or(o.StallTimeout, defaultStallTimeout),
+			userAgent:      cmp.Or(o.UserAgent, "berth"),
+			attempts:       cmp.Or(o.Attempts, defaultAttempts),
+			backoff:        cmp.Or(o.Backoff, defaultBackoff),
+			insecure:       o.Insecure,
+			hostsDir:       o.HostsDir,
+			registriesConf: o.RegistriesConf,
+		},
+		keychain: cmp.Or[authn.Keychain](o.Keychain, UserCredentials()),
+		sessions: map[string]*session{},
 	}
-	if c.keychain == nil {
-		c.keychain = authn.DefaultKeychain
-	}
-	if c.transport == nil {
-		c.transport = NewTransport()
-	}
-	return c
+}
+
+// As returns a client that finds credentials in first before it looks where c does. It
+// shares connections with c, but no authorization.
+func (c *Client) As(first authn.Keychain) *Client {
+	return &Client{common: c.common, keychain: inTurn{first, c.keychain}, sessions: map[string]*session{}}
 }
 
 // NewTransport returns what a Client uses by default: it gives up a connection
@@ -89,20 +133,6 @@ func NewTransport() *http.Transport {
 		// Digests are of the bytes as stored.
 		DisableCompression: true,
 	}
-}
-
-// repositoryURL returns the place of a repository: plain http on loopback hosts
-// unless their port is 443, https everywhere else. go-containerregistry would also
-// speak http to private networks, where there are others to listen.
-func repositoryURL(n image.Name) *url.URL {
-	u := &url.URL{Scheme: "https", Host: n.Registry}
-	if n.Registry == image.DefaultRegistry {
-		u.Host = hubHost
-	}
-	if isLoopback(u.Hostname()) && u.Port() != "443" {
-		u.Scheme = "http"
-	}
-	return u.JoinPath("v2", n.Repository)
 }
 
 // isLoopback looks at what is written, not at what a name resolves to: an answer

@@ -11,10 +11,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 	"unicode"
 
 	"berth/container"
-	"berth/image"
 )
 
 // networkError classes the failure of a request that got no answer, or half of one.
@@ -30,7 +30,7 @@ func networkError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &certificate):
-		return fmt.Errorf("%w: %w: if the certificate is the right one, add its authority to those that this host trusts",
+		return fmt.Errorf("%w: %w: if the certificate is the right one, put its authority into /etc/docker/certs.d/HOST[:PORT]/ca.crt or add it to those that this host trusts",
 			container.ErrFailedPrecondition, err)
 	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
 		return fmt.Errorf("%w: the registry speaks plain http, which berth speaks on loopback hosts only: give the registry a certificate",
@@ -59,7 +59,11 @@ func statusError(r *reply, granted grant, remedy string) error {
 	if remedy != "" {
 		text += ": " + remedy
 	}
-	return fmt.Errorf("%s: %w: %s", r.place(), statusClass(r), text)
+	err := fmt.Errorf("%s: %w: %s", r.place(), statusClass(r), text)
+	if wait, ok := parseRetryAfter(r.Header.Get("Retry-After"), time.Now()); ok {
+		return &busyError{err, wait}
+	}
+	return err
 }
 
 func statusClass(r *reply) error {
@@ -80,29 +84,29 @@ func statusClass(r *reply) error {
 }
 
 // remedy says what a person can do about an answer.
-func remedy(name image.Name, granted grant, r *reply, wanted resource) string {
+func remedy(e endpoint, granted grant, r *reply, wanted resource) string {
 	switch {
 	case r.StatusCode == http.StatusNotFound:
 		return wanted.missing
 	case r.StatusCode == http.StatusTooManyRequests:
-		return "wait, or log in: " + loginRemedy(name)
+		return "wait, or log in: " + loginRemedy(e)
 	case errors.Is(statusClass(r), container.ErrDenied):
-		return deniedRemedy(name, granted)
+		return deniedRemedy(e, granted)
 	case r.StatusCode == http.StatusBadRequest && r.url.Scheme == "http":
-		return "berth speaks plain http on loopback hosts; a registry with TLS there has to listen on port 443"
+		return "berth speaks plain http on loopback hosts; a registry with TLS there has to listen on port 443, or have its authority in certs.d/" + e.base.Host
 	}
 	return ""
 }
 
-func deniedRemedy(name image.Name, granted grant) string {
+func deniedRemedy(e endpoint, granted grant) string {
 	if granted.credentials {
-		return fmt.Sprintf("the credentials for %s are wrong or not sufficient, or the name is: check it, or %s", name.Registry, loginRemedy(name))
+		return fmt.Sprintf("the credentials for %s are wrong or not sufficient, or the name is: check it, or %s", e.registry, loginRemedy(e))
 	}
-	return fmt.Sprintf("no credentials for %s were used: check the name, or %s", name.Registry, loginRemedy(name))
+	return fmt.Sprintf("no credentials for %s were used: check the name, or %s", e.registry, loginRemedy(e))
 }
 
-func loginRemedy(name image.Name) string {
-	return fmt.Sprintf("store credentials as `docker login %s` does, in ~/.docker/config.json", name.Registry)
+func loginRemedy(e endpoint) string {
+	return fmt.Sprintf("store credentials as `docker login %s` does, in ~/.docker/config.json", e.registry)
 }
 
 // message extracts what a registry says about an error, as the distribution-spec

@@ -16,7 +16,8 @@ import (
 type Raw struct {
 	// MediaType is for image.ParseManifest; "" if the registry sent a generic one.
 	MediaType string
-	Body      []byte
+	// Body is the document, without the signatures of Docker's schema 1.
+	Body []byte
 	// Digest is that of Body.
 	Digest image.Digest
 }
@@ -31,8 +32,7 @@ type Raw struct {
 // know, ErrDenied if credentials are missing or insufficient, ErrUnavailable if the
 // registry cannot be reached, fails, breaks off or asks to wait, ErrInvalid for bytes
 // that are not those of the digest and other answers that no registry may give,
-// ErrNotSupported for Docker's schema 1 and for a registry that speaks only plain
-// http, ErrFailedPrecondition for a certificate that this host does not trust. The error
+// ErrNotSupported for a registry that speaks only plain http, ErrFailedPrecondition for a certificate that this host does not trust. The error
 // of ctx is passed on.
 func (c *Client) Manifest(ctx context.Context, name image.Name) (Raw, error) {
 	raw, err := c.fetchManifest(ctx, name)
@@ -42,15 +42,24 @@ func (c *Client) Manifest(ctx context.Context, name image.Name) (Raw, error) {
 	return raw, nil
 }
 
-func (c *Client) fetchManifest(ctx context.Context, name image.Name) (Raw, error) {
-	if err := checkName(name); err != nil {
+func (c *Client) fetchManifest(ctx context.Context, name image.Name) (raw Raw, err error) {
+	places, err := c.endpoints(name)
+	if err != nil {
 		return Raw{}, err
 	}
+	err = c.try(ctx, places, func(place endpoint) error {
+		raw, err = c.manifestAt(ctx, place, name)
+		return err
+	})
+	return raw, err
+}
+
+func (c *Client) manifestAt(ctx context.Context, place endpoint, name image.Name) (Raw, error) {
 	which := name.Tag
 	if name.Digest != "" {
 		which = name.Digest.String()
 	}
-	reply, err := c.get(ctx, name, resource{
+	reply, err := c.get(ctx, place, resource{
 		path:    []string{"manifests", which},
 		accept:  strings.Join(image.ManifestTypes(), ", "),
 		missing: "check the name and the tag",
@@ -75,7 +84,11 @@ func readManifest(resp *http.Response, want image.Digest) (Raw, error) {
 	if err != nil {
 		return Raw{}, err
 	}
-	raw := Raw{MediaType: mediaType, Body: body, Digest: image.DigestOf(body)}
+	mediaType, payload, err := image.Canonical(mediaType, body)
+	if err != nil {
+		return Raw{}, err
+	}
+	raw := Raw{MediaType: mediaType, Body: payload, Digest: image.DigestOf(payload)}
 	if want != "" && raw.Digest != want {
 		return Raw{}, fmt.Errorf("%w: expected bytes with the digest %s, got %d bytes with %s",
 			container.ErrInvalid, want, len(body), raw.Digest)

@@ -64,7 +64,7 @@ func TestCredentialsDoNotFollowToAnotherHost(t *testing.T) {
 			i := newInternet(t)
 			i.serve(t, askFirst(redirect(307, target)), "r.example.com:443")
 			i.serve(t, s.ServeHTTP, "cdn.example.net:443", "cdn.r.example.com:443", "example.com:443", "r.example.com:8443")
-			c := NewClient(Options{Keychain: bob("r.example.com"), Transport: i.transport})
+			c := NewClient(Options{Attempts: 1, Keychain: bob("r.example.com"), Transport: i.transport})
 			got, err := readBlob(c, mustName(t, "r.example.com/a"), descriptorOf(s.content))
 			if err != nil || got != s.content {
 				t.Fatalf("%q, %v", got, err)
@@ -90,7 +90,7 @@ func TestTokenDoesNotFollowToAnotherHost(t *testing.T) {
 		}
 		redirect(302, "https://cdn.example.net/blob")(w, r)
 	}, "r.example.com:443")
-	c := NewClient(Options{Keychain: bob("r.example.com"), Transport: i.transport})
+	c := NewClient(Options{Attempts: 1, Keychain: bob("r.example.com"), Transport: i.transport})
 	got, err := readBlob(c, mustName(t, "r.example.com/a"), descriptorOf(s.content))
 	if err != nil || got != s.content || len(s.received) > 0 {
 		t.Fatalf("%q, %v; the other host received %q", got, err, s.received)
@@ -109,7 +109,7 @@ func TestPasswordDoesNotFollowFromTheTokenServer(t *testing.T) {
 		"identity token": {IdentityToken: identityToken},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := NewClient(Options{Keychain: user{"r.example.com", config}, Transport: i.transport})
+			c := NewClient(Options{Attempts: 1, Keychain: user{"r.example.com", config}, Transport: i.transport})
 			_, err := c.Manifest(context.Background(), mustName(t, "r.example.com/a"))
 			if err == nil || len(s.received) > 0 {
 				t.Fatalf("%v; the other host received %q", err, s.received)
@@ -132,7 +132,7 @@ func TestCredentialsDoNotComeBack(t *testing.T) {
 		}
 		askFirst(redirect(307, "https://evil.example.net/blob"))(w, r)
 	}, "r.example.com:443")
-	c := NewClient(Options{Keychain: bob("r.example.com"), Transport: i.transport})
+	c := NewClient(Options{Attempts: 1, Keychain: bob("r.example.com"), Transport: i.transport})
 	_, err := readBlob(c, mustName(t, "r.example.com/a"), descriptorOf("x"))
 	check(t, err, container.ErrInvalid)
 	if len(received) != 1 || received[0] != "" {
@@ -156,7 +156,7 @@ func TestCredentialsFollowWithinTheHost(t *testing.T) {
 				}
 				redirect(301, to)(w, r)
 			}), "r.example.com:443")
-			c := NewClient(Options{Keychain: bob("r.example.com"), Transport: i.transport})
+			c := NewClient(Options{Attempts: 1, Keychain: bob("r.example.com"), Transport: i.transport})
 			if _, err := c.Manifest(context.Background(), mustName(t, "r.example.com/a")); err != nil {
 				t.Fatal(err)
 			}
@@ -190,7 +190,7 @@ func TestHostileRedirects(t *testing.T) {
 				requests.Add(1)
 				redirect(307, c.to(r.URL.Path))(w, r)
 			}, "r.example.com:443")
-			client := NewClient(Options{Keychain: bob("r.example.com"), Transport: i.transport})
+			client := NewClient(Options{Attempts: 1, Keychain: bob("r.example.com"), Transport: i.transport})
 			_, err := readBlob(client, mustName(t, "r.example.com/a"), descriptorOf("x"))
 			check(t, err, c.class, c.says, "fetch blob sha256:")
 			if strings.Contains(err.Error(), signature) {
@@ -237,7 +237,7 @@ func TestRefusalsOfAnotherHost(t *testing.T) {
 		i.serve(t, func(http.ResponseWriter, *http.Request) { asked.Add(1) }, "auth.evil.example.net:443")
 		i.serve(t, status(code, "", "", "WWW-Authenticate", `Bearer realm="https://auth.evil.example.net/token"`), "cdn.example.net:443")
 		i.serve(t, redirect(307, "https://cdn.example.net/blob?"+signature), "r.example.com:443")
-		c := NewClient(Options{Keychain: bob("r.example.com"), Transport: i.transport})
+		c := NewClient(Options{Attempts: 1, Keychain: bob("r.example.com"), Transport: i.transport})
 		_, err := readBlob(c, mustName(t, "r.example.com/a"), descriptorOf("x"))
 		check(t, err, container.ErrUnavailable, "https://cdn.example.net/blob: ", fmt.Sprint(code))
 		if asked.Load() > 0 {

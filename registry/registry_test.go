@@ -53,7 +53,7 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 }
 
 func newTestClient(keychain authn.Keychain) *Client {
-	return NewClient(Options{Keychain: keychain, Transport: newTestTransport()})
+	return NewClient(Options{Attempts: 1, Keychain: keychain, Transport: newTestTransport()})
 }
 
 // newTestTransport ignores the proxy of the environment.
@@ -108,6 +108,16 @@ func mustName(t *testing.T, s string) image.Name {
 		t.Fatal(err)
 	}
 	return name
+}
+
+// mustEndpoint is the place that is asked first for a name.
+func mustEndpoint(t *testing.T, c *Client, s string) endpoint {
+	t.Helper()
+	places, err := c.endpoints(mustName(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return places[0]
 }
 
 func descriptorOf(content string) image.Descriptor {
@@ -311,7 +321,7 @@ func TestRepositoryURL(t *testing.T) {
 		"2130706433.example:5000/a":       "https://2130706433.example:5000/v2/a",
 		"notdocker.io.example.com/alpine": "https://notdocker.io.example.com/v2/alpine",
 	} {
-		if got := repositoryURL(mustName(t, in)).String(); got != want {
+		if got := mustEndpoint(t, newTestClient(anonymous), in).base.String(); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 	}
@@ -320,7 +330,7 @@ func TestRepositoryURL(t *testing.T) {
 func TestHTTPSRegistry(t *testing.T) {
 	net := newInternet(t)
 	net.serve(t, registry.New(registry.Logger(log.New(io.Discard, "", 0))).ServeHTTP, "r.example.com:443", "registry-1.docker.io:443")
-	c := NewClient(Options{Keychain: anonymous, Transport: net.transport})
+	c := NewClient(Options{Attempts: 1, Keychain: anonymous, Transport: net.transport})
 	for _, name := range []string{"r.example.com/a:b", "docker.io/library/a:b"} {
 		_, err := c.Manifest(context.Background(), mustName(t, name))
 		check(t, err, container.ErrNotFound, "https://", "404")

@@ -1,24 +1,28 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"berth/container"
-	"berth/image"
 )
 
 const maxRedirects = 5
 
 // resource is something in a repository.
 type resource struct {
+	method  string   // "" is GET
 	path    []string // below the repository
 	accept  string
 	missing string // the remedy if it is not there
+	// from asks for the bytes from here to the end at size, 0 for all.
+	from, size int64
 }
 
 // reply is an answer and who gave it.
@@ -42,13 +46,12 @@ func withoutQuery(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
-// get fetches a resource of name's repository. The reply has the status 200. If the
-// registry asks for credentials, it gets them, and the request is made a second time:
-// never a third.
-func (c *Client) get(ctx context.Context, name image.Name, r resource) (*reply, error) {
-	repository := repositoryURL(name)
-	session := c.session(name)
-	request := request{url: repository.JoinPath(r.path...), accept: r.accept}
+// get fetches a resource from a place. The reply has the status 200; if only a part was
+// asked for, perhaps 206 or 416. If the registry asks for credentials, it gets them, and the request is made
+// a second time: never a third.
+func (c *Client) get(ctx context.Context, e endpoint, r resource) (*reply, error) {
+	session := c.session(e)
+	request := request{method: cmp.Or(r.method, http.MethodGet), url: e.base.JoinPath(r.path...), accept: r.accept, header: e.header, from: r.from, size: r.size}
 	granted, err := session.current(ctx)
 	if err != nil {
 		return nil, err
@@ -58,24 +61,29 @@ func (c *Client) get(ctx context.Context, name image.Name, r resource) (*reply, 
 		return nil, err
 	}
 	if answer.StatusCode == http.StatusUnauthorized && !answer.foreign {
-		refused := statusError(answer, granted, deniedRemedy(name, granted))
-		if granted, err = c.renew(ctx, session, name, granted, answer, refused); err != nil {
+		refused := statusError(answer, granted, deniedRemedy(e, granted))
+		if granted, err = c.renew(ctx, session, e, granted, answer, refused); err != nil {
 			return nil, err
 		}
 		if answer, err = c.follow(ctx, request, granted); err != nil {
 			return nil, err
 		}
 	}
-	if answer.StatusCode != http.StatusOK {
-		return nil, statusError(answer, granted, remedy(name, granted, answer, r))
+	ofRange := r.from > 0 && (answer.StatusCode == http.StatusPartialContent || answer.StatusCode == http.StatusRequestedRangeNotSatisfiable)
+	if answer.StatusCode != http.StatusOK && !ofRange {
+		return nil, statusError(answer, granted, remedy(e, granted, answer, r))
 	}
 	return answer, nil
 }
 
 // request is what follow carries from place to place.
 type request struct {
+	method string
 	url    *url.URL
 	accept string
+	header http.Header // for the place itself, as credentials are
+	// from and size are those of the resource.
+	from, size int64
 }
 
 // follow gets a place and goes on where redirects lead. What was granted goes to
@@ -88,10 +96,16 @@ func (c *Client) follow(ctx context.Context, r request, granted grant) (*reply, 
 	for {
 		been[at.String()] = true
 		header := c.header(r.accept)
+		if r.from > 0 {
+			header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.from, r.size-1)) // some want the end stated
+		}
+		if !foreign {
+			maps.Copy(header, r.header)
+		}
 		if !foreign && granted.header != "" {
 			header.Set("Authorization", granted.header)
 		}
-		resp, err := c.send(ctx, http.MethodGet, at, header, nil)
+		resp, err := c.send(ctx, r.method, at, header, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +113,7 @@ func (c *Client) follow(ctx context.Context, r request, granted grant) (*reply, 
 			return &reply{Response: resp, url: at, foreign: foreign}, nil
 		}
 		discard(resp.Body)
-		next, err := target(at, resp.Header.Get("Location"))
+		next, err := c.target(at, resp.Header.Get("Location"))
 		switch {
 		case err != nil:
 		case been[next.String()]:
@@ -108,7 +122,7 @@ func (c *Client) follow(ctx context.Context, r request, granted grant) (*reply, 
 			err = fmt.Errorf("%w: more than %d redirects", container.ErrInvalid, maxRedirects)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", place(http.MethodGet, at), err)
+			return nil, fmt.Errorf("%s: %w", place(r.method, at), err)
 		}
 		foreign = foreign || origin(next) != origin(r.url)
 		at = next
@@ -125,28 +139,28 @@ func isRedirect(status int) bool {
 }
 
 // target resolves a Location. Errors do not print it whole: see place.
-func target(at *url.URL, location string) (*url.URL, error) {
+func (c *Client) target(at *url.URL, location string) (*url.URL, error) {
 	next, err := url.Parse(location)
 	if err != nil || location == "" {
 		return nil, fmt.Errorf("%w: a redirect without a usable Location", container.ErrInvalid)
 	}
 	next = at.ResolveReference(next)
 	next.User, next.Fragment, next.RawFragment = nil, "", ""
-	if err := checkScheme(next, at.Scheme); err != nil {
+	if err := c.checkScheme(next, at.Scheme); err != nil {
 		return nil, fmt.Errorf("redirect: %w", err)
 	}
 	return next, nil
 }
 
-// checkScheme allows https, and plain http on loopback hosts for those who came
-// by plain http themselves: nobody is led out of encryption.
-func checkScheme(next *url.URL, from string) error {
+// checkScheme allows https, and plain http on loopback hosts and insecure registries for
+// those who came by plain http themselves: nobody is led out of encryption.
+func (c *Client) checkScheme(next *url.URL, from string) error {
 	switch {
 	case next.Hostname() == "":
 		return fmt.Errorf("%w: a place without a host", container.ErrInvalid)
 	case next.Scheme == "https":
 		return nil
-	case next.Scheme == "http" && from == "http" && isLoopback(next.Hostname()):
+	case next.Scheme == "http" && from == "http" && c.mayBePlain(next):
 		return nil
 	case next.Scheme == "http" && from == "https":
 		return fmt.Errorf("%w: it leads from https to plain http, to %s", container.ErrInvalid, next.Host)
@@ -186,7 +200,12 @@ func (c *Client) send(ctx context.Context, method string, u *url.URL, header htt
 		return nil, fmt.Errorf("%s: %w: not a valid request", place(method, u), container.ErrInvalid)
 	}
 	req.Header = header
-	resp, err := c.transport.RoundTrip(req)
+	transport, err := c.transports.of(u)
+	if err != nil {
+		cancel(nil)
+		return nil, fmt.Errorf("%s: %w", place(method, u), err)
+	}
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		cancel(nil)
 		return nil, fmt.Errorf("%s: %w", place(method, u), networkError(ctx, err))

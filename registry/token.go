@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"berth/container"
-	"berth/image"
 )
 
 // maxTokenAnswer is far above the tokens of today, some of which have 10 KiB.
@@ -20,7 +19,7 @@ const maxTokenAnswer = 256 << 10
 
 // tokenRequest is a Bearer challenge and what there is to answer it.
 type tokenRequest struct {
-	name        image.Name
+	endpoint
 	from        *url.URL // whose challenge it is
 	challenge   challenge
 	credentials *authn.AuthConfig
@@ -29,13 +28,13 @@ type tokenRequest struct {
 
 // scope is what the registry asks for, or else what pulling needs.
 func (r tokenRequest) scope() string {
-	return cmp.Or(r.challenge.parameters["scope"], "repository:"+r.name.Repository+":pull")
+	return cmp.Or(r.challenge.parameters["scope"], "repository:"+r.repository+":pull")
 }
 
 // fetchToken trades credentials, or none, for a token at the place that the
 // challenge names.
 func (c *Client) fetchToken(ctx context.Context, r tokenRequest) (grant, error) {
-	realm, err := r.realm()
+	realm, err := c.realm(r)
 	if err != nil {
 		return grant{}, err
 	}
@@ -48,15 +47,15 @@ func (c *Client) fetchToken(ctx context.Context, r tokenRequest) (grant, error) 
 
 // realm is the registry's word, and the credentials are the registry's: they may
 // go where it says, but not in the clear.
-func (r tokenRequest) realm() (*url.URL, error) {
+func (c *Client) realm(r tokenRequest) (*url.URL, error) {
 	realm, err := url.Parse(r.challenge.parameters["realm"])
 	if err != nil || realm.Host == "" {
 		return nil, fmt.Errorf("%s: %w: the answer is 401 with a Bearer challenge whose realm is not the URL of a token server",
 			place(http.MethodGet, r.from), container.ErrInvalid)
 	}
 	realm.User, realm.Fragment, realm.RawFragment = nil, "", ""
-	if err := checkScheme(realm, r.from.Scheme); err != nil {
-		return nil, fmt.Errorf("token server of %s: %w", r.name.Registry, err)
+	if err := c.checkScheme(realm, r.from.Scheme); err != nil {
+		return nil, fmt.Errorf("token server of %s: %w", r.registry, err)
 	}
 	return realm, nil
 }
@@ -116,7 +115,7 @@ func (c *Client) postToken(ctx context.Context, realm *url.URL, r tokenRequest) 
 
 func (c *Client) okToken(answer *reply, r tokenRequest, sent grant) (*reply, error) {
 	if answer.StatusCode != http.StatusOK {
-		return nil, statusError(answer, sent, remedy(r.name, sent, answer, resource{}))
+		return nil, statusError(answer, sent, remedy(r.endpoint, sent, answer, resource{}))
 	}
 	return answer, nil
 }

@@ -5,6 +5,7 @@
 //	<work>                                              survives a reboot; 0700
 //	    store/                                          layers, see package layer
 //	    store/{docker,oci,appc}/images/<reference>.json image records of the stores
+//	    store/docker/partial/<digest>                   what came of a blob whose pull was interrupted
 //	    provisioner/containers/<id>[/containers/<child>...]/
 //	        layers                                      the layers of each root filesystem
 //	        backends/<backend>/rootfses/<rootfs>        a root filesystem

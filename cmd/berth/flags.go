@@ -24,6 +24,12 @@ func storeFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.WorkDir, "work_dir", c.WorkDir, "directory of images and root filesystems")
 	f.StringVar(&c.RuntimeDir, "runtime_dir", c.RuntimeDir, "directory of the records of running containers")
 	f.StringVar(&c.DockerStoreDir, "docker_store_dir", c.DockerStoreDir, "directory of docker images, and of the layers of all images (default: in --work_dir)")
+	f.StringVar(&c.DockerRegistry, "docker_registry", c.DockerRegistry, "`URL` of what stands for Docker Hub, or /DIR or file:///DIR with archives NAME.tar")
+	f.StringVar(&c.DockerConfig, "docker_config", c.DockerConfig, "credentials for registries: `JSON` as in ~/.docker/config.json, or /PATH or file:///PATH of a file with it (default: the user's)")
+	f.StringSliceVar(&c.Registry.Insecure, "insecure_registries", nil, "`HOST[:PORT],...` whose certificates are not checked and that may be spoken to by plain http")
+	f.StringSliceVar(&c.Registry.CertDirs, "certs_dirs", c.Registry.CertDirs, "directories with HOST[:PORT]/ca.crt, client.cert and client.key")
+	f.StringVar(&c.Registry.HostsDir, "hosts_dir", c.Registry.HostsDir, "directory of containerd's HOST/hosts.toml, for mirrors")
+	f.StringVar(&c.Registry.RegistriesConf, "registries_conf", c.Registry.RegistriesConf, "file registries.conf of podman and skopeo, for mirrors")
 	f.StringVar(&c.AppcStoreDir, "appc_store_dir", c.AppcStoreDir, "directory of the records of Appc images (default: in --work_dir)")
 	f.StringVar(&c.AppcSimpleDiscoveryURIPrefix, "appc_simple_discovery_uri_prefix", c.AppcSimpleDiscoveryURIPrefix,
 		"what stands before NAME-VERSION-OS-ARCH.aci in the place of an Appc image: http://..., https://..., /..., file:///...; empty: meta discovery")

@@ -34,7 +34,7 @@ func pruneCommand() *cobra.Command {
 		defer stop()
 		return withEngine(ctx, config, func(e *engine.Engine) error {
 			pruned, err := e.Images.Provisioner.Prune(ctx, provisioner.PruneOptions{Excluded: images, DryRun: dryRun})
-			if err != nil && len(pruned.Images)+len(pruned.Layers) == 0 {
+			if err != nil && pruned.Nothing() {
 				return err
 			}
 			// What was removed before an error is gone.
@@ -52,6 +52,9 @@ func printPruned(p provisioner.Pruned, dryRun bool) error {
 	}
 	for _, rec := range p.Images {
 		fmt.Printf("%s image %s\n", removed, recordName(rec))
+	}
+	if n := len(p.Partials); n > 0 {
+		fmt.Printf("%s what was kept of %d interrupted downloads\n", removed, n)
 	}
 	return printSwept(removed, freed, layer.Swept{Layers: p.Layers, Bytes: p.Bytes})
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -40,10 +41,13 @@ func pullCommand() *cobra.Command {
 			}
 			record, report, err := images.Pull(ctx, img)
 			progress.done()
-			switch {
-			case err != nil:
+			if err != nil {
 				return err
-			case explain:
+			}
+			if report != nil && report.Warning != "" {
+				warn(fmt.Errorf("image %s: %s", record.Reference, report.Warning))
+			}
+			if explain {
 				result := explained{record, report}
 				return printResult(asJSON, result, result.print)
 			}

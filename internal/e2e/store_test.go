@@ -21,9 +21,10 @@ import (
 
 // pruned is what `berth prune --json` prints.
 type pruned struct {
-	Images []struct{ Reference string }
-	Layers []string
-	Bytes  int64
+	Images   []struct{ Reference string }
+	Layers   []string
+	Partials []string
+	Bytes    int64
 }
 
 func (p pruned) names() []string {
@@ -257,7 +258,7 @@ func TestPruneSparesWhatIsUsedOrExcluded(t *testing.T) {
 	}
 	expect(t, b.Run("prune"), 0)
 	wantNothing(t, b)
-	if r := b.Run("prune", "--json"); r.Stdout != "{\n  \"images\": [],\n  \"layers\": [],\n  \"bytes\": 0\n}\n" {
+	if r := b.Run("prune", "--json"); r.Stdout != "{\n  \"images\": [],\n  \"layers\": [],\n  \"partials\": [],\n  \"bytes\": 0\n}\n" {
 		t.Errorf("with nothing to remove prune says %s", r.Stdout)
 	}
 }

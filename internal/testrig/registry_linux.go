@@ -27,8 +27,9 @@ import (
 //
 // The image builders push to Direct, so Requests counts the client's alone.
 type RegistryServer struct {
-	proxy  string
-	direct string
+	proxy   string
+	direct  string
+	storage string
 
 	mu        sync.Mutex
 	log       []string
@@ -43,8 +44,9 @@ storage:
   filesystem: {rootdirectory: %q}
   delete: {enabled: true}
   maintenance: {uploadpurging: {enabled: false}}
-http: {addr: "127.0.0.1:0", secret: testrig}
-`
+http: {addr: "127.0.0.1:0", secret: testrig%s}
+compatibility: {schema1: {enabled: true}}
+%s`
 
 var registryListens = regexp.MustCompile(`listening on (127\.0\.0\.1:[0-9]+)`)
 
@@ -52,7 +54,8 @@ var registryListens = regexp.MustCompile(`listening on (127\.0\.0\.1:[0-9]+)`)
 func Registry(tb testing.TB) *RegistryServer {
 	tb.Helper()
 	RequireTools(tb, "docker-registry")
-	r := &RegistryServer{direct: startRegistry(tb)}
+	r := &RegistryServer{storage: filepath.Join(TempDir(tb), "storage")}
+	r.direct = startRegistry(tb, r.storage, "", "", registryAddress)
 	r.startProxy(tb)
 	return r
 }
@@ -114,11 +117,13 @@ func withTag(name string) string {
 	return name
 }
 
-func startRegistry(tb testing.TB) (addr string) {
+// startRegistry starts a registry with more of a configuration, in its section http and
+// beside that, and returns where it listens as soon as reached does.
+func startRegistry(tb testing.TB, storage, http, more string, reached func(log string) (string, error)) (addr string) {
 	tb.Helper()
 	dir := TempDir(tb)
 	config := filepath.Join(dir, "config.yml")
-	text := fmt.Sprintf(registryConfig, filepath.Join(dir, "storage"))
+	text := fmt.Sprintf(registryConfig, storage, http, more)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		tb.Fatalf("write the registry's configuration: %v", err)
 	}
@@ -140,7 +145,7 @@ func startRegistry(tb testing.TB) (addr string) {
 	}
 	tb.Cleanup(func() { endProcess(tb, cmd, done) })
 	err = eventually(20*time.Second, func() error {
-		addr, err = registryAddress(logFile.Name())
+		addr, err = reached(logFile.Name())
 		return err
 	})
 	if err != nil {
@@ -152,15 +157,10 @@ func startRegistry(tb testing.TB) (addr string) {
 // registryAddress reads from the registry's log where it listens, and proves
 // that it answers there.
 func registryAddress(logPath string) (string, error) {
-	text, err := os.ReadFile(logPath)
+	addr, err := loggedAddress(logPath)
 	if err != nil {
 		return "", err
 	}
-	m := registryListens.FindSubmatch(text)
-	if m == nil {
-		return "", fmt.Errorf("it does not listen yet; its log:\n%s", text)
-	}
-	addr := string(m[1])
 	client := http.Client{Timeout: 2 * time.Second}
 	resp, err := client.Get("http://" + addr + "/v2/")
 	if err != nil {
@@ -171,6 +171,18 @@ func registryAddress(logPath string) (string, error) {
 		return "", fmt.Errorf("GET /v2/: %s", resp.Status)
 	}
 	return addr, nil
+}
+
+func loggedAddress(logPath string) (string, error) {
+	text, err := os.ReadFile(logPath)
+	if err != nil {
+		return "", err
+	}
+	m := registryListens.FindSubmatch(text)
+	if m == nil {
+		return "", fmt.Errorf("it does not listen yet; its log:\n%s", text)
+	}
+	return string(m[1]), nil
 }
 
 // withoutRegistryVariables drops REGISTRY_..., with which the registry would

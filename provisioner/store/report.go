@@ -15,6 +15,8 @@ type PullReport struct {
 	Total  time.Duration  `json:"total_ns"`
 	Stages []stages.Spent `json:"stages"`
 	Layers []LayerReport  `json:"layers"` // base first
+	// Warning is what a person should know of, if not "".
+	Warning string `json:"warning,omitempty"`
 }
 
 // LayerReport tells how one layer of a pull came into the store.

@@ -114,9 +114,25 @@ type Store interface {
 	// one whose record cannot be read. Their layers stay until the next sweep.
 	// ErrNotFound when there is none, ErrNotSupported when a newer berth recorded one.
 	Remove(ctx context.Context, img *v1.Image) error
+}
 
-	// Unknown returns the paths of files among the records that are none. Nothing
-	// touches them.
+// Partial is what is kept of a blob whose download was interrupted.
+type Partial struct {
+	Blob  image.Digest
+	Bytes int64 // that it occupies on disk
+}
+
+// Resumer is a Store that goes on with interrupted downloads where they were.
+type Resumer interface {
+	// Abandoned returns what is kept of downloads that nobody, in any process, carries on
+	// just now, and unless dryRun removes it. Those of which it returns nothing stay; what is
+	// returned beside an error is gone.
+	Abandoned(dryRun bool) ([]Partial, error)
+}
+
+// Inspector is a Store that knows which files in its directory are not its own.
+type Inspector interface {
+	// Unknown returns their paths. They are left alone.
 	Unknown() ([]string, error)
 }
 

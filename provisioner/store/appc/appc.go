@@ -116,9 +116,9 @@ const transport = string(image.Appc) + ":"
 
 // Parse reads the message of an image. Its name may be a whole reference, too: appc:NAME,
 // with labels and id.
-func (kd *kind) Parse(img *v1.Image) (image.Reference, error) {
+func (kd *kind) Parse(img *v1.Image) (image.Reference, *v1.Secret, error) {
 	if img.GetType() != v1.Image_APPC {
-		return image.Reference{}, fmt.Errorf("image of type %s: %w for the appc store", img.GetType(), container.ErrInvalid)
+		return image.Reference{}, nil, fmt.Errorf("image of type %s: %w for the appc store", img.GetType(), container.ErrInvalid)
 	}
 	asked := img.GetAppc()
 	text := asked.GetName()
@@ -129,23 +129,24 @@ func (kd *kind) Parse(img *v1.Image) (image.Reference, error) {
 		}
 		request, err := appc.NewRequest(text, labels, appc.ID(asked.GetId()))
 		if err != nil {
-			return image.Reference{}, err
+			return image.Reference{}, nil, err
 		}
 		text = transport + request.String()
 	}
-	return image.ParseReference(text)
+	reference, err := image.ParseReference(text)
+	return reference, nil, err
 }
 
 // NewNotes implements fetch.Annotator.
 func (kd *kind) NewNotes() fetch.Notes { return &notes{keyring: kd.keyring} }
 
 // Source implements fetch.Kind.
-func (kd *kind) Source(k fetch.Key, tmp func() (string, error)) (fetch.Source, error) {
-	request, err := appc.ParseRequest(k.Reference.Appc)
+func (kd *kind) Source(r fetch.Request) (fetch.Source, error) {
+	request, err := appc.ParseRequest(r.Reference.Appc)
 	if err != nil {
 		return nil, err
 	}
-	want, err := k.Want()
+	want, err := r.Want()
 	if err != nil {
 		return nil, err
 	}
@@ -153,5 +154,5 @@ func (kd *kind) Source(k fetch.Key, tmp func() (string, error)) (fetch.Source, e
 	if err != nil {
 		return nil, err
 	}
-	return &source{kind: kd, request: request, platform: want, system: system, tmp: tmp}, nil
+	return &source{kind: kd, request: request, platform: want, system: system, tmp: r.Tmp}, nil
 }

@@ -1,6 +1,7 @@
 // Package docker is the store of Docker images: from registries of the distribution
 // protocol, OCI images included (registry.go), and from files as `docker save` writes them
-// (archive.go). Package fetch is what happens with them.
+// (archive.go), which may be all that there is (archivedir.go). Package fetch is what
+// happens with them.
 package docker
 
 import (
@@ -22,6 +23,11 @@ type Options struct {
 	Dir      string
 	Layers   *layer.Store
 	Registry *registry.Client
+	// Archives is a directory of files as `docker save` writes them, that stands for all
+	// registries; "" is none. The image is in NAME.tar, see inArchives.
+	Archives string
+	// Slots are those of fetch.Options.
+	Slots *fetch.Slots
 	// Progress and Metrics may be nil.
 	Progress store.Progress
 	Metrics  *metrics.Set
@@ -35,7 +41,7 @@ type Store struct {
 
 // New returns the store, and makes its directory when missing.
 func New(o Options) (*Store, error) {
-	s, err := fetch.New(kind{o.Registry}, fetch.Options{Dir: o.Dir, Layers: o.Layers, Progress: o.Progress, Metrics: o.Metrics})
+	s, err := fetch.New(kind{o.Registry, o.Archives}, fetch.Options{Dir: o.Dir, Layers: o.Layers, Slots: o.Slots, Progress: o.Progress, Metrics: o.Metrics})
 	if err != nil {
 		return nil, err
 	}
@@ -45,39 +51,48 @@ func New(o Options) (*Store, error) {
 // kind implements fetch.Kind.
 type kind struct {
 	registry *registry.Client
+	archives string
 }
 
 func (kind) Name() string { return "docker" }
 
-func (kind) Parse(img *v1.Image) (image.Reference, error) {
+func (kind) Parse(img *v1.Image) (image.Reference, *v1.Secret, error) {
 	if img.GetType() != v1.Image_DOCKER {
-		return image.Reference{}, fmt.Errorf("image of type %s: %w for the docker store", img.GetType(), container.ErrInvalid)
+		return image.Reference{}, nil, fmt.Errorf("image of type %s: %w for the docker store", img.GetType(), container.ErrInvalid)
 	}
 	reference, err := image.ParseReference(img.GetDocker().GetName())
 	if err != nil {
-		return image.Reference{}, err
-	}
-	if img.GetDocker().GetConfig() != nil {
-		return image.Reference{}, fmt.Errorf("image %s: credentials in the request: %w; give them to the docker configuration of the user that runs berth",
-			reference, container.ErrNotSupported)
+		return image.Reference{}, nil, err
 	}
 	switch reference.Transport {
 	case image.Docker:
-		return reference, nil
 	case image.DockerArchive:
-		return fetch.Absolute(reference)
+		reference, err = fetch.Absolute(reference)
+	default:
+		err = fmt.Errorf("image %s: %w: the docker store has no images of the transport %s",
+			reference, container.ErrNotSupported, reference.Transport)
 	}
-	return image.Reference{}, fmt.Errorf("image %s: %w: the docker store has no images of the transport %s",
-		reference, container.ErrNotSupported, reference.Transport)
+	return reference, img.GetDocker().GetConfig(), err
 }
 
-func (kd kind) Source(k fetch.Key, tmp func() (string, error)) (fetch.Source, error) {
-	want, err := k.Want()
+func (kd kind) Source(r fetch.Request) (fetch.Source, error) {
+	want, err := r.Want()
 	if err != nil {
 		return nil, err
 	}
-	if k.Reference.Transport == image.DockerArchive {
-		return openArchive(k.Reference, want, tmp)
+	if r.Reference.Transport == image.DockerArchive {
+		return openArchive(r.Reference, want, r.Tmp)
 	}
-	return &registrySource{client: kd.registry, name: k.Reference.Name, want: want}, nil
+	if kd.archives != "" {
+		file, err := inArchives(kd.archives, r.Reference.Name)
+		if err != nil {
+			return nil, err
+		}
+		return openArchive(file, want, r.Tmp)
+	}
+	client, err := withSecret(kd.registry, r.Secret)
+	if err != nil {
+		return nil, err
+	}
+	return &registrySource{client: client, partials: r.Partials, name: r.Reference.Name, want: want}, nil
 }

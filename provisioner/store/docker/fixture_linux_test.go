@@ -33,7 +33,7 @@ import (
 
 // newClient returns a client that gives up soon and knows no credentials.
 func newClient() *registry.Client {
-	return registry.NewClient(registry.Options{Keychain: authn.NewMultiKeychain(), StallTimeout: 5 * time.Second})
+	return registry.NewClient(registry.Options{Keychain: authn.NewMultiKeychain(), StallTimeout: 5 * time.Second, Attempts: 1})
 }
 
 // bench is a store on directories of its own.
@@ -74,6 +74,17 @@ func openStore(t testing.TB, dir string, layers *layer.Store, progress store.Pro
 		t.Fatal(err)
 	}
 	return s
+}
+
+// open opens the store anew, otherwise.
+func (b *bench) open(t testing.TB, o Options) {
+	t.Helper()
+	o.Dir, o.Layers = filepath.Join(b.dir, "docker"), b.layers
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Store = s
 }
 
 func named(name string) *v1.Image {

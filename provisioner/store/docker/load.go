@@ -10,7 +10,6 @@ import (
 
 	"berth/container"
 	"berth/image"
-	"berth/layer"
 	"berth/provisioner/store"
 	"berth/provisioner/store/fetch"
 	"berth/provisioner/store/layout"
@@ -71,10 +70,10 @@ func (s *Store) loadFrom(ctx context.Context, open func(tmp func() (string, erro
 	if err != nil {
 		return nil, err
 	}
-	return s.load(ctx, images, lease)
+	return s.load(ctx, images)
 }
 
-func (s *Store) load(ctx context.Context, images []loadable, lease *layer.Lease) (records []store.Record, err error) {
+func (s *Store) load(ctx context.Context, images []loadable) (records []store.Record, err error) {
 	if len(images) == 0 {
 		return nil, fmt.Errorf("%w: it has no image", container.ErrInvalid)
 	}
@@ -87,7 +86,7 @@ func (s *Store) load(ctx context.Context, images []loadable, lease *layer.Lease)
 		if !image.HostPlatform().Accepts(img.platform) {
 			k.Platform = img.platform.Normalize().String()
 		}
-		rec, failed := s.Import(ctx, k, img.source, lease)
+		rec, failed := s.Import(ctx, k, img.source)
 		if failed != nil {
 			return records, errors.Join(err, failed)
 		}

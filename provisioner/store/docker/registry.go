@@ -18,9 +18,10 @@ import (
 
 // registrySource is one image in a registry.
 type registrySource struct {
-	client *registry.Client
-	name   image.Name
-	want   image.Platform
+	client   *registry.Client
+	partials *fetch.Partials
+	name     image.Name
+	want     image.Platform
 }
 
 // Resolve implements fetch.Source.
@@ -28,6 +29,13 @@ func (r *registrySource) Resolve(ctx context.Context) (*fetch.Resolved, error) {
 	first, err := r.manifest(ctx, r.name)
 	if err != nil {
 		return nil, err
+	}
+	parsed, err := image.ParseManifest(first.MediaType, first.Body)
+	if err != nil {
+		return nil, err
+	}
+	if old, ok := parsed.(*image.Schema1); ok {
+		return r.resolveSchema1(ctx, first, old)
 	}
 	return fetch.Find(ctx, r, first, r.want)
 }
@@ -45,16 +53,21 @@ func (r *registrySource) Document(ctx context.Context, d image.Descriptor) (fetc
 }
 
 // Config implements fetch.Documents.
-func (r *registrySource) Config(ctx context.Context, d image.Descriptor) (_ []byte, err error) {
+func (r *registrySource) Config(ctx context.Context, d image.Descriptor) ([]byte, error) {
 	if d.Size > image.MaxConfigSize {
 		return nil, fmt.Errorf("configuration %s: %w: it has %d bytes, at most %d are allowed", d.Digest, container.ErrInvalid, d.Size, image.MaxConfigSize)
 	}
-	body, err := r.client.Blob(ctx, r.name, d)
-	if err != nil {
-		return nil, err
+	for {
+		body, err := r.client.Blob(ctx, r.name, d)
+		if err != nil {
+			return nil, err
+		}
+		config, err := io.ReadAll(body)
+		err = errors.Join(err, body.Close())
+		if !errors.Is(err, container.ErrInvalid) || !body.Distrust() {
+			return config, err
+		}
 	}
-	defer func() { err = errors.Join(err, body.Close()) }()
-	return io.ReadAll(body)
 }
 
 // Recall has nothing to do: what a digest names does not change.
@@ -62,13 +75,20 @@ func (r *registrySource) Recall(context.Context, fetch.Recorded) error { return 
 
 // Open implements fetch.Source.
 func (r *registrySource) Open(ctx context.Context, l fetch.Layer) (io.ReadCloser, error) {
+	return r.partials.Resume(l.Descriptor, func(begun io.Reader, n int64) (fetch.Blob, error) {
+		return r.blob(ctx, l.Descriptor, begun, n)
+	})
+}
+
+// blob opens a blob of which n bytes are there.
+func (r *registrySource) blob(ctx context.Context, d image.Descriptor, begun io.Reader, n int64) (fetch.Blob, error) {
 	// The last request is the one for the blob; those before it were part of the way there.
 	var connected atomic.Pointer[time.Time]
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
 		now := time.Now()
 		connected.Store(&now)
 	}})
-	body, err := r.client.Blob(traced, r.name, l.Descriptor)
+	body, err := r.client.BlobFrom(traced, r.name, d, begun, n)
 	if at := connected.Load(); at != nil {
 		stages.Of(ctx).EnterAt(stages.FirstByte, *at)
 	}

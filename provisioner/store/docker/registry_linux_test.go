@@ -3,13 +3,13 @@ package docker
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -304,44 +304,35 @@ func TestManyGetsFetchOnce(t *testing.T) {
 	b.wantNoTrace(t)
 }
 
-// Whoever waits for another's pull takes over when that one fails.
-func TestAWaitingGet(t *testing.T) {
-	r, b := newTestRegistry(t), newBench(t)
-	r.push(t, "slow", "1", madeImage{layers: []madeLayer{gzipped(layerA)}})
-	asked, answer := make(chan struct{}), make(chan struct{})
-	var first sync.Once
+// slowRegistry answers its first request once it is let go, with a status or as the registry.
+func slowRegistry(r *testRegistry, status int) (asked, answer chan struct{}) {
+	asked, answer = make(chan struct{}), make(chan struct{})
+	var others atomic.Bool
 	r.intercept(func(w http.ResponseWriter, _ *http.Request) (taken bool) {
-		first.Do(func() {
-			close(asked)
-			<-answer
-			w.WriteHeader(http.StatusServiceUnavailable)
-			taken = true
-		})
-		return taken
+		if others.Swap(true) {
+			return false
+		}
+		close(asked)
+		<-answer
+		if status != 0 {
+			w.WriteHeader(status)
+		}
+		return status != 0
 	})
-	failed, got := make(chan error), make(chan error)
-	get := func(result chan<- error) {
-		found, err := b.Get(t.Context(), r.ref("slow:1"), layer.Tree)
+	return asked, answer
+}
+
+// get is Get in the background.
+func (b *bench) get(ctx context.Context, img *v1.Image) <-chan error {
+	result := make(chan error, 1)
+	go func() {
+		found, err := b.Get(ctx, img, layer.Tree)
 		if err == nil {
 			err = found.Release()
 		}
 		result <- err
-	}
-	go get(failed)
-	<-asked
-	errGivenUp := errors.New("given up")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errGivenUp)
-	_, err := b.Get(ctx, r.ref("slow:1"), layer.Tree)
-	wantError(t, err, errGivenUp, r.host+"/slow:1")
-
-	go get(got)
-	close(answer)
-	wantError(t, <-failed, container.ErrUnavailable, "503")
-	if err := <-got; err != nil {
-		t.Error(err)
-	}
-	b.wantNoTrace(t)
+	}()
+	return result
 }
 
 func TestBadImages(t *testing.T) {

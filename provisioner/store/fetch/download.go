@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"berth/container"
 	"berth/image"
 	"berth/internal/disk"
 	"berth/internal/stages"
@@ -19,8 +20,8 @@ import (
 	"berth/provisioner/store"
 )
 
-// parallel is how many layers of one pull are fetched and unpacked at a time. Each
-// keeps about one and a half cores busy; one more hides the waits for the network.
+// parallel is how many layers are usually fetched and unpacked at a time. Each keeps about
+// one and a half cores busy; one more hides the waits for the network.
 var parallel = max(2, runtime.GOMAXPROCS(0)) + 1
 
 // fetch unpacks the absent ones of the layers and makes them visible, all or none.
@@ -37,6 +38,9 @@ func (p *pull) fetch(ctx context.Context, layers []Layer, absent []image.Digest)
 	if err := p.lease.Commit(ctx); err != nil {
 		return err
 	}
+	for _, d := range all {
+		d.settle()
+	}
 	end := p.clock.Enter(stages.Record)
 	for _, d := range all {
 		d.report.Stages = d.clock.StopAt(end)
@@ -50,7 +54,7 @@ func (p *pull) downloads(layers []Layer, absent []image.Digest, begin time.Time)
 	p.report.Layers = make([]store.LayerReport, len(layers))
 	for i, l := range layers {
 		report := &p.report.Layers[i]
-		*report = store.LayerReport{Layer: l.DiffID, Blob: l.Digest, Size: l.Size, Fetched: slices.Contains(absent, l.DiffID)}
+		*report = store.LayerReport{Layer: l.DiffID, Blob: l.Digest, Size: l.Size, Fetched: l.DiffID == "" || slices.Contains(absent, l.DiffID)}
 		event := store.Event{Image: p.key.String(), Layer: l.Digest, Total: l.Size, Stage: store.Present}
 		if report.Fetched {
 			event.Stage = store.Waiting
@@ -61,14 +65,19 @@ func (p *pull) downloads(layers []Layer, absent []image.Digest, begin time.Time)
 	return all
 }
 
-// unpack carries out the downloads, side by side.
+// unpack carries out the downloads, side by side, beside those of other pulls.
 func (p *pull) unpack(ctx context.Context, all []*download) error {
 	// The largest first: the last to finish is then a small one.
 	slices.SortStableFunc(all, func(a, b *download) int { return cmp.Compare(b.layer.Size, a.layer.Size) })
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
 	for _, d := range all {
-		group.Go(func() error { return p.download(groupCtx, d, p.lease) })
+		if err := p.slots.acquire(groupCtx, p); err != nil {
+			return cmp.Or(group.Wait(), err) // of a download that failed, or of ctx
+		}
+		group.Go(func() error {
+			defer p.slots.release(p)
+			return p.download(groupCtx, d, p.lease)
+		})
 	}
 	return group.Wait()
 }
@@ -80,6 +89,14 @@ type download struct {
 	layer  Layer
 	clock  *stages.Clock
 	report *store.LayerReport
+	kept   keeper // or nil
+}
+
+// settle says that the layer has arrived.
+func (d *download) settle() {
+	if d.kept != nil {
+		d.kept.Settle()
+	}
 }
 
 // download stages a layer in the lease.
@@ -90,17 +107,29 @@ func (s *Store) download(ctx context.Context, d *download, lease *layer.Lease) e
 	return disk.At("pull: layer is fetched")
 }
 
-func (s *Store) transfer(ctx context.Context, d *download, lease *layer.Lease) (err error) {
+// transfer tries again while the bytes were wrong and others may be had.
+func (s *Store) transfer(ctx context.Context, d *download, lease *layer.Lease) error {
+	ctx = stages.With(ctx, d.clock)
+	for {
+		err := s.attempt(ctx, d, lease)
+		if !errors.Is(err, container.ErrInvalid) || d.kept == nil || !d.kept.Distrust() {
+			return err
+		}
+	}
+}
+
+func (s *Store) attempt(ctx context.Context, d *download, lease *layer.Lease) (err error) {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	ctx = stages.With(ctx, d.clock)
 	d.clock.Enter(stages.Connect)
+	d.kept = nil
 	content, err := d.src.Open(ctx, d.layer)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, content.Close()) }()
+	d.kept, _ = content.(keeper)
 	event := store.Event{Image: d.key.String(), Layer: d.layer.Digest, Total: d.layer.Size, Stage: store.Fetching}
 	watched := &watchedReader{r: content, store: s, event: event}
 	info, err := lease.Unpack(ctx, d.layer.DiffID, watched)
@@ -108,7 +137,7 @@ func (s *Store) transfer(ctx context.Context, d *download, lease *layer.Lease) (
 		return err
 	}
 	d.clock.Enter(stages.Wait)
-	d.report.Unpacked = info.Size
+	d.report.Layer, d.report.Unpacked = info.DiffID, info.Size
 	s.blobsFetched.Add(1)
 	event.Stage, event.Done = store.Unpacked, d.layer.Size
 	s.progress(event)

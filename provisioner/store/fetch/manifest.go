@@ -56,6 +56,8 @@ func findManifest(ctx context.Context, from Documents, at Document, want image.P
 		case *image.Manifest:
 			found.Manifest = at.Body
 			return found, d, nil
+		case *image.Schema1:
+			return nil, nil, fmt.Errorf("%w: a manifest of Docker's schema 1, which only registries have", container.ErrNotSupported)
 		case *image.Index:
 			chosen, err := image.Choose(want, d.Manifests)
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/image"
 	"berth/internal/disk"
@@ -16,8 +17,8 @@ import (
 )
 
 // source opens the source of an image. What it needs on disk lies in the lease's directory.
-func (s *Store) source(k Key, lease *layer.Lease) (Source, error) {
-	return s.kind.Source(k, lease.Dir)
+func (s *Store) source(k Key, secret *v1.Secret, lease *layer.Lease) (Source, error) {
+	return s.kind.Source(Request{Key: k, Secret: secret, Tmp: lease.Dir, Partials: &s.partials})
 }
 
 // pull is one that is under way.
@@ -34,12 +35,7 @@ type pull struct {
 // records it.
 func (s *Store) pull(ctx context.Context, w wanted, lease *layer.Lease) (_ *store.Image, err error) {
 	defer s.pullTime.Start()()
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("pull %s: %w", w.Key, err)
-		}
-	}()
-	src, err := s.source(w.Key, lease)
+	src, err := s.source(w.Key, w.secret, lease)
 	if err != nil {
 		return nil, err
 	}
@@ -53,12 +49,15 @@ func (s *Store) pullFrom(ctx context.Context, src Source, w wanted, lease *layer
 	if err != nil {
 		return nil, err
 	}
+	if found.Complete != nil {
+		s.recognize(found.Layers)
+	}
 	layers := lastOfEach(found.Layers, Layer.id)
 	if err := disk.At("pull: resolved"); err != nil {
 		return nil, err
 	}
 	p.clock.Enter(stages.Hold)
-	absent, err := lease.Hold(ctx, w.form, diffIDs(layers))
+	absent, err := lease.Hold(ctx, w.form, knownDiffIDs(layers))
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +67,44 @@ func (s *Store) pullFrom(ctx context.Context, src Source, w wanted, lease *layer
 	if err := p.fetch(ctx, layers, absent); err != nil {
 		return nil, err
 	}
+	if err := p.complete(found); err != nil {
+		return nil, err
+	}
+	p.report.Warning = found.Warning
 	return p.finish(newRecord(w.Key, found))
+}
+
+// recognize gives the blobs their DiffIDs that were unpacked before. Only what was learned
+// that way counts: that a manifest and a configuration put a blob and a DiffID side by side
+// proves nothing while nobody has unpacked the one and got the other.
+func (s *Store) recognize(layers []Layer) {
+	recorded, _ := s.records.list() // what cannot be read is fetched
+	for _, rec := range recorded {
+		if !rec.Learned {
+			continue
+		}
+		for i, l := range layers {
+			if at := slices.IndexFunc(rec.Blobs, func(b blob) bool { return b.Digest == l.Digest }); at >= 0 {
+				layers[i].DiffID = rec.Blobs[at].DiffID
+			}
+		}
+	}
+}
+
+// complete gives an image its configuration that had none before its layers were unpacked.
+func (p *pull) complete(found *Resolved) (err error) {
+	if found.Complete == nil {
+		return nil
+	}
+	for i, l := range found.Layers {
+		at := slices.IndexFunc(p.report.Layers, func(r store.LayerReport) bool { return r.Blob == l.Digest })
+		found.Layers[i].DiffID = p.report.Layers[at].Layer
+	}
+	if found.Config, err = found.Complete(diffIDs(found.Layers)); err != nil {
+		return err
+	}
+	found.Parsed, err = image.ParseConfig(found.Config)
+	return err
 }
 
 func (s *Store) newPull(k Key, src Source, lease *layer.Lease) *pull {
@@ -91,22 +127,35 @@ func (p *pull) finish(rec *record) (*store.Image, error) {
 }
 
 // Import finds an image at a source that is not the one of its name, fetches what the
-// layer store lacks of it into the lease and records it under its name, like a pull. The
-// layers are held by the lease.
-func (s *Store) Import(ctx context.Context, k Key, src Source, lease *layer.Lease) (store.Record, error) {
-	end, err := s.pulls.begin(ctx, k)
+// layer store lacks of it and records it under its name, like a pull.
+func (s *Store) Import(ctx context.Context, k Key, src Source) (store.Record, error) {
+	rec, err := s.importFrom(ctx, k, src)
 	if err != nil {
 		return store.Record{}, fmt.Errorf("load %s: %w", k, err)
 	}
-	defer end()
-	if _, err := s.records.load(k); errors.Is(err, container.ErrNotSupported) {
-		return store.Record{}, fmt.Errorf("load %s: %w", k, err)
+	return rec, nil
+}
+
+func (s *Store) importFrom(ctx context.Context, k Key, src Source) (store.Record, error) {
+	w := wanted{Key: k, wants: wants{form: layer.Tree, from: &src}}
+	for {
+		img, _, err := s.pulls.share(ctx, w, s.imported)
+		if err != nil {
+			return store.Record{}, err
+		}
+		if img != nil {
+			return img.Record, img.Release()
+		}
 	}
-	img, err := s.pullFrom(ctx, src, wanted{Key: k, form: layer.Tree}, lease)
-	if err != nil {
-		return store.Record{}, fmt.Errorf("load %s: %w", k, err)
+}
+
+func (s *Store) imported(ctx context.Context, w wanted) (*store.Image, error) {
+	if _, err := s.records.load(w.Key); errors.Is(err, container.ErrNotSupported) {
+		return nil, err
 	}
-	return img.Record, nil
+	return s.leased(ctx, w, func(ctx context.Context, w wanted, lease *layer.Lease) (*store.Image, error) {
+		return s.pullFrom(ctx, *w.from, w, lease)
+	})
 }
 
 func newRecord(k Key, found *Resolved) *record {
@@ -126,6 +175,7 @@ func newRecord(k Key, found *Resolved) *record {
 			Pulled:    time.Now().UTC().Truncate(time.Second),
 		},
 		Source:   found.File,
+		Learned:  found.Complete != nil,
 		Manifest: string(found.Manifest),
 		Config:   string(found.Config),
 		Notes:    found.Notes,

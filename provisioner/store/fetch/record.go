@@ -33,11 +33,13 @@ type record struct {
 	ManifestDigest image.Digest `json:"manifestDigest,omitempty"` // none for an archive
 	Source         *File        `json:"source,omitempty"`         // none for a registry
 	Blobs          []blob       `json:"blobs"`                    // of the layers in Layers
-	Manifest       string       `json:"manifest,omitempty"`
-	Indexes        []string     `json:"indexes,omitempty"` // that led to the manifest, the outermost first
-	Config         string       `json:"config"`
-	Notes          Notes        `json:"notes,omitempty"` // of an Annotator
-	parsed         *image.Config
+	// Learned says that each of Blobs was unpacked to know its DiffID, which nobody had said.
+	Learned  bool     `json:"learned,omitempty"`
+	Manifest string   `json:"manifest,omitempty"`
+	Indexes  []string `json:"indexes,omitempty"` // that led to the manifest, the outermost first
+	Config   string   `json:"config"`
+	Notes    Notes    `json:"notes,omitempty"` // of an Annotator
+	parsed   *image.Config
 }
 
 // blob is where the layer with DiffID came from.
@@ -226,20 +228,6 @@ func (r records) forget(rec store.Record) error {
 		return err
 	}
 	return nil
-}
-
-// unknown returns the paths of what is among the records and is none.
-func (r records) unknown() (paths []string, err error) {
-	entries, err := disk.ReadDir(r.dir)
-	if err != nil {
-		return nil, fmt.Errorf("look for unknown files: %w", err)
-	}
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), suffix) {
-			paths = append(paths, filepath.Join(r.dir, e.Name()))
-		}
-	}
-	return paths, nil
 }
 
 // list returns the records that can be read, ordered by reference, and with an error

@@ -23,7 +23,7 @@ func (e *goneError) Unwrap() error { return e.error }
 
 // restore fetches the layers that a recorded image lacks. What its name means at the
 // source by now does not matter.
-func (s *Store) restore(ctx context.Context, k Key, known *lookup, lease *layer.Lease) (_ *store.Image, err error) {
+func (s *Store) restore(ctx context.Context, w wanted, known *lookup, lease *layer.Lease) (_ *store.Image, err error) {
 	defer s.pullTime.Start()()
 	why := whyAbsent(known.absent, lease)
 	defer func() {
@@ -33,14 +33,14 @@ func (s *Store) restore(ctx context.Context, k Key, known *lookup, lease *layer.
 		case errors.Is(err, container.ErrNotFound), errors.Is(err, container.ErrInvalid):
 			err = &goneError{err}
 		}
-		err = fmt.Errorf("pull %s: %s, and it cannot be fetched again: %w", k, why, err)
+		err = fmt.Errorf("%s, and it cannot be fetched again: %w", why, err)
 	}()
-	src, err := s.source(k, lease)
+	src, err := s.source(w.Key, w.secret, lease)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	p := s.newPull(k, src, lease)
+	p := s.newPull(w.Key, src, lease)
 	if err := src.Recall(ctx, known.recorded()); err != nil {
 		return nil, err
 	}
@@ -183,7 +183,16 @@ func (r *refetch) from(ctx context.Context, o origin) error {
 	if err != nil {
 		return err
 	}
-	return r.download(ctx, &download{key: k, src: src, layer: o.layer, report: new(store.LayerReport)}, r.lease)
+	if err := r.slots.acquire(ctx, r); err != nil {
+		return err
+	}
+	defer r.slots.release(r)
+	d := &download{key: k, src: src, layer: o.layer, report: new(store.LayerReport)}
+	if err := r.download(ctx, d, r.lease); err != nil {
+		return err
+	}
+	d.settle() // the lease is another's to commit; to fetch this one once more is little
+	return nil
 }
 
 // recalledSource is the source of a record, opened when the first layer is wanted of it.
@@ -195,7 +204,7 @@ type recalledSource struct {
 
 func (r *recalledSource) open(ctx context.Context, by *refetch, k Key, rec *record) (Source, error) {
 	r.once.Do(func() {
-		src, err := by.source(k, by.lease)
+		src, err := by.source(k, nil, by.lease)
 		if err == nil {
 			r.src = src
 			err = src.Recall(ctx, rec.recorded())

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"berth/container"
 	"berth/image"
@@ -18,7 +19,7 @@ type Source interface {
 	// name means by now. ErrNotFound: the source is no longer what it was.
 	Recall(ctx context.Context, from Recorded) error
 	// Open returns the bytes of a layer, which prove themselves at their end. A
-	// stages.Clock in ctx is told of the connection.
+	// stages.Clock in ctx is told of the connection. It may be of Request.Partials.
 	Open(ctx context.Context, l Layer) (io.ReadCloser, error)
 	Close() error
 }
@@ -33,7 +34,12 @@ type Resolved struct {
 	File   *File
 	Config []byte
 	Parsed *image.Config // of Config
-	Layers []Layer       // base first
+	// Complete makes Config of the DiffIDs of all Layers, for a source that does not know
+	// these before the layers are unpacked. They are "" then, and there is no Config.
+	Complete func(diffIDs []image.Digest) ([]byte, error)
+	// Warning is what a person should know of, if not "".
+	Warning string
+	Layers  []Layer // base first
 	// Origin has the layers by the blobs under which they are to be fetched again, where
 	// those are not the ones in Layers.
 	Origin []Layer
@@ -47,7 +53,8 @@ type Layer struct {
 	image.Descriptor
 }
 
-func (l Layer) id() image.Digest { return l.DiffID }
+// id tells one layer from another.
+func (l Layer) id() image.Digest { return cmp.Or(l.DiffID, l.Digest) }
 
 func diffIDs(layers []Layer) []image.Digest {
 	ids := make([]image.Digest, len(layers))
@@ -55,6 +62,11 @@ func diffIDs(layers []Layer) []image.Digest {
 		ids[i] = l.DiffID
 	}
 	return ids
+}
+
+// knownDiffIDs leaves out those that are not known yet.
+func knownDiffIDs(layers []Layer) []image.Digest {
+	return slices.DeleteFunc(diffIDs(layers), func(id image.Digest) bool { return id == "" })
 }
 
 // Pair ties the layers of a manifest to the diffIDs of the configuration.

@@ -4,10 +4,12 @@
 //
 // A store is a Kind: how its images are named, and the sources that they have. A source
 // (source.go) resolves a reference into a manifest, a configuration and the layers to
-// fetch (manifest.go; pull.go); download.go fetches these; record.go keeps what was found,
-// so that single layers can be fetched again (refetch.go), with what a kind has to add
-// (notes.go). archive.go and members.go read
-// tar files in place, for sources that are files.
+// fetch (manifest.go; pull.go). All who want the same meanwhile share one pull (pulls.go).
+// download.go fetches the layers, as many at a time as there are slots (slots.go), and
+// partial.go keeps what comes of large ones for the process after a kill. record.go keeps
+// what was found, so that single layers can be fetched again (refetch.go), with what a kind
+// has to add (notes.go). archive.go and members.go read tar files in place, for sources
+// that are files.
 //
 // Its metrics, below containerizer/mesos/provisioner/<kind>_store:
 //
@@ -21,8 +23,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -38,12 +43,24 @@ import (
 type Kind interface {
 	// Name is a word, "docker".
 	Name() string
-	// Parse returns what a request names, with a path from the root if it has one.
+	// Parse returns what a request names, with a path from the root if it has one, and
+	// the credentials that it brings, nil for none.
 	// ErrInvalid, ErrNotSupported: see store.Store's Get.
-	Parse(img *v1.Image) (image.Reference, error)
-	// Source opens the source of an image. tmp returns a directory for what it needs
-	// on disk, which is removed when nobody needs it any more, also after a kill.
-	Source(k Key, tmp func() (string, error)) (Source, error)
+	Parse(img *v1.Image) (image.Reference, *v1.Secret, error)
+	// Source opens the source of an image.
+	Source(r Request) (Source, error)
+}
+
+// Request is what a source is opened for, and with.
+type Request struct {
+	Key
+	// Secret has credentials that go before all others; nil: there are none.
+	Secret *v1.Secret
+	// Tmp returns a directory for what the source needs on disk, which is removed when
+	// nobody needs it any more, also after a kill.
+	Tmp func() (string, error)
+	// Partials are for a source from which a layer may come in parts.
+	Partials *Partials
 }
 
 // Options are what a store is made of.
@@ -52,6 +69,8 @@ type Options struct {
 	// process that is killed may leave a temporary file there.
 	Dir    string
 	Layers *layer.Store
+	// Slots bound the downloads of all stores that have them; nil: of this one.
+	Slots *Slots
 	// Progress and Metrics may be nil.
 	Progress store.Progress
 	Metrics  *metrics.Set
@@ -62,7 +81,9 @@ type Store struct {
 	kind     Kind
 	layers   *layer.Store
 	records  records
+	partials Partials
 	pulls    pulls
+	slots    *Slots
 	progress store.Progress
 
 	pullTime     *metrics.Timer
@@ -71,7 +92,11 @@ type Store struct {
 	bytesFetched *metrics.Counter
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store     = (*Store)(nil)
+	_ store.Resumer   = (*Store)(nil)
+	_ store.Inspector = (*Store)(nil)
+)
 
 // New returns the store, and makes its directory when missing.
 func New(kind Kind, o Options) (*Store, error) {
@@ -82,9 +107,14 @@ func New(kind Kind, o Options) (*Store, error) {
 	if o.Progress == nil {
 		o.Progress = func(store.Event) {}
 	}
+	if o.Slots == nil {
+		o.Slots = NewSlots()
+	}
+	kept := Partials{filepath.Join(o.Dir, "partial")}
+	kept.expire(time.Now())
 	prefix := "containerizer/mesos/provisioner/" + kind.Name() + "_store/"
 	return &Store{
-		kind: kind, layers: o.Layers, records: records, progress: o.Progress,
+		kind: kind, layers: o.Layers, records: records, partials: kept, slots: o.Slots, progress: o.Progress,
 		pullTime:     o.Metrics.Timer(prefix + "image_pull_ms"),
 		cacheHits:    o.Metrics.Counter(prefix + "cache_hits"),
 		blobsFetched: o.Metrics.Counter(prefix + "blobs_fetched"),
@@ -113,14 +143,14 @@ func (k Key) Want() (image.Platform, error) {
 	return image.ParsePlatform(k.Platform)
 }
 
-func (s *Store) key(img *v1.Image) (Key, error) {
-	reference, err := s.kind.Parse(img)
+func (s *Store) key(img *v1.Image) (Key, *v1.Secret, error) {
+	reference, secret, err := s.kind.Parse(img)
 	if err != nil {
-		return Key{}, err
+		return Key{}, nil, err
 	}
 	k := Key{Reference: reference, Platform: img.GetPlatform()}
 	_, err = k.Want()
-	return k, err
+	return k, secret, err
 }
 
 // Absolute returns the reference with a path from the root, so that a record is one of
@@ -141,11 +171,42 @@ func Absolute(reference image.Reference) (image.Reference, error) {
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, img *v1.Image, form layer.Form) (*store.Image, error) {
-	k, err := s.key(img)
+	k, secret, err := s.key(img)
 	if err != nil {
 		return nil, err
 	}
-	w := wanted{Key: k, cached: img.GetCached(), form: form}
+	w := wanted{Key: k, wants: wants{cached: img.GetCached(), form: form}, secret: secret}
+	for {
+		found, err := s.leased(ctx, w, s.fromStore)
+		if found != nil || err != nil {
+			return found, err
+		}
+		found, mine, err := s.pulls.share(ctx, w, s.fetched)
+		if err != nil {
+			err = fmt.Errorf("pull %s: %w", k, err)
+		}
+		if found != nil || err != nil {
+			return found, err
+		}
+		// Another caller has the image of the pull that both have waited for. What that
+		// pull has recorded is new enough for who shared it.
+		w.cached = w.cached || mine
+	}
+}
+
+// wanted is what a Get wants.
+type wanted struct {
+	Key
+	wants
+	secret *v1.Secret
+	// lacks is what kept a recorded image from being used, if something did.
+	lacks error
+}
+
+// fetched gets what is not there whole: the layers that a recorded image lacks, or all
+// that its source says.
+func (s *Store) fetched(ctx context.Context, w wanted) (*store.Image, error) {
+	s.partials.expire(time.Now())
 	found, err := s.leased(ctx, w, s.fromRecord)
 	if gone := (*goneError)(nil); errors.As(err, &gone) {
 		w.lacks = err
@@ -153,15 +214,6 @@ func (s *Store) Get(ctx context.Context, img *v1.Image, form layer.Form) (*store
 		return found, err
 	}
 	return s.leased(ctx, w, s.fromSource)
-}
-
-// wanted is what a Get wants.
-type wanted struct {
-	Key
-	cached bool
-	form   layer.Form
-	// lacks is what kept a recorded image from being used, if something did.
-	lacks error
 }
 
 // leased gives get a lease, which goes with the image that it returns.
@@ -177,46 +229,30 @@ func (s *Store) leased(ctx context.Context, w wanted, get func(context.Context, 
 	return found, nil
 }
 
+// fromStore returns the image if it is recorded, may be cached and has its layers, else nil.
+func (s *Store) fromStore(ctx context.Context, w wanted, lease *layer.Lease) (*store.Image, error) {
+	known, err := s.lookUp(ctx, w, lease)
+	if known == nil || err != nil || len(known.absent) > 0 {
+		return nil, err
+	}
+	return s.hit(known, lease), nil
+}
+
 // fromRecord returns the image if it is recorded and may be cached, else nil. If it lacks
 // layers, they are fetched; a *goneError says that the source has them no longer.
 func (s *Store) fromRecord(ctx context.Context, w wanted, lease *layer.Lease) (*store.Image, error) {
 	known, err := s.lookUp(ctx, w, lease)
-	if known == nil || err != nil {
+	switch {
+	case known == nil || err != nil:
 		return nil, err
-	}
-	if len(known.absent) == 0 {
+	case len(known.absent) == 0: // somebody else was quicker
 		return s.hit(known, lease), nil
 	}
-	end, err := s.pulls.begin(ctx, w.Key)
-	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", w.Key, err)
-	}
-	defer end()
-	// Perhaps somebody else has fetched them meanwhile.
-	if known, err = s.lookUp(ctx, w, lease); known == nil || err != nil {
-		return nil, err
-	}
-	if len(known.absent) == 0 {
-		return s.hit(known, lease), nil
-	}
-	return s.restore(ctx, w.Key, known, lease)
+	return s.restore(ctx, w, known, lease)
 }
 
 // fromSource asks the source for the image.
 func (s *Store) fromSource(ctx context.Context, w wanted, lease *layer.Lease) (*store.Image, error) {
-	end, err := s.pulls.begin(ctx, w.Key)
-	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", w.Key, err)
-	}
-	defer end()
-	// Perhaps somebody else has pulled it meanwhile.
-	known, err := s.lookUp(ctx, w, lease)
-	if err != nil {
-		return nil, err
-	}
-	if known != nil && len(known.absent) == 0 {
-		return s.hit(known, lease), nil
-	}
 	found, err := s.pull(ctx, w, lease)
 	if err != nil && w.lacks != nil {
 		err = fmt.Errorf("%w; it is pulled anew because of this: %v", err, w.lacks)
@@ -255,7 +291,7 @@ func (s *Store) hit(known *lookup, lease *layer.Lease) *store.Image {
 
 // Reference implements store.Store.
 func (s *Store) Reference(img *v1.Image) (string, error) {
-	k, err := s.key(img)
+	k, _, err := s.key(img)
 	if err != nil {
 		return "", err
 	}
@@ -282,8 +318,28 @@ func (s *Store) Forget(_ context.Context, records []store.Record) error {
 	return disk.At("records: forgotten")
 }
 
-// Unknown implements store.Store.
-func (s *Store) Unknown() ([]string, error) { return s.records.unknown() }
+// Unknown implements store.Inspector.
+func (s *Store) Unknown() (paths []string, err error) {
+	var errs []error
+	for _, in := range []struct {
+		dir  string
+		ours func(fs.DirEntry) bool
+	}{
+		{s.records.dir, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), suffix) }},
+		{s.partials.dir, isPartial},
+	} {
+		entries, err := disk.ReadDir(in.dir)
+		if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, e := range entries {
+			if !in.ours(e) {
+				paths = append(paths, filepath.Join(in.dir, e.Name()))
+			}
+		}
+	}
+	return paths, errors.Join(errs...)
+}
 
 // Sync implements store.Store.
 func (s *Store) Sync() error {
@@ -295,7 +351,7 @@ func (s *Store) Sync() error {
 
 // Remove implements store.Store.
 func (s *Store) Remove(ctx context.Context, img *v1.Image) error {
-	k, err := s.key(img)
+	k, _, err := s.key(img)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -62,7 +63,7 @@ func (l *Layout) Find(ctx context.Context, entry image.Descriptor, name image.Na
 	if documents != nil {
 		last := len(documents) - 1
 		found.Indexes, found.Manifest = documents[:last], documents[last]
-		if found.Origin, err = prove(found); err != nil {
+		if found.Origin, err = prove(name, found); err != nil {
 			return nil, fmt.Errorf("the documents that the image came with: %w", err)
 		}
 	}
@@ -93,8 +94,8 @@ func (l *Layout) documents(ctx context.Context, entry image.Descriptor) (documen
 }
 
 // prove follows the documents to the configuration, and returns the layers as the
-// manifest names them.
-func prove(found *fetch.Resolved) ([]fetch.Layer, error) {
+// manifest names them; none for one of schema 1, which does not say what is in them.
+func prove(name image.Name, found *fetch.Resolved) ([]fetch.Layer, error) {
 	chain := slices.Concat(found.Indexes, [][]byte{found.Manifest})
 	for i, body := range chain {
 		parsed, err := image.ParseManifest("", body)
@@ -111,9 +112,24 @@ func prove(found *fetch.Resolved) ([]fetch.Layer, error) {
 				return nil, fmt.Errorf("%w: the manifest %s is not that of the configuration %s", container.ErrInvalid, image.DigestOf(body), image.DigestOf(found.Config))
 			}
 			return fetch.Pair(found.Parsed, d.Layers)
+		case *image.Schema1:
+			return nil, proveSchema1(name, found, d)
 		}
 	}
 	panic("layout: a chain of documents ends with its last one")
+}
+
+// proveSchema1 checks that the configuration is made of the manifest, and of the layers that
+// are here. Whether these are its layers, only a registry shows.
+func proveSchema1(name image.Name, found *fetch.Resolved, m *image.Schema1) error {
+	if name.Digest != "" {
+		return fmt.Errorf("image %s: %w: its manifest is of Docker's schema 1, which does not say what its layers contain: pull the image", name, container.ErrNotSupported)
+	}
+	config, err := m.Config(found.Parsed.DiffIDs)
+	if err == nil && (len(found.Indexes) > 0 || !bytes.Equal(config, found.Config)) {
+		err = fmt.Errorf("%w: the manifest %s is not that of the configuration %s", container.ErrInvalid, image.DigestOf(found.Manifest), image.DigestOf(found.Config))
+	}
+	return err
 }
 
 func proveName(name image.Name, found *fetch.Resolved) error {

@@ -34,39 +34,40 @@ type kind struct{}
 
 func (kind) Name() string { return "oci" }
 
-func (kind) Parse(img *v1.Image) (image.Reference, error) {
+func (kind) Parse(img *v1.Image) (image.Reference, *v1.Secret, error) {
 	if img.GetType() != v1.Image_OCI {
-		return image.Reference{}, fmt.Errorf("image of type %s: %w for the oci store", img.GetType(), container.ErrInvalid)
+		return image.Reference{}, nil, fmt.Errorf("image of type %s: %w for the oci store", img.GetType(), container.ErrInvalid)
 	}
 	reference, err := image.ParseReference(img.GetOci().GetName())
 	if err != nil {
-		return image.Reference{}, err
+		return image.Reference{}, nil, err
 	}
 	switch reference.Transport {
 	case image.OCI, image.OCIArchive:
-		return fetch.Absolute(reference)
+		reference, err = fetch.Absolute(reference)
+		return reference, nil, err
 	}
-	return image.Reference{}, fmt.Errorf("image %s: %w: the oci store has images as oci:DIR[:REF] and oci-archive:FILE[:REF]",
+	return image.Reference{}, nil, fmt.Errorf("image %s: %w: the oci store has images as oci:DIR[:REF] and oci-archive:FILE[:REF]",
 		reference, container.ErrNotSupported)
 }
 
-func (kind) Source(k fetch.Key, tmp func() (string, error)) (fetch.Source, error) {
-	want, err := k.Want()
+func (kind) Source(r fetch.Request) (fetch.Source, error) {
+	want, err := r.Want()
 	if err != nil {
 		return nil, err
 	}
-	if k.Reference.Transport == image.OCIArchive {
-		file, err := fetch.OpenArchive(k.Reference.Path, tmp)
+	if r.Reference.Transport == image.OCIArchive {
+		file, err := fetch.OpenArchive(r.Reference.Path, r.Tmp)
 		if err != nil {
 			return nil, err
 		}
-		return &archive{source{ref: k.Reference.Ref, want: want}, file}, nil
+		return &archive{source{ref: r.Reference.Ref, want: want}, file}, nil
 	}
-	l, err := layout.Open(k.Reference.Path)
+	l, err := layout.Open(r.Reference.Path)
 	if err != nil {
 		return nil, err
 	}
-	return &directory{source{l, k.Reference.Ref, want}, k.Reference.Path}, nil
+	return &directory{source{l, r.Reference.Ref, want}, r.Reference.Path}, nil
 }
 
 // source is an image of a layout. What it fetches it finds by digest, so that it is of no

@@ -158,6 +158,9 @@ func TestNestedIndexes(t *testing.T) {
 	})
 }
 
+// schema1 is a manifest of Docker's schema 1 of one layer, which no layout may have.
+var schema1 = `{"schemaVersion":1,"fsLayers":[{"blobSum":"` + image.DigestOf(nil).String() + `"}],"history":[{"v1Compatibility":"{\"id\":\"` + image.DigestOf(nil).Hex() + `\"}"}]}`
+
 func TestBadLayouts(t *testing.T) {
 	change := func(f func(m *made, manifest *image.Manifest)) *made {
 		m := newMade()
@@ -192,7 +195,7 @@ func TestBadLayouts(t *testing.T) {
 			container.ErrInvalid, []string{"index.json"}},
 		{"a manifest that is also an index", raw(image.MediaTypeOCIManifest, `{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}`), container.ErrInvalid, []string{"could be taken for an index"}},
 		{"a manifest of another type than it was named as", raw(image.MediaTypeOCIManifest, `{"schemaVersion":2,"mediaType":"`+image.MediaTypeOCIIndex+`","manifests":[]}`), container.ErrInvalid, []string{"was named as"}},
-		{"a manifest of schema 1", raw("application/vnd.docker.distribution.manifest.v1+json", `{"schemaVersion":1}`), container.ErrNotSupported, []string{"schema 1"}},
+		{"a manifest of schema 1", raw("application/vnd.docker.distribution.manifest.v1+json", schema1), container.ErrNotSupported, []string{"schema 1"}},
 		{"an artifact", change(func(_ *made, m *image.Manifest) { m.Config.MediaType = "application/vnd.example" }), container.ErrNotSupported, []string{"an artifact"}},
 		{"a huge manifest", raw(image.MediaTypeOCIManifest, strings.Repeat(" ", 5<<20)), container.ErrInvalid, []string{"5242880 bytes"}},
 		{"a manifest of another size", func() *made {

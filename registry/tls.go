@@ -1,0 +1,202 @@
+package registry
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"berth/container"
+)
+
+// transports has a transport for each host that has certificates of its own, and one for
+// all others.
+type transports struct {
+	other    http.RoundTripper
+	certDirs []string
+
+	mu    sync.Mutex
+	hosts map[string]*hostTransport
+}
+
+// hostTransport is how one host is spoken to. The certificates are read when it is first
+// needed.
+type hostTransport struct {
+	endpoint  // of which the fields about certificates count
+	plain     bool
+	transport http.RoundTripper
+}
+
+func newTransports(o Options) *transports {
+	t := &transports{other: o.Transport, certDirs: o.CertDirs, hosts: make(map[string]*hostTransport)}
+	if t.other == nil {
+		t.other = NewTransport()
+	}
+	return t
+}
+
+// learn remembers what the configuration says of a place.
+func (t *transports) learn(e endpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	known := t.hosts[e.base.Host]
+	if known == nil {
+		known = &hostTransport{endpoint: e}
+		t.hosts[e.base.Host] = known
+	}
+	known.plain = known.plain || e.base.Scheme == "http"
+}
+
+// isPlain reports whether a host is one that the configuration has plain http spoken to.
+func (t *transports) isPlain(host string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	known := t.hosts[host]
+	return known != nil && known.plain
+}
+
+// of returns the transport for a URL.
+func (t *transports) of(u *url.URL) (http.RoundTripper, error) {
+	if u.Scheme != "https" {
+		return t.other, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	known := t.hosts[u.Host]
+	if known == nil {
+		known = &hostTransport{endpoint: endpoint{base: u, registry: u.Host}}
+		if len(t.hosts) < maxSessions { // redirects name hosts, too
+			t.hosts[u.Host] = known
+		}
+	}
+	if known.transport == nil {
+		made, err := t.make(known.endpoint)
+		if err != nil {
+			return nil, fmt.Errorf("certificates for %s: %w", u.Host, err)
+		}
+		known.transport = made
+	}
+	return known.transport, nil
+}
+
+func (t *transports) make(e endpoint) (http.RoundTripper, error) {
+	files, err := t.certificates(e)
+	if err != nil {
+		return nil, err
+	}
+	if len(files.ca)+len(files.pairs) == 0 && !e.insecure {
+		return t.other, nil
+	}
+	made := NewTransport()
+	if other, ok := t.other.(*http.Transport); ok {
+		made = other.Clone()
+	}
+	if made.TLSClientConfig == nil {
+		made.TLSClientConfig = &tls.Config{}
+	}
+	made.TLSClientConfig.InsecureSkipVerify = e.insecure
+	if len(files.ca) > 0 {
+		if made.TLSClientConfig.RootCAs, err = pool(files.ca); err != nil {
+			return nil, err
+		}
+	}
+	for _, pair := range files.pairs {
+		certificate, err := tls.LoadX509KeyPair(pair.cert, pair.key)
+		if err != nil {
+			return nil, fmt.Errorf("client certificate %s with key %s: %w: %w", pair.cert, pair.key, container.ErrInvalid, err)
+		}
+		made.TLSClientConfig.Certificates = append(made.TLSClientConfig.Certificates, certificate)
+	}
+	return made, nil
+}
+
+// pool is what the system trusts and the authorities in the files.
+func pool(files []string) (*x509.CertPool, error) {
+	trusted, err := x509.SystemCertPool()
+	if err != nil {
+		trusted = x509.NewCertPool()
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if !trusted.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("%s: %w: it has no certificate in PEM", file, container.ErrInvalid)
+		}
+	}
+	return trusted, nil
+}
+
+// certificateFiles are those for a place.
+type certificateFiles struct {
+	ca    []string
+	pairs []keyPair
+}
+
+// certificates are those that the configuration names and those in the directories
+// HOST:PORT and HOST, of which a later one adds to an earlier one.
+func (t *transports) certificates(e endpoint) (certificateFiles, error) {
+	files := certificateFiles{e.ca, e.pairs}
+	for _, dir := range t.dirs(e) {
+		if err := files.add(dir); err != nil {
+			return files, err
+		}
+	}
+	return files, nil
+}
+
+// hasCertificates reports whether there is a directory of certificates for a place, or
+// the configuration names some.
+func (t *transports) hasCertificates(e endpoint) bool {
+	for _, dir := range t.dirs(e) {
+		if _, err := os.Stat(dir); err == nil {
+			return true
+		}
+	}
+	return len(e.ca)+len(e.pairs) > 0
+}
+
+func (t *transports) dirs(e endpoint) (dirs []string) {
+	names := []string{e.base.Host}
+	if e.registry != e.base.Host && !e.mirror { // docker.io
+		names = append(names, e.registry)
+	}
+	for _, dir := range t.certDirs {
+		for _, name := range names {
+			dirs = append(dirs, filepath.Join(dir, name))
+		}
+	}
+	return dirs
+}
+
+// add reads the names in a directory, which may be missing.
+func (f *certificateFiles) add(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		base, suffix := strings.TrimSuffix(path, filepath.Ext(path)), filepath.Ext(path)
+		switch suffix {
+		case ".crt":
+			f.ca = append(f.ca, path)
+		case ".cert":
+			f.pairs = append(f.pairs, keyPair{path, base + ".key"})
+		case ".key":
+			if _, err := os.Stat(base + ".cert"); err != nil {
+				return fmt.Errorf("key %s: %w: there is no certificate %s.cert beside it; authorities are *.crt, client certificates *.cert",
+					path, container.ErrInvalid, filepath.Base(base))
+			}
+		}
+	}
+	return nil
+}
