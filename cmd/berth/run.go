@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -76,11 +75,11 @@ entrypoint.`,
 	cmd.Flags().BoolP("help", "h", false, "help for run")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		image, rest, err := splitRunArgs(cmd.Flags(), args)
-		switch {
-		case errors.Is(err, pflag.ErrHelp):
-			return cmd.Help()
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("%w: see `berth run --help`", err)
+		}
+		if help, _ := cmd.Flags().GetBool("help"); help {
+			return cmd.Help()
 		}
 		if err := fromEnvironment(cmd.Flags()); err != nil {
 			return err

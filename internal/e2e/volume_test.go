@@ -63,6 +63,9 @@ func TestImageVolumes(t *testing.T) {
 			}
 		})
 	}
+	if r := b.Run("run", "--help"); r.ExitCode != 0 || !strings.Contains(r.Stdout, "--image_volume IMAGE:DST") {
+		t.Errorf("the help of run: %d, %s%s", r.ExitCode, r.Stdout, r.Stderr)
+	}
 	// Nothing of all that reached the images.
 	expect(t, b.Run("check"), 0)
 }
