@@ -204,7 +204,8 @@ func TestParseLayerType(t *testing.T) {
 
 func FuzzParseManifest(f *testing.F) {
 	for _, seed := range []string{goodManifest, goodIndex, dockerImage, dockerList, manifestOf(goodConfig, ""),
-		member(goodManifest, `"annotations":{"a":"1","A":"2"}`), `{"schemaVersion":2,"manifests":[]}`, `{"schemaVersion":1}`} {
+		member(goodManifest, `"annotations":{"a":"1","A":"2"}`), `{"schemaVersion":2,"manifests":[]}`, `{"schemaVersion":1}`,
+		artifactOf(weights+" "+titled("a/b"), "application/x.tar")} {
 		f.Add("", []byte(seed))
 		f.Add(MediaTypeOCIManifest, []byte(seed))
 	}

@@ -160,3 +160,49 @@ func TestAnImageWithoutLayersAsAVolume(t *testing.T) {
 		t.Errorf("left behind: %q", left)
 	}
 }
+
+// Model weights and the like: what is in a registry and is no image.
+func TestTheFilesOfAnArtifactAsAVolume(t *testing.T) {
+	testrig.RequireRoot(t)
+	reg := testrig.Registry(t)
+	image := testrig.BusyboxImage(t, reg, "busybox:1")
+	model := newFakeRegistry(t)
+	describe := func(mediaType, title string, body []byte) map[string]any {
+		model.setBlob(digest(body), content("application/octet-stream", body))
+		return map[string]any{"mediaType": mediaType, "digest": digest(body), "size": len(body), "annotations": map[string]string{"org.opencontainers.image.title": title}}
+	}
+	publish := func(tag string, layers ...any) {
+		model.setManifest(tag, content(manifestType, marshal(t, map[string]any{"schemaVersion": 2, "mediaType": manifestType, "artifactType": "application/x.model",
+			"config": describe("application/vnd.oci.empty.v1+json", "", []byte("{}")), "layers": layers})))
+	}
+	publish("1", describe("application/x.weights", "weights/small.bin", []byte("0123456789")),
+		describe("application/x.weights", "weights/more/big.bin", make([]byte, 3<<20)), describe("text/plain", "LICENSE", []byte("free\n")))
+	publish("climbs", describe("text/plain", "../../etc/passwd", []byte("x")))
+	b := testrig.Berth(t)
+	for _, backend := range []string{"overlay", "copy"} {
+		r := b.Run("run", "--image_provisioner_backend="+backend, "-u", "app", "--image-volume", model.image("1")+":/m:ro", "--image-volume", model.image("1")+":/w:subpath=weights/more",
+			image, "sh", "-c", "cd /m && find . -type f | sort && cat LICENSE weights/small.bin && stat -c ' %a %u %s' /w/big.bin && ! echo x >LICENSE")
+		expect(t, r, 0, "Read-only file system")
+		if want := "./LICENSE\n./weights/more/big.bin\n./weights/small.bin\nfree\n0123456789 644 0 3145728\n"; r.Stdout != want {
+			t.Errorf("%s: stdout %q, want %q", backend, r.Stdout, want)
+		}
+	}
+	expect(t, b.Run("run", "--image-volume", model.image("climbs")+":/m", image, "true"), 125, "../../etc/passwd")
+	expect(t, b.Run("run", model.image("1"), "true"), 127, "not found")
+	expect(t, b.Run("check"), 0)
+	if left := leftBy(t, b); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	// Saved, it is an image like any other.
+	saved := filepath.Join(testrig.TempDir(t), "model.tar")
+	expect(t, b.Run("save", model.image("1"), "-o", saved), 0)
+	other := testrig.Berth(t)
+	expect(t, other.Run("load", "-i", saved), 0)
+	if r := other.Run("run", "--image-volume", "oci-archive:"+saved+":/m:ro", "--image-volume", model.image("1")+":/n", image, "sh", "-c", "cmp /m/weights/small.bin /n/weights/small.bin && cat /m/LICENSE"); r.ExitCode != 0 || r.Stdout != "free\n" {
+		t.Errorf("saved and loaded: %d, %s%s", r.ExitCode, r.Stdout, r.Stderr)
+	}
+	expect(t, b.Run("rmi", model.image("1"), image), 0)
+	if layers, _ := filepath.Glob(b.WorkDir + "/store/layers/*"); len(layers) > 0 {
+		t.Errorf("layers of a removed artifact: %q", layers)
+	}
+}

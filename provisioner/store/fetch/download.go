@@ -103,10 +103,15 @@ func (s *Store) transfer(ctx context.Context, d *download, lease *layer.Lease) (
 	defer func() { err = errors.Join(err, content.Close()) }()
 	event := store.Event{Image: d.key.String(), Layer: d.layer.Digest, Total: d.layer.Size, Stage: store.Fetching}
 	watched := &watchedReader{r: content, store: s, event: event}
-	info, err := lease.Unpack(ctx, d.layer.DiffID, watched)
+	tar, err := d.layer.Tar(watched)
 	if err != nil {
 		return err
 	}
+	info, err := lease.Unpack(ctx, d.layer.DiffID, tar)
+	if err != nil {
+		return err
+	}
+	d.layer.DiffID, d.report.Layer = info.DiffID, info.DiffID // which an artifact does not say
 	d.clock.Enter(stages.Wait)
 	d.report.Unpacked = info.Size
 	s.blobsFetched.Add(1)

@@ -53,6 +53,10 @@ func (s *Store) pullFrom(ctx context.Context, src Source, w wanted, lease *layer
 	if err != nil {
 		return nil, err
 	}
+	learned, err := p.identify(ctx, found)
+	if err != nil {
+		return nil, err
+	}
 	layers := lastOfEach(found.Layers, Layer.id)
 	if err := disk.At("pull: resolved"); err != nil {
 		return nil, err
@@ -68,6 +72,7 @@ func (s *Store) pullFrom(ctx context.Context, src Source, w wanted, lease *layer
 	if err := p.fetch(ctx, layers, absent); err != nil {
 		return nil, err
 	}
+	p.reportLearned(learned)
 	return p.finish(newRecord(w.Key, found))
 }
 
@@ -136,7 +141,7 @@ func newRecord(k Key, found *Resolved) *record {
 		rec.Indexes = append(rec.Indexes, string(index))
 	}
 	for _, l := range origin {
-		rec.Blobs = append(rec.Blobs, blob{l.DiffID, l.Digest, l.Size, l.MediaType})
+		rec.Blobs = append(rec.Blobs, blob{l.DiffID, l.Digest, l.Size, l.MediaType, l.File})
 	}
 	return rec
 }

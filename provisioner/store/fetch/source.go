@@ -31,7 +31,8 @@ type Resolved struct {
 	Manifest []byte
 	Indexes  [][]byte
 	// File is what was read, for a source that may change under its name.
-	File   *File
+	File *File
+	// Config is nil for an artifact, of which the pull makes it.
 	Config []byte
 	Parsed *image.Config // of Config
 	Layers []Layer       // base first
