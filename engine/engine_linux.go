@@ -40,8 +40,22 @@ type Engine struct {
 	*mesos.Containerizer
 }
 
-// isolates reports whether an isolator is configured.
-func (c Config) isolates(name string) bool { return slices.Contains(c.Isolation, name) }
+// isolation returns the names of the configured isolators, and of those that come with
+// them.
+func (c Config) isolation() []string {
+	all := slices.Clone(c.Isolation)
+	for _, name := range c.Isolation {
+		for _, other := range implied[name] {
+			if !slices.Contains(all, other) {
+				all = append(all, other)
+			}
+		}
+	}
+	return all
+}
+
+// isolates reports whether an isolator is configured, or comes with one that is.
+func (c Config) isolates(name string) bool { return slices.Contains(c.isolation(), name) }
 
 // OpenImages opens the stores and the provisioner, for whoever looks after them: it needs
 // no backend that works, as one does who provisions (Open). The caller owes a Close.
@@ -140,7 +154,7 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := makeIsolators(parts{config: c, launcher: l, cgroups: cgroups})
+	chosen, err := makeIsolators(parts{config: c, launcher: l, cgroups: cgroups, images: images})
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +166,7 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 
 // makeIsolators makes the configured isolators, in the order of the table.
 func makeIsolators(p parts) (chosen []isolator.Isolator, err error) {
-	wanted := slices.Clone(p.config.Isolation)
+	wanted := p.config.isolation()
 	slices.Sort(wanted)
 	for i, name := range wanted {
 		if i > 0 && wanted[i-1] == name {

@@ -74,3 +74,17 @@ func (i *Images) List(ctx context.Context) ([]store.Record, error) {
 	}
 	return all, errors.Join(errs...)
 }
+
+// provisionVolumes makes a root filesystem of each image for the volumes of a container
+// and returns their paths.
+func (i *Images) provisionVolumes(ctx context.Context, id container.ID, images []*v1.Image) ([]string, error) {
+	all, err := i.Provisioner.ProvisionAll(ctx, id, images)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, rootfs := range all {
+		paths = append(paths, rootfs.Path)
+	}
+	return paths, nil
+}

@@ -19,6 +19,8 @@ import (
 	"berth/isolator/namespaces/pid"
 	"berth/isolator/namespaces/uts"
 	ociruntime "berth/isolator/oci/runtime"
+	"berth/isolator/volume/hostpath"
+	"berth/isolator/volume/image"
 	launcher "berth/launcher/linux"
 	"berth/provisioner/backend"
 	"berth/provisioner/backend/aufs"
@@ -95,6 +97,7 @@ type parts struct {
 	config   Config
 	launcher *launcher.Launcher
 	cgroups  *cgroup.Host
+	images   *Images
 }
 
 // isolators has every isolator, in the order in which they prepare a container: the
@@ -118,4 +121,14 @@ var isolators = []struct {
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},
 	{"namespaces/net", func(parts) isolator.Isolator { return net.New() }, ""},
+	{"volume/host_path", func(p parts) isolator.Isolator {
+		return hostpath.New(hostpath.Options{SandboxDirectory: p.config.SandboxDirectory})
+	}, ""},
+	// Last: it may have much to fetch, and a request that another one refuses need not.
+	{"volume/image", func(p parts) isolator.Isolator {
+		return image.New(image.Options{SandboxDirectory: p.config.SandboxDirectory, Provision: p.images.provisionVolumes})
+	}, ""},
 }
+
+// implied are the isolators that come with another one, as in Mesos.
+var implied = map[string][]string{"filesystem/linux": {"volume/host_path", "volume/image"}}

@@ -23,6 +23,9 @@ type Descriptor struct {
 	// URLs are further places of the bytes, in the words of whoever made the image:
 	// nothing secret may be sent there.
 	URLs []string `json:"urls,omitempty"`
+	// File is the path of the one file that a layer of an artifact is, checked; "" for a
+	// layer that is a tar, as those of images are.
+	File string `json:"-"`
 }
 
 // choosable reports whether an entry of an index can be an image.

@@ -24,8 +24,8 @@ type Document interface {
 	document()
 }
 
-// Manifest describes one image. Its Layers are base first and each of a known
-// LayerType; there may be none.
+// Manifest describes one image, or an Artifact. Its Layers are base first; those of an
+// image are each of a known LayerType, and there may be none.
 type Manifest struct {
 	MediaType   string
 	Config      Descriptor
@@ -64,8 +64,8 @@ type documentJSON struct {
 // contradicts mediaType (GHSA-5j5w-g665-5m35: a registry shows one reader a manifest
 // and another one an index, under the same digest).
 //
-// The error is of class ErrInvalid; ErrNotSupported for an artifact that is not an
-// image, for layers of an unknown type and for digests other than sha256.
+// The error is of class ErrInvalid; ErrNotSupported for layers of an unknown type, for
+// artifacts without files and for digests other than sha256.
 func ParseManifest(mediaType string, body []byte) (Document, error) {
 	served, err := ManifestType(mediaType)
 	if err != nil {
@@ -130,11 +130,15 @@ func (w *documentJSON) manifest(mediaType string) (*Manifest, error) {
 	case !strictjson.Stated(w.Layers):
 		return nil, fmt.Errorf("%w: it has no list of layers", container.ErrInvalid)
 	}
-	config, err := parseConfigDescriptor(w.Config)
+	config, err := parseConfigDescriptor(mediaType, w.Config)
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	layers, err := parseLayers(w.Layers)
+	parse := parseLayers
+	if !imageConfigs[config.MediaType] {
+		parse = func(raw json.RawMessage) ([]Descriptor, error) { return parseArtifactLayers(config, raw) }
+	}
+	layers, err := parse(w.Layers)
 	if err != nil {
 		return nil, err
 	}
@@ -170,14 +174,17 @@ func (w *documentJSON) index(mediaType string) (*Index, error) {
 	return &Index{MediaType: mediaType, Manifests: manifests, Annotations: w.Annotations}, nil
 }
 
-func parseConfigDescriptor(raw json.RawMessage) (Descriptor, error) {
+// imageConfigs are the media types of configurations of images; the last: Docker 1.10.
+var imageConfigs = map[string]bool{MediaTypeOCIConfig: true, MediaTypeDockerConfig: true, "application/octet-stream": true}
+
+// parseConfigDescriptor reads the config of a manifest of the given type. Only OCI's may
+// be that of an artifact.
+func parseConfigDescriptor(manifest string, raw json.RawMessage) (Descriptor, error) {
 	d, err := parseDescriptor(raw)
 	if err != nil {
 		return Descriptor{}, err
 	}
-	switch d.MediaType {
-	case MediaTypeOCIConfig, MediaTypeDockerConfig, "application/octet-stream": // the last: Docker 1.10
-	default:
+	if !imageConfigs[d.MediaType] && manifest != MediaTypeOCIManifest {
 		return Descriptor{}, fmt.Errorf("%w: its media type is %s: an artifact, not a container image",
 			container.ErrNotSupported, quote(d.MediaType))
 	}
@@ -187,13 +194,18 @@ func parseConfigDescriptor(raw json.RawMessage) (Descriptor, error) {
 	return d, nil
 }
 
-func parseLayers(raw json.RawMessage) ([]Descriptor, error) {
+func parseLayerList(raw json.RawMessage) ([]Descriptor, error) {
 	layers, err := parseDescriptors("layer", raw)
+	if err == nil && len(layers) > MaxLayers {
+		err = fmt.Errorf("%w: it has %d layers, at most %d are allowed", container.ErrInvalid, len(layers), MaxLayers)
+	}
+	return layers, err
+}
+
+func parseLayers(raw json.RawMessage) ([]Descriptor, error) {
+	layers, err := parseLayerList(raw)
 	if err != nil {
 		return nil, err
-	}
-	if len(layers) > MaxLayers {
-		return nil, fmt.Errorf("%w: it has %d layers, at most %d are allowed", container.ErrInvalid, len(layers), MaxLayers)
 	}
 	for i, layer := range layers {
 		if _, err := ParseLayerType(layer.MediaType); err != nil {

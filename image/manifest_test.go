@@ -213,7 +213,8 @@ func FuzzParseManifest(f *testing.F) {
 		manifestOf(goodConfig, goodLayer+","+goodLayer),                                                                       // one layer twice
 		index(descriptor(MediaTypeOCIIndex)), index(descriptor(MediaTypeDockerList) + "," + descriptor(MediaTypeOCIManifest)), // indexes of indexes
 		index(`null`), index(`{"platform":{"os":"unknown","architecture":"unknown"}}`), strings.Repeat("[", 20_000), `{"a":` + strings.Repeat(`{"a":`, 500),
-		member(goodManifest, `"annotations":{"a":"1","A":"2"}`), `{"schemaVersion":2,"manifests":[]}`, `{"schemaVersion":1}`} {
+		member(goodManifest, `"annotations":{"a":"1","A":"2"}`), `{"schemaVersion":2,"manifests":[]}`, `{"schemaVersion":1}`,
+		artifactOf(weights+" "+titled("a/b"), "application/x.tar")} {
 		f.Add("", []byte(seed))
 		f.Add(MediaTypeOCIManifest, []byte(seed))
 	}

@@ -74,6 +74,13 @@ type LaunchInfo struct {
 	Hostname string
 	Loopback bool
 
+	// Volumes are what the request asks for, mounted after all of the above, the outer
+	// before the inner ones, whichever isolators they come from.
+	Volumes []plan.Mount
+	// ForUser are directories that were made in the sandbox, named from there, and that
+	// the container's user gets, like the sandbox itself.
+	ForUser []string
+
 	// Of the following each may come from one isolator only.
 	Command    *Command
 	WorkingDir string

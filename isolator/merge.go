@@ -8,8 +8,9 @@ import (
 )
 
 // Merge puts the parts of a launch together. Lists are joined in order, namespaces and
-// controllers once each; what only one isolator may say is an error of class
-// ErrInvalid when two say it.
+// controllers once each; volumes from the outer to the inner ones. What only one isolator
+// may say is an error of class ErrInvalid when two say it, and so are two volumes in one
+// place, and a volume that hides what the container needs.
 func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 	var sum LaunchInfo
 	for _, info := range infos {
@@ -23,6 +24,8 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 		sum.Links = append(sum.Links, info.Links...)
 		sum.Masked = append(sum.Masked, info.Masked...)
 		sum.ReadOnly = append(sum.ReadOnly, info.ReadOnly...)
+		sum.Volumes = append(sum.Volumes, info.Volumes...)
+		sum.ForUser = append(sum.ForUser, info.ForUser...)
 		sum.Env = append(sum.Env, info.Env...)
 		sum.Groups = append(sum.Groups, info.Groups...)
 		sum.Loopback = sum.Loopback || info.Loopback
@@ -42,6 +45,9 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 	sum.Namespaces = slices.Compact(sum.Namespaces)
 	slices.Sort(sum.Controllers)
 	sum.Controllers = slices.Compact(sum.Controllers)
+	if err := sum.orderVolumes(); err != nil {
+		return LaunchInfo{}, err
+	}
 	return sum, nil
 }
 

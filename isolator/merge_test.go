@@ -20,12 +20,14 @@ func TestMergeJoinsInOrder(t *testing.T) {
 			Namespaces: []launcher.Namespace{launcher.PID, launcher.Mount}, Controllers: []string{"pids", "cpu"},
 			Mounts: []plan.Mount{{Target: "/a"}}, Nodes: []plan.Node{{Path: "/n1"}}, Links: []plan.Link{{Path: "/l1"}},
 			Masked: []string{"/m1"}, ReadOnly: []string{"/r1"}, Env: []string{"A=1"}, User: "u",
+			Volumes: []plan.Mount{{Target: "/v"}}, ForUser: []string{"x"},
 		},
 		{},
 		{
 			Namespaces: []launcher.Namespace{launcher.Mount}, Controllers: []string{"cpu"},
 			Mounts: []plan.Mount{{Target: "/a/b"}, {Target: "/c"}}, Nodes: []plan.Node{{Path: "/n2"}}, Links: []plan.Link{{Path: "/l2"}},
 			Masked: []string{"/m2"}, ReadOnly: []string{"/r2"}, Env: []string{"A=2"}, Hostname: "h", Loopback: true,
+			Volumes: []plan.Mount{{Target: "/u"}}, ForUser: []string{"y"},
 			Command: &isolator.Command{Path: "c"}, WorkingDir: "/w", StopSignal: 3,
 		},
 		{},
@@ -38,6 +40,7 @@ func TestMergeJoinsInOrder(t *testing.T) {
 		Mounts: []plan.Mount{{Target: "/a"}, {Target: "/a/b"}, {Target: "/c"}},
 		Nodes:  []plan.Node{{Path: "/n1"}, {Path: "/n2"}}, Links: []plan.Link{{Path: "/l1"}, {Path: "/l2"}},
 		Masked: []string{"/m1", "/m2"}, ReadOnly: []string{"/r1", "/r2"}, Env: []string{"A=1", "A=2"},
+		Volumes: []plan.Mount{{Target: "/u"}, {Target: "/v"}}, ForUser: []string{"x", "y"},
 		User: "u", Hostname: "h", Loopback: true, Command: &isolator.Command{Path: "c"}, WorkingDir: "/w", StopSignal: 3,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

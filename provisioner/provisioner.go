@@ -20,6 +20,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/image"
@@ -93,6 +95,16 @@ func New(o Options) (*Provisioner, error) {
 // ErrFailedPrecondition when another Provision or a Destroy has the container, or what
 // an earlier one of the same id has left cannot be removed.
 func (p *Provisioner) Provision(ctx context.Context, id container.ID, img *v1.Image) (*Rootfs, error) {
+	all, err := p.ProvisionAll(ctx, id, []*v1.Image{img})
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// ProvisionAll does what Provision does for each of several images, in their order, and
+// gets them from their stores side by side. The first failure ends it.
+func (p *Provisioner) ProvisionAll(ctx context.Context, id container.ID, images []*v1.Image) ([]*Rootfs, error) {
 	if err := p.clear(ctx, id); err != nil {
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
@@ -101,16 +113,27 @@ func (p *Provisioner) Provision(ctx context.Context, id container.ID, img *v1.Im
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
 	defer end()
-	from, err := p.storeOf(img)
+	from, err := p.storesOf(images)
 	if err != nil {
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
-	rootfs, err := p.provision(ctx, id, from, img)
+	all, err := p.provision(ctx, id, from, images)
 	if why := context.Cause(ctx); errors.Is(why, errDestroyed) {
 		// What failed for it, if anything, says only that it was cancelled.
 		return nil, fmt.Errorf("provision %s: %w", id, why)
 	}
-	return rootfs, err
+	return all, err
+}
+
+func (p *Provisioner) storesOf(images []*v1.Image) ([]store.Store, error) {
+	stores := make([]store.Store, len(images))
+	for i, img := range images {
+		var err error
+		if stores[i], err = p.storeOf(img); err != nil {
+			return nil, err
+		}
+	}
+	return stores, nil
 }
 
 func (p *Provisioner) storeOf(img *v1.Image) (store.Store, error) {
@@ -121,24 +144,55 @@ func (p *Provisioner) storeOf(img *v1.Image) (store.Store, error) {
 	return s, nil
 }
 
-func (p *Provisioner) provision(ctx context.Context, id container.ID, from store.Store, img *v1.Image) (_ *Rootfs, err error) {
+func (p *Provisioner) provision(ctx context.Context, id container.ID, from []store.Store, images []*v1.Image) (_ []*Rootfs, err error) {
 	to := p.Backends[p.Backend]
-	found, err := from.Get(ctx, img, to.Form())
+	found, err := getAll(ctx, from, images, to.Form())
+	defer func() { err = errors.Join(err, releaseAll(found)) }()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, found.Release()) }()
-	if found.Pull != nil && found.Pull.Warning != "" {
-		p.Log.Warn("image "+found.Reference, slog.String("warning", found.Pull.Warning))
+	all := make([]*Rootfs, len(found))
+	for i := range found {
+		if pull := found[i].Pull; pull != nil && pull.Warning != "" {
+			p.Log.Warn("image "+found[i].Reference, slog.String("warning", pull.Warning))
+		}
+		if all[i], err = p.stack(ctx, id, found[i], to); err != nil {
+			return nil, fmt.Errorf("provision %s: %w", id, p.withRemedy(err))
+		}
 	}
-	rootfs, err := p.stack(ctx, id, found, to)
+	return all, nil
+}
+
+// getAll gets images side by side. The caller owes their release also after an error;
+// those that are nil were not found.
+func getAll(ctx context.Context, from []store.Store, images []*v1.Image, form layer.Form) ([]*store.Image, error) {
+	found := make([]*store.Image, len(images))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, img := range images {
+		group.Go(func() (err error) {
+			found[i], err = from[i].Get(ctx, img, form)
+			return err
+		})
+	}
+	return found, group.Wait()
+}
+
+func releaseAll(found []*store.Image) error {
+	var errs []error
+	for _, img := range found {
+		if img != nil {
+			errs = append(errs, img.Release())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// withRemedy says what to do where the disk is full.
+func (p *Provisioner) withRemedy(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		err = fmt.Errorf("%w: free space on the file system of %s, remove images with `berth prune`, or choose another --work_dir", err, p.Paths.Root())
+		return fmt.Errorf("%w: free space on the file system of %s, remove images with `berth prune`, or choose another --work_dir", err, p.Paths.Root())
 	}
-	if err != nil {
-		return nil, fmt.Errorf("provision %s: %w", id, err)
-	}
-	return rootfs, nil
+	return err
 }
 
 func (p *Provisioner) stack(ctx context.Context, id container.ID, found *store.Image, to backend.Backend) (*Rootfs, error) {

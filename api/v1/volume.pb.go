@@ -401,8 +401,12 @@ type Volume struct {
 	// A path on the host; relative: inside the sandbox. Newer requests use a `source`
 	// of type HOST_PATH or SANDBOX_PATH.
 	HostPath *string `protobuf:"bytes,2,opt,name=host_path,json=hostPath" json:"host_path,omitempty"`
-	// An image of which the root filesystem appears at `container_path`.
-	Image         *Image         `protobuf:"bytes,4,opt,name=image" json:"image,omitempty"`
+	// An image of which the root filesystem appears at `container_path`. What a
+	// container writes there is its own and goes with it.
+	Image *Image `protobuf:"bytes,4,opt,name=image" json:"image,omitempty"`
+	// The directory or file of `image` that appears; links in it do not lead out of the
+	// image. Unset: all of it. Not in Mesos.
+	ImagePath     *string        `protobuf:"bytes,101,opt,name=image_path,json=imagePath" json:"image_path,omitempty"`
 	Source        *Volume_Source `protobuf:"bytes,5,opt,name=source" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -464,6 +468,13 @@ func (x *Volume) GetImage() *Image {
 		return x.Image
 	}
 	return nil
+}
+
+func (x *Volume) GetImagePath() string {
+	if x != nil && x.ImagePath != nil {
+		return *x.ImagePath
+	}
+	return ""
 }
 
 func (x *Volume) GetSource() *Volume_Source {
@@ -1101,12 +1112,14 @@ const file_berth_api_v1_volume_proto_rawDesc = "" +
 	"\x04Mode\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x15\n" +
 	"\x11HOST_TO_CONTAINER\x10\x01\x12\x11\n" +
-	"\rBIDIRECTIONAL\x10\x02\"\xd2\x14\n" +
+	"\rBIDIRECTIONAL\x10\x02\"\xf1\x14\n" +
 	"\x06Volume\x12)\n" +
 	"\x04mode\x18\x03 \x02(\x0e2\x15.mesos.v1.Volume.ModeR\x04mode\x12%\n" +
 	"\x0econtainer_path\x18\x01 \x02(\tR\rcontainerPath\x12\x1b\n" +
 	"\thost_path\x18\x02 \x01(\tR\bhostPath\x12%\n" +
-	"\x05image\x18\x04 \x01(\v2\x0f.mesos.v1.ImageR\x05image\x12/\n" +
+	"\x05image\x18\x04 \x01(\v2\x0f.mesos.v1.ImageR\x05image\x12\x1d\n" +
+	"\n" +
+	"image_path\x18e \x01(\tR\timagePath\x12/\n" +
 	"\x06source\x18\x05 \x01(\v2\x17.mesos.v1.Volume.SourceR\x06source\x1a\xe8\x12\n" +
 	"\x06Source\x120\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1c.mesos.v1.Volume.Source.TypeR\x04type\x12I\n" +

@@ -63,20 +63,25 @@ func (r *root) makeReadOnly() error {
 // open opens a path of the container as a place (O_PATH). With fixed, a link in it is
 // an error; otherwise links are followed inside the root.
 func (r *root) open(path string, fixed bool) (int, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	if fixed {
-		// Without O_NOFOLLOW, with which O_PATH would open a link at the end itself.
-		how.Resolve |= unix.RESOLVE_NO_SYMLINKS
+	if !fixed {
+		return openBelow(r.fd, path, 0)
 	}
+	// Without O_NOFOLLOW, with which O_PATH would open a link at the end itself.
+	fd, err := openBelow(r.fd, path, unix.RESOLVE_NO_SYMLINKS)
+	if errors.Is(err, unix.ELOOP) {
+		err = fmt.Errorf("%w: the image has a symbolic link there, which could lead the kernel's own files elsewhere", err)
+	}
+	return fd, err
+}
+
+// openBelow opens a path as a place, with the directory dir as its root.
+func openBelow(dir int, path string, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve}
 	for {
-		fd, err := unix.Openat2(r.fd, path, &how)
-		switch {
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
-			continue
-		case errors.Is(err, unix.ELOOP) && fixed:
-			return -1, fmt.Errorf("%w: the image has a symbolic link there, which could lead the kernel's own files elsewhere", err)
+		fd, err := unix.Openat2(dir, path, &how)
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			return fd, err
 		}
-		return fd, err
 	}
 }
 
@@ -102,7 +107,7 @@ func (r *root) make(target string, directory, fixed bool) (int, error) {
 	if err := makeNode(parent, base, directory); err != nil {
 		switch {
 		case errors.Is(err, unix.EROFS):
-			err = fmt.Errorf("%w: the root filesystem is read-only and does not have %s: use an image that has it, or another --image_provisioner_backend", err, target)
+			err = fmt.Errorf("%w: what it is made in is read-only and does not have %s: use an image or a volume that has it, or another --image_provisioner_backend", err, target)
 		case errors.Is(err, unix.EEXIST):
 			err = fmt.Errorf("%w: the image has a symbolic link at %s that leads to nothing", err, target)
 		}
@@ -254,20 +259,36 @@ func openSource(m plan.Mount) (*mount.Detached, bool, error) {
 		d, err := mount.New(m.Type, m.Source, options, attr)
 		return d, true, err
 	}
-	info, err := os.Stat(m.Source)
+	d, err := cloneSource(m)
 	if err != nil {
 		return nil, false, err
 	}
-	d, err := mount.Clone(m.Source, true)
+	directory, err := isDirectory(d.FD())
+	if err == nil && attr != 0 {
+		err = d.Set(attr, true)
+	}
 	if err != nil {
-		return nil, false, err
+		return nil, false, errors.Join(err, d.Close())
 	}
-	if attr != 0 {
-		if err := d.Set(attr, true); err != nil {
-			return nil, false, errors.Join(err, d.Close())
-		}
+	return d, directory, nil
+}
+
+// cloneSource makes a bind mount of what is on the host, or of what is below it.
+func cloneSource(m plan.Mount) (*mount.Detached, error) {
+	if m.SubPath == "" {
+		return mount.Clone(m.Source, true)
 	}
-	return d, info.IsDir(), nil
+	dir, err := unix.Open(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: m.Source, Err: err}
+	}
+	defer unix.Close(dir)
+	fd, err := openBelow(dir, m.SubPath, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s in what is mounted: %w", m.SubPath, err)
+	}
+	defer unix.Close(fd)
+	return mount.CloneFD(fd, true)
 }
 
 func (r *root) node(n plan.Node) error {
@@ -338,7 +359,7 @@ func isDirectory(fd int) (bool, error) {
 
 func (r *root) cover(target int, isDir bool, empty *mount.Detached) error {
 	if isDir {
-		clone, err := mount.CloneFD(empty.FD())
+		clone, err := mount.CloneFD(empty.FD(), false)
 		if err != nil {
 			return err
 		}
@@ -350,7 +371,7 @@ func (r *root) cover(target int, isDir bool, empty *mount.Detached) error {
 		return err
 	}
 	defer unix.Close(null)
-	clone, err := mount.CloneFD(null)
+	clone, err := mount.CloneFD(null, false)
 	if err != nil {
 		return err
 	}
@@ -387,7 +408,7 @@ func (r *root) readOnly(p string) error {
 		return err
 	}
 	defer unix.Close(target)
-	clone, err := mount.CloneFD(target)
+	clone, err := mount.CloneFD(target, false)
 	if err != nil {
 		return err
 	}

@@ -25,8 +25,7 @@ func setUp(p plan.Plan) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 
-	// In the order of the plan: a volume may lie in the sandbox, the sandbox in the
-	// root filesystem.
+	// In the order of the plan: one may lie in another.
 	for _, m := range p.Mounts {
 		if err := step("mount "+m.Target, r.mount(m)); err != nil {
 			return err
@@ -49,6 +48,12 @@ func setUp(p plan.Plan) (err error) {
 	}
 	for _, path := range p.ReadOnly {
 		if err := step("make "+path+" read-only", r.readOnly(path)); err != nil {
+			return err
+		}
+	}
+	// After all that the container needs, so that none of it is made in a volume.
+	for _, m := range p.Volumes {
+		if err := step("mount volume "+m.Target, r.mount(m)); err != nil {
 			return err
 		}
 	}

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -29,7 +28,7 @@ import (
 type runFlags struct {
 	name, workdir, user, network, hostname, shell, pull, platform, containerInfo string
 	entrypoint                                                                   string
-	env                                                                          []string
+	env, imageVolumes                                                            []string
 	cpus                                                                         float64
 	memory                                                                       string
 	pidsLimit                                                                    int
@@ -52,6 +51,7 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&r.pull, "pull", pullMissing, "ask the registry always, when the image is missing, or never")
 	f.StringVar(&r.platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of the image (default: the host's)")
 	f.StringVar(&r.containerInfo, "container_info", "", "a ContainerInfo as JSON, or a file with one")
+	f.StringArrayVar(&r.imageVolumes, "image_volume", nil, "mount an image: `IMAGE:DST[:ro][:subpath=DIR]`, DST absolute, DIR in the image")
 	f.BoolVarP(&r.interactive, "interactive", "i", false, "give the command berth's standard input")
 	f.BoolVar(&r.remove, "rm", true, "remove the container when it has ended; without an agent it always is")
 }
@@ -75,11 +75,11 @@ entrypoint.`,
 	cmd.Flags().BoolP("help", "h", false, "help for run")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		image, rest, err := splitRunArgs(cmd.Flags(), args)
-		switch {
-		case errors.Is(err, pflag.ErrHelp):
-			return cmd.Help()
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("%w: see `berth run --help`", err)
+		}
+		if help, _ := cmd.Flags().GetBool("help"); help {
+			return cmd.Help()
 		}
 		if err := fromEnvironment(cmd.Flags()); err != nil {
 			return err
@@ -125,6 +125,13 @@ func (r *runFlags) request(f *pflag.FlagSet, image string, args []string) (*v1.C
 			return nil, err
 		}
 		info.Mesos = &v1.ContainerInfo_MesosInfo{Image: img}
+	}
+	for _, value := range r.imageVolumes {
+		volume, err := imageVolume(value)
+		if err != nil {
+			return nil, err
+		}
+		info.Volumes = append(info.Volumes, volume)
 	}
 	if r.hostname != "" {
 		info.Hostname = proto.String(r.hostname)
@@ -228,7 +235,7 @@ func run(ctx context.Context, config *engine.Config, flags *runFlags, request *v
 	progress := newProgress(os.Stderr)
 	config.Progress = progress.event
 	return withEngine(ctx, config, func(e *engine.Engine) error {
-		if img := request.GetContainerInfo().GetMesos().GetImage(); img != nil {
+		for _, img := range imagesIn(request.GetContainerInfo()) {
 			if err := applyPullPolicy(ctx, e.Images, img, flags.pull); err != nil {
 				return err
 			}

@@ -32,7 +32,7 @@ func TestAFailureAtAnyPointLeavesNothing(t *testing.T) {
 			t.Run(backend+"/"+point, func(t *testing.T) {
 				cause := errors.New("the cause")
 				r := newRigWith(t, backend, interfere(point, func(context.Context) error { return cause }).into)
-				if o := r.run(shell("sleep 1000")); !errors.Is(o.err, cause) {
+				if o := r.run(withVolumes(shell("sleep 1000"))); !errors.Is(o.err, cause) {
 					t.Errorf("error %v", o.err)
 				}
 				r.assertNothingLeft()
@@ -53,7 +53,7 @@ func TestDestroyAtAnyPointOfTheLaunch(t *testing.T) {
 			id := r.newID()
 			launched := make(chan error, 1)
 			go func() {
-				_, err := r.try(id, shell("sleep 1000"))
+				_, err := r.try(id, withVolumes(shell("sleep 1000")))
 				launched <- err
 			}()
 			<-reached

@@ -158,7 +158,7 @@ func (h helper) run() error {
 	if err != nil {
 		return err
 	}
-	request := config(baseImage, h.Args...)
+	request := withVolumes(config(baseImage, h.Args...))
 	request.Limits = map[string]*v1.Value_Scalar{"mem": {Value: proto.Float64(64)}}
 	if err := c.Launch(ctx, id, containerizer.Request{Config: request, Stdio: [3]*os.File{null, null, null}, Keeper: containerizer.Foreground}); err != nil {
 		return err

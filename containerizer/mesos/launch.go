@@ -130,6 +130,9 @@ func (l *launch) end(ctx context.Context) error {
 // provision makes the root filesystem and the sandbox, and records the request.
 func (l *launch) provision(ctx context.Context) error {
 	config := proto.CloneOf(l.req.Config)
+	if err := isolator.CheckVolumes(config); err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	l.container = &isolator.Container{ID: l.id, Config: config}
 	if img := config.GetContainerInfo().GetMesos().GetImage(); img != nil {
 		rootfs, err := l.Provisioner.Provision(ctx, l.id, img)
@@ -195,6 +198,9 @@ func (l *launch) prepare(ctx context.Context) error {
 	if l.info, err = isolator.Merge(infos); err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
+	if err := isolator.CheckMounted(l.container.Config, l.SandboxDirectory, l.info.Volumes); err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	return nil
 }
 
@@ -214,7 +220,7 @@ func (l *launch) fork(ctx context.Context) error {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
 	// Not earlier: users are those of the root filesystem.
-	if err := os.Chown(l.container.Config.GetDirectory(), int(p.Command.UID), int(p.Command.GID)); err != nil {
+	if err := l.giveSandbox(int(p.Command.UID), int(p.Command.GID)); err != nil {
 		return fmt.Errorf("launch %s: give the sandbox to the user: %w", l.id, err)
 	}
 	l.process, err = l.Launcher.Fork(ctx, l.id, launcher.Spec{
@@ -225,6 +231,21 @@ func (l *launch) fork(ctx context.Context) error {
 		Status:      l.records.Status(),
 	})
 	return err
+}
+
+// giveSandbox makes a user the owner of the sandbox and of what was made in it for it.
+func (l *launch) giveSandbox(uid, gid int) (err error) {
+	sandbox, err := os.OpenRoot(l.container.Config.GetDirectory())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sandbox.Close()) }()
+	for _, name := range append([]string{"."}, l.info.ForUser...) {
+		if err := sandbox.Chown(name, uid, gid); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // kill ends every process of the container.
@@ -294,6 +315,7 @@ func (l *launch) plan() (plan.Plan, error) {
 		Links:          l.info.Links,
 		Masked:         l.info.Masked,
 		ReadOnly:       l.info.ReadOnly,
+		Volumes:        l.info.Volumes,
 		Hostname:       l.info.Hostname,
 		Loopback:       l.info.Loopback,
 		Command: plan.Command{

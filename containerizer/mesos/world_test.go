@@ -32,6 +32,8 @@ import (
 	"berth/isolator/namespaces/net"
 	"berth/isolator/namespaces/pid"
 	"berth/isolator/namespaces/uts"
+	"berth/isolator/volume/hostpath"
+	imagevolume "berth/isolator/volume/image"
 	"berth/launcher"
 	linux "berth/launcher/linux"
 	"berth/layer"
@@ -80,19 +82,28 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 	if err != nil {
 		return nil, nil, err
 	}
+	var made *provisioner.Provisioner
 	p := parts{store: fileStore{dir: w.Store, layers: layers}, launcher: l, log: slog.New(slog.DiscardHandler), isolators: []isolator.Isolator{
 		filesystem.New(filesystem.Options{SandboxDirectory: sandboxDir}),
-		cpu.New(l), mem.New(l), pids.New(l), runtime.New(), ipc.New(), pid.New(), uts.New(), net.New()}}
+		cpu.New(l), mem.New(l), pids.New(l), runtime.New(), ipc.New(), pid.New(), uts.New(), net.New(),
+		hostpath.New(hostpath.Options{SandboxDirectory: sandboxDir}),
+		imagevolume.New(imagevolume.Options{SandboxDirectory: sandboxDir, Provision: func(ctx context.Context, id container.ID, images []*v1.Image) (paths []string, err error) {
+			all, err := made.ProvisionAll(ctx, id, images)
+			for _, rootfs := range all {
+				paths = append(paths, rootfs.Path)
+			}
+			return paths, err
+		}})}}
 	if change != nil {
 		change(&p)
 	}
-	provisioner, err := provisioner.New(provisioner.Options{Paths: layout.Provisioner(), Layers: layers, Backend: w.Backend,
+	made, err = provisioner.New(provisioner.Options{Paths: layout.Provisioner(), Layers: layers, Backend: w.Backend,
 		Stores:   map[v1.Image_Type]store.Store{v1.Image_DOCKER: p.store},
 		Backends: map[string]backend.Backend{"overlay": overlay.New(), "copy": copy.New(), "bind": bind.New(nil)}})
 	if err != nil {
 		return nil, nil, err
 	}
-	return New(Options{Layout: layout, Provisioner: provisioner, Launcher: p.launcher, Isolators: p.isolators,
+	return New(Options{Layout: layout, Provisioner: made, Launcher: p.launcher, Isolators: p.isolators,
 		SandboxDirectory: sandboxDir, Log: p.log}), l, nil
 }
 

@@ -156,3 +156,26 @@ func TestOpenOfNoRoot(t *testing.T) {
 		}
 	}
 }
+
+func TestStatStaysInTheRoot(t *testing.T) {
+	root, host := newRoot(t)
+	write(t, filepath.Join(root, "real/file"), "text")
+	write(t, filepath.Join(root, host, "canary"), "inside")
+	link(t, "/real", filepath.Join(root, "absolute"))
+	link(t, "../../../../../real", filepath.Join(root, "climbs"))
+	link(t, host, filepath.Join(root, "host"))
+	link(t, "circle", filepath.Join(root, "circle"))
+	for path, size := range map[string]int64{"/real/file": 4, "absolute/file": 4, "/climbs/file": 4, "host/canary": 6, "../../real/file": 4} {
+		if info, err := Stat(root, path); err != nil || info.Size() != size {
+			t.Errorf("%s: %v, %v, want %d bytes", path, info, err, size)
+		}
+	}
+	if _, err := Stat(root, "real/missing"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of nothing: %v", err)
+	}
+	for _, path := range []string{"circle", "real/file/in"} {
+		if _, err := Stat(root, path); !errors.Is(err, container.ErrInvalid) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

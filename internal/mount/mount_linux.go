@@ -94,9 +94,14 @@ func Clone(path string, recursive bool) (*Detached, error) {
 	return &Detached{fd: fd}, nil
 }
 
-// CloneFD makes a bind mount, not recursive, of what fd is open on.
-func CloneFD(fd int) (*Detached, error) {
-	clone, err := disk.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+// CloneFD makes a bind mount of what fd is open on; with recursive, of the mounts below
+// it too.
+func CloneFD(fd int, recursive bool) (*Detached, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	clone, err := disk.OpenTree(fd, "", flags)
 	if err != nil {
 		return nil, fmt.Errorf("open_tree: %w", err)
 	}

@@ -207,7 +207,7 @@ func TestClone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer target.Close()
-	d, err := CloneFD(int(source.Fd()))
+	d, err := CloneFD(int(source.Fd()), false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,7 +128,7 @@ func (s suite) wellFormed(t *testing.T) {
 		}
 	}
 	var paths []string
-	for _, m := range info.Mounts {
+	for _, m := range slices.Concat(info.Mounts, info.Volumes) {
 		paths = append(paths, m.Target)
 		if m.Source == "" || m.Type == "" && !path.IsAbs(m.Source) {
 			t.Errorf("the source of mount %+v is neither a path on the host nor a name", m)
@@ -145,6 +145,11 @@ func (s suite) wellFormed(t *testing.T) {
 			t.Errorf("path %q is not absolute and clean, or is the root", p)
 		}
 	}
+	for _, p := range info.ForUser {
+		if path.IsAbs(p) || path.Clean(p) != p || strings.HasPrefix(p+"/", "../") {
+			t.Errorf("%q is not a clean path in the sandbox", p)
+		}
+	}
 	for _, entry := range info.Env {
 		if name, _, ok := strings.Cut(entry, "="); !ok || name == "" {
 			t.Errorf("%q is not NAME=VALUE", entry)
@@ -159,7 +164,7 @@ func (s suite) wellFormed(t *testing.T) {
 	if slices.Contains(info.Controllers, "") {
 		t.Error("a controller without a name")
 	}
-	if err := (plan.Plan{Mounts: info.Mounts, Nodes: info.Nodes, Links: info.Links}).Encode(new(strings.Builder)); err != nil {
+	if err := (plan.Plan{Mounts: info.Mounts, Nodes: info.Nodes, Links: info.Links, Volumes: info.Volumes}).Encode(new(strings.Builder)); err != nil {
 		t.Error(err)
 	}
 }

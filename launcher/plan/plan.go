@@ -15,7 +15,7 @@ import (
 
 // Version is that of the encoding. berth and berth-init of different versions refuse to
 // work together.
-const Version = 1
+const Version = 2
 
 // Plan is what to make of a freshly cloned process. Paths of the container are
 // absolute and below Rootfs; they are resolved there, never on the host.
@@ -33,6 +33,10 @@ type Plan struct {
 	Masked   []string // files read as empty, directories are empty; missing ones are skipped
 	ReadOnly []string // missing ones are skipped
 
+	// Volumes are mounted after all of the above, in order: nothing that the container
+	// needs is made in a volume, which may be a directory of the host.
+	Volumes []Mount
+
 	Hostname string // needs a UTS namespace
 	Loopback bool   // bring lo up; needs a network namespace
 
@@ -43,7 +47,10 @@ type Plan struct {
 type Mount struct {
 	Target string
 	// Source is a path on the host to bind, or the name of a file system with Type.
-	Source  string
+	Source string
+	// SubPath is the path below Source to bind instead. Links in it are followed inside
+	// Source and lead nowhere else.
+	SubPath string
 	Type    string // empty: a bind mount, recursive
 	Options []Option
 	Flags   Flags

@@ -132,7 +132,11 @@ func (s *Store) attempt(ctx context.Context, d *download, lease *layer.Lease) (e
 	d.kept, _ = content.(keeper)
 	event := store.Event{Image: d.key.String(), Layer: d.layer.Digest, Total: d.layer.Size, Stage: store.Fetching}
 	watched := &watchedReader{r: content, store: s, event: event}
-	info, err := lease.Unpack(ctx, d.layer.DiffID, watched)
+	tar, err := d.layer.Tar(watched)
+	if err != nil {
+		return err
+	}
+	info, err := lease.Unpack(ctx, d.layer.DiffID, tar)
 	if err != nil {
 		return err
 	}

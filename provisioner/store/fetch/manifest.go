@@ -32,6 +32,9 @@ func Find(ctx context.Context, from Documents, first Document, want image.Platfo
 	if err != nil {
 		return nil, err
 	}
+	if manifest.Artifact() {
+		return artifact(manifest), nil
+	}
 	if found.Config, err = from.Config(ctx, manifest.Config); err != nil {
 		return nil, err
 	}

@@ -67,7 +67,7 @@ func (s *Store) pullFrom(ctx context.Context, src Source, w wanted, lease *layer
 	if err := p.fetch(ctx, layers, absent); err != nil {
 		return nil, err
 	}
-	if err := p.complete(found); err != nil {
+	if err := p.complete(found, layers); err != nil {
 		return nil, err
 	}
 	p.report.Warning = found.Warning
@@ -84,7 +84,7 @@ func (s *Store) recognize(layers []Layer) {
 			continue
 		}
 		for i, l := range layers {
-			if at := slices.IndexFunc(rec.Blobs, func(b blob) bool { return b.Digest == l.Digest }); at >= 0 {
+			if at := slices.IndexFunc(rec.Blobs, func(b blob) bool { return b.Digest == l.Digest && b.File == l.File }); at >= 0 {
 				layers[i].DiffID = rec.Blobs[at].DiffID
 			}
 		}
@@ -92,13 +92,16 @@ func (s *Store) recognize(layers []Layer) {
 }
 
 // complete gives an image its configuration that had none before its layers were unpacked.
-func (p *pull) complete(found *Resolved) (err error) {
+func (p *pull) complete(found *Resolved, unpacked []Layer) (err error) {
 	if found.Complete == nil {
 		return nil
 	}
+	learned := make(map[string]image.Digest)
+	for i, l := range unpacked {
+		learned[l.id()] = p.report.Layers[i].Layer
+	}
 	for i, l := range found.Layers {
-		at := slices.IndexFunc(p.report.Layers, func(r store.LayerReport) bool { return r.Blob == l.Digest })
-		found.Layers[i].DiffID = p.report.Layers[at].Layer
+		found.Layers[i].DiffID = learned[l.id()]
 	}
 	if found.Config, err = found.Complete(diffIDs(found.Layers)); err != nil {
 		return err
@@ -188,14 +191,14 @@ func newRecord(k Key, found *Resolved) *record {
 		rec.Indexes = append(rec.Indexes, string(index))
 	}
 	for _, l := range origin {
-		rec.Blobs = append(rec.Blobs, blob{l.DiffID, l.Digest, l.Size, l.MediaType})
+		rec.Blobs = append(rec.Blobs, blob{l.DiffID, l.Digest, l.Size, l.MediaType, l.File})
 	}
 	return rec
 }
 
 // lastOfEach drops all but the topmost occurrence of each layer: what a lower one
 // adds, the upper one adds again, and what it hides lies below the upper one too.
-func lastOfEach[L any](layers []L, id func(L) image.Digest) []L {
+func lastOfEach[L any, ID comparable](layers []L, id func(L) ID) []L {
 	kept := make([]L, 0, len(layers))
 	for i, l := range layers {
 		again := slices.ContainsFunc(layers[i+1:], func(upper L) bool { return id(upper) == id(l) })

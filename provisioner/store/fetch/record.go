@@ -30,7 +30,7 @@ const recordVersion = 1
 type record struct {
 	Version int `json:"version"`
 	store.Record
-	ManifestDigest image.Digest `json:"manifestDigest,omitempty"` // none for an archive
+	ManifestDigest image.Digest `json:"manifestDigest,omitempty"` // none for an archive and an artifact
 	Source         *File        `json:"source,omitempty"`         // none for a registry
 	Blobs          []blob       `json:"blobs"`                    // of the layers in Layers
 	// Learned says that each of Blobs was unpacked to know its DiffID, which nobody had said.
@@ -48,6 +48,7 @@ type blob struct {
 	Digest    image.Digest `json:"digest"`
 	Size      int64        `json:"size"`
 	MediaType string       `json:"mediaType"`
+	File      string       `json:"file,omitempty"` // of an artifact: image.Descriptor
 }
 
 // records is a directory of records, one file each.

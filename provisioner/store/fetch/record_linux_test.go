@@ -69,7 +69,7 @@ func testRecord() *record {
 		},
 		ManifestDigest: image.DigestOf([]byte("{}")),
 		Source:         &File{Path: "/a <b>.tar", Size: 1, Mtime: 2, Change: 3, Inode: 4},
-		Blobs:          []blob{{layers[0], digestsOf(layerC)[0], 5, "application/x"}, {layers[1], layers[1], 7, ""}},
+		Blobs:          []blob{{layers[0], digestsOf(layerC)[0], 5, "application/x", ""}, {layers[1], layers[1], 7, "", "a/b"}},
 		Manifest:       "{}",
 		Indexes:        []string{"{ }", "{\n}"},
 		Config:         config,

@@ -90,7 +90,7 @@ func (r *record) repository() string {
 }
 
 func (b blob) layer() Layer {
-	return Layer{b.DiffID, image.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size}}
+	return Layer{b.DiffID, image.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size, File: b.File}}
 }
 
 // Refetch implements store.Store.

@@ -53,8 +53,8 @@ type Layer struct {
 	image.Descriptor
 }
 
-// id tells one layer from another.
-func (l Layer) id() image.Digest { return cmp.Or(l.DiffID, l.Digest) }
+// id tells one layer from another. One that is a file depends on its name, too.
+func (l Layer) id() string { return cmp.Or(string(l.DiffID), string(l.Digest)+" "+l.File) }
 
 func diffIDs(layers []Layer) []image.Digest {
 	ids := make([]image.Digest, len(layers))

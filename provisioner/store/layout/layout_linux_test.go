@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	"berth/container"
@@ -110,10 +111,46 @@ func FuzzLayout(f *testing.F) {
 			return
 		}
 		found, err := fetch.Find(t.Context(), l, first, image.HostPlatform())
-		if err == nil && (image.DigestOf(found.Config) != image.DigestOf(config) && image.DigestOf(found.Config) != image.DigestOf(manifest)) {
+		if err == nil && found.Config != nil && (image.DigestOf(found.Config) != image.DigestOf(config) && image.DigestOf(found.Config) != image.DigestOf(manifest)) {
 			t.Errorf("found the configuration %q", found.Config)
 		}
 	})
+}
+
+// An artifact has no configuration, so no document of it says what its layers are.
+func TestDocumentsOfArtifactsProveNothing(t *testing.T) {
+	weights := []byte("weights")
+	layer := descriptor("application/x.weights", weights)
+	layer.Annotations = map[string]string{"org.opencontainers.image.title": "w"}
+	manifest := func(mediaType string, config []byte, layers ...image.Descriptor) []byte {
+		body, err := (&image.Manifest{MediaType: image.MediaTypeOCIManifest, Config: descriptor(mediaType, config), Layers: layers}).MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return body
+	}
+	config := []byte(`{"os":"linux","rootfs":{"diff_ids":["` + image.DigestOf([]byte("another")).String() + `"]}}`)
+	tar := descriptor("application/vnd.oci.image.layer.v1.tar", weights)
+	for name, c := range map[string]struct{ entry, document []byte }{
+		"an image, proven by an artifact": {manifest(image.MediaTypeOCIConfig, config, tar), manifest("application/x.config", config, layer)},
+		"an artifact, proven by itself":   {manifest("application/x.config", nil, layer), manifest("application/x.config", nil, layer)},
+		"an artifact, proven by an image": {manifest("application/x.config", nil, layer), manifest(image.MediaTypeOCIConfig, nil, tar)},
+	} {
+		var all []storetest.Entry
+		for _, b := range [][]byte{c.entry, c.document, config, weights, {}} {
+			all = append(all, storetest.File(image.BlobPath(image.DigestOf(b)), string(b)))
+		}
+		entry := descriptor(image.MediaTypeOCIManifest, c.entry)
+		list, err := json.Marshal([]image.Descriptor{descriptor("", c.document)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		entry.Annotations = map[string]string{documentsAnnotation: string(list)}
+		found, err := inMemory(t, all...).Find(t.Context(), entry, image.Name{}, image.HostPlatform())
+		if !errors.Is(err, container.ErrInvalid) || !strings.Contains(err.Error(), "is not that of the configuration") {
+			t.Errorf("%s: %+v, %v", name, found, err)
+		}
+	}
 }
 
 // Whatever documents come with an image, they are believed only if they lead to it.

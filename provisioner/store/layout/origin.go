@@ -108,7 +108,7 @@ func prove(name image.Name, found *fetch.Resolved) ([]fetch.Layer, error) {
 				return nil, fmt.Errorf("%w: the index %s does not lead to the image", container.ErrInvalid, image.DigestOf(body))
 			}
 		case *image.Manifest:
-			if i < len(chain)-1 || d.Config.Digest != image.DigestOf(found.Config) {
+			if i < len(chain)-1 || d.Artifact() || found.Parsed == nil || d.Config.Digest != image.DigestOf(found.Config) {
 				return nil, fmt.Errorf("%w: the manifest %s is not that of the configuration %s", container.ErrInvalid, image.DigestOf(body), image.DigestOf(found.Config))
 			}
 			return fetch.Pair(found.Parsed, d.Layers)

@@ -196,7 +196,9 @@ func TestBadLayouts(t *testing.T) {
 		{"a manifest that is also an index", raw(image.MediaTypeOCIManifest, `{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}`), container.ErrInvalid, []string{"could be taken for an index"}},
 		{"a manifest of another type than it was named as", raw(image.MediaTypeOCIManifest, `{"schemaVersion":2,"mediaType":"`+image.MediaTypeOCIIndex+`","manifests":[]}`), container.ErrInvalid, []string{"was named as"}},
 		{"a manifest of schema 1", raw("application/vnd.docker.distribution.manifest.v1+json", schema1), container.ErrNotSupported, []string{"schema 1"}},
-		{"an artifact", change(func(_ *made, m *image.Manifest) { m.Config.MediaType = "application/vnd.example" }), container.ErrNotSupported, []string{"an artifact"}},
+		{"an artifact without files", change(func(_ *made, m *image.Manifest) {
+			m.Config.MediaType, m.Layers[0].MediaType = "application/vnd.example", "application/vnd.example"
+		}), container.ErrNotSupported, []string{"an artifact"}},
 		{"a huge manifest", raw(image.MediaTypeOCIManifest, strings.Repeat(" ", 5<<20)), container.ErrInvalid, []string{"5242880 bytes"}},
 		{"a manifest of another size", func() *made {
 			m := single(layerA)
@@ -421,4 +423,32 @@ func run(t *testing.T, name string, args ...string) string {
 		t.Fatalf("%s %q: %v: %s", name, args, err, stderr.String())
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// What is no image, but files in a layout: ORAS and the model tools write such.
+func TestTheFilesOfAnArtifactInALayout(t *testing.T) {
+	m := newMade()
+	manifest := image.Manifest{MediaType: image.MediaTypeOCIManifest, Config: m.blob("application/vnd.oci.empty.v1+json", []byte("{}"))}
+	for name, content := range map[string]string{"w/model.bin": "weights", "LICENSE": "free"} {
+		l := m.blob("application/vnd.example.weights", []byte(content))
+		l.Annotations = map[string]string{"org.opencontainers.image.title": name}
+		manifest.Layers = append(manifest.Layers, l)
+	}
+	m.name("tag", m.blob(image.MediaTypeOCIManifest, toJSON(&manifest)))
+	both(t, m, "", func(t *testing.T, b *bench, _ string, img *v1.Image) {
+		got := b.pull(t, img)
+		if got.fetched != 2 || len(got.Layers) != 2 {
+			t.Errorf("%d layers were fetched of %v", got.fetched, got.Layers)
+		}
+		for i, l := range manifest.Layers {
+			name := l.Annotations["org.opencontainers.image.title"]
+			data, err := os.ReadFile(filepath.Join(b.layers.Path(got.Layers[i], layer.Tree), name))
+			if err != nil || image.DigestOf(data) != l.Digest {
+				t.Errorf("%s: %q, %v", name, data, err)
+			}
+		}
+		if again := b.pull(t, img); again.ID != got.ID || again.fetched != 0 {
+			t.Errorf("again: %+v", again)
+		}
+	})
 }

@@ -1,0 +1,79 @@
+// Package image is the isolator volume/image: a volume of a container that is the root
+// filesystem of an image. Each is provisioned for the container alone, so that what it
+// writes there neither reaches the image nor anybody else, and goes with it. What the
+// image says of how it wants to be run does not matter.
+//
+// Devices and set-user-id files of such an image have no effect: only the container's
+// own image can give its processes more than they have.
+package image
+
+import (
+	"context"
+	"fmt"
+
+	v1 "berth/api/v1"
+	"berth/container"
+	"berth/isolator"
+	"berth/launcher/plan"
+)
+
+// Options are what the isolator is made of.
+type Options struct {
+	// SandboxDirectory is where a container with an image finds its sandbox.
+	SandboxDirectory string
+	// Provision makes a root filesystem of each image and returns their paths. Whoever
+	// removes the container's own root filesystem removes these with it, also after an
+	// error.
+	Provision func(ctx context.Context, id container.ID, images []*v1.Image) ([]string, error)
+}
+
+// Isolator implements isolator.Isolator.
+type Isolator struct {
+	Options
+}
+
+// New returns the isolator.
+func New(o Options) *Isolator { return &Isolator{o} }
+
+// Prepare implements isolator.Isolator.
+func (i *Isolator) Prepare(ctx context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
+	mounts, images, err := i.plan(c.Config)
+	if err != nil {
+		return nil, fmt.Errorf("volume/image: %w", err)
+	}
+	if len(images) == 0 {
+		return nil, nil
+	}
+	paths, err := i.Provision(ctx, c.ID, images)
+	if err != nil {
+		return nil, fmt.Errorf("volume/image: %w", err)
+	}
+	for n := range mounts {
+		mounts[n].Source = paths[n]
+	}
+	return &isolator.LaunchInfo{Volumes: mounts}, nil
+}
+
+// plan returns the image volumes of a request, which lack their sources, and their
+// images: all that can be said, and refused, before anything is pulled.
+func (i *Isolator) plan(config *v1.ContainerConfig) (mounts []plan.Mount, images []*v1.Image, err error) {
+	if err := isolator.CheckVolumes(config); err != nil {
+		return nil, nil, err
+	}
+	for _, v := range config.GetContainerInfo().GetVolumes() {
+		if v.Image == nil {
+			continue
+		}
+		m, err := isolator.VolumeMount(config, i.SandboxDirectory, v)
+		if err != nil {
+			return nil, nil, err
+		}
+		m.SubPath = v.GetImagePath()
+		m.Flags |= plan.NoDev | plan.NoSuid
+		mounts, images = append(mounts, m), append(images, v.Image)
+	}
+	return mounts, images, nil
+}
+
+// Cleanup implements isolator.Isolator: the root filesystems go with the container's.
+func (i *Isolator) Cleanup(context.Context, container.ID) error { return nil }

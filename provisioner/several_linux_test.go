@@ -1,0 +1,107 @@
+package provisioner_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "berth/api/v1"
+	"berth/container"
+	"berth/layer"
+	"berth/provisioner/store"
+)
+
+// meeting is a store whose callers wait for each other.
+type meeting struct {
+	store.Store
+	missing *sync.WaitGroup
+}
+
+func (m meeting) Get(ctx context.Context, img *v1.Image, form layer.Form) (*store.Image, error) {
+	m.missing.Done()
+	met := make(chan struct{})
+	go func() { m.missing.Wait(); close(met) }()
+	select {
+	case <-met:
+		return m.Store.Get(ctx, img, form)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (b *bench) several(names ...string) (images []*v1.Image) {
+	for _, name := range names {
+		images = append(images, b.Image(name))
+	}
+	return images
+}
+
+func TestSeveralImagesAreGotSideBySide(t *testing.T) {
+	b := newBench(t, "overlay")
+	names := []string{"two", "one", "two", "three"}
+	missing := new(sync.WaitGroup)
+	missing.Add(len(names))
+	b.Stores[v1.Image_DOCKER] = meeting{b.Stores[v1.Image_DOCKER], missing}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // one after the other would wait for ever
+	defer cancel()
+	all, err := b.ProvisionAll(ctx, id(t, "c"), b.several(names...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := b.record(t, "c")
+	if len(all) != len(names) || len(record) != len(names) {
+		t.Fatalf("%d root filesystems, %d are recorded", len(all), len(record))
+	}
+	for i, rootfs := range all {
+		wantFile(t, rootfs.Path, topFile(names[i]))
+	}
+	b.wantDestroyed(t, "c", true)
+	b.wantContainers(t)
+	if leases := b.inStore(t, "leases"); len(leases) > 0 {
+		t.Errorf("leases are left: %q", leases)
+	}
+}
+
+func TestOneOfSeveralThatFailsEndsTheOthers(t *testing.T) {
+	b := newBench(t, "overlay")
+	for _, names := range [][]string{{"missing", "one"}, {"one", "missing"}, {"one", "two", "missing", "missing"}} {
+		all, err := b.ProvisionAll(t.Context(), id(t, "c"), b.several(names...))
+		if all != nil || !errors.Is(err, container.ErrNotFound) {
+			t.Errorf("%q: %v, %v", names, all, err)
+		}
+		if leases := b.inStore(t, "leases"); len(leases) > 0 {
+			t.Errorf("%q: leases are left: %q", names, leases)
+		}
+		if _, err := b.Destroy(t.Context(), id(t, "c")); err != nil {
+			t.Error(err)
+		}
+	}
+	unknown := &v1.Image{Type: v1.Image_APPC.Enum()}
+	if _, err := b.ProvisionAll(t.Context(), id(t, "c"), slices.Concat(b.several("one"), []*v1.Image{unknown})); !errors.Is(err, container.ErrNotSupported) {
+		t.Errorf("of an unknown type: %v", err)
+	}
+	b.wantContainers(t)
+}
+
+// A root filesystem that was made before another one could not be is left to Destroy.
+func TestOneOfSeveralThatCannotBeStacked(t *testing.T) {
+	b := newBench(t, "fake")
+	cause, made := errors.New("the cause"), 0
+	b.fake.onMake = func(context.Context, string) error {
+		if made++; made == 2 {
+			return cause
+		}
+		return nil
+	}
+	if _, err := b.ProvisionAll(t.Context(), id(t, "c"), b.several("one", "two", "three")); !errors.Is(err, cause) {
+		t.Errorf("error %v", err)
+	}
+	if record := b.record(t, "c"); made != 2 || len(record) != 2 {
+		t.Errorf("%d were made, %d are recorded", made, len(record))
+	}
+	b.wantDestroyed(t, "c", true)
+	b.wantContainers(t)
+}
