@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"archive/tar"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -98,19 +97,17 @@ func TestAnImageVolumeUsesItsImage(t *testing.T) {
 }
 
 // presented is the container of the talk that introduced filesystem isolation, as it
-// was shown but for its image.
-const presented = `{ "type" : "MESOS", "mesos" : { "image" : IMAGE }, "volumes": [ {"container_path" : "/tmp", "host_path" : "tmp", "mode" : "RW"}, {"container_path" : "/root", "host_path" : "/root", "mode" : "RW"}, {"container_path" : "/etc", "host_path" : "/etc", "mode" : "RO"}, {"container_path" : "/var/run", "host_path" : "/var/run", "mode" : "RW"}, {"container_path" : "/var/tmp", "host_path" : "/var/tmp", "mode" : "RW"} ] }`
+// was shown.
+const presented = `{ "type" : "MESOS", "mesos" : { "image" : { "type" : "APPC", "appc" : { "name" : "acme.biz/appc/ubuntu1510", "labels" : { "labels": [{"key" : "version", "value" : "0.0.1"}] } } } }, "volumes": [ {"container_path" : "/tmp", "host_path" : "tmp", "mode" : "RW"}, {"container_path" : "/root", "host_path" : "/root", "mode" : "RW"}, {"container_path" : "/etc", "host_path" : "/etc", "mode" : "RO"}, {"container_path" : "/var/run", "host_path" : "/var/run", "mode" : "RW"}, {"container_path" : "/var/tmp", "host_path" : "/var/tmp", "mode" : "RW"} ] }`
 
 func TestTheFiveVolumesOfTheTalk(t *testing.T) {
 	testrig.RequireRoot(t)
-	reg := testrig.Registry(t)
-	img := map[string]any{"type": "DOCKER", "docker": map[string]any{"name": testrig.BusyboxImage(t, reg, "busybox:1")}}
+	w := &appcWorld{ACIServer: testrig.NewACIServer(t)}
+	const name, version = "acme.biz/appc/ubuntu1510", "0.0.1"
+	aci := testrig.ACI(t, w.manifest(name, version, nil), testrig.BusyboxRootfs(t)...)
+	w.Put(aciName(name, version), testrig.Compress(t, "gzip", aci))
 	file := filepath.Join(testrig.TempDir(t), "info.json")
-	text := strings.Replace(presented, "IMAGE", string(marshal(t, img)), 1)
-	if !json.Valid([]byte(text)) {
-		t.Fatalf("no JSON: %s", text)
-	}
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(presented), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	b := testrig.Berth(t)
@@ -122,7 +119,7 @@ func TestTheFiveVolumesOfTheTalk(t *testing.T) {
 		}
 	})
 	script := `stat -c %a /tmp && test -d /etc/apt && ! touch /etc/` + mark + ` && touch /tmp/` + mark + ` $MESOS_SANDBOX/tmp/second ` + strings.Join(written, " ") + ` && ls /tmp`
-	r := b.Run("run", "--container_info", file, "--", "sh", "-c", script)
+	r := b.Run("run", "--appc_simple_discovery_uri_prefix="+w.Prefix, "--container_info", file, "--", "sh", "-c", script)
 	expect(t, r, 0, "Read-only file system")
 	if want := "1777\n" + mark + "\nsecond\n"; r.Stdout != want {
 		t.Errorf("stdout %q, want %q", r.Stdout, want)

@@ -83,12 +83,14 @@ func BusyboxRootfs(tb testing.TB) []ACIEntry {
 		tb.Fatal(err)
 	}
 	entries := []ACIEntry{ACIDir("rootfs")}
-	for _, dir := range []string{"bin", "dev", "etc", "mnt", "mnt/mesos", "mnt/mesos/sandbox", "proc", "root", "sys", "tmp"} {
+	for _, dir := range []string{"bin", "dev", "etc", "mnt", "mnt/mesos", "mnt/mesos/sandbox", "proc", "root", "sys"} {
 		entries = append(entries, ACIDir("rootfs/"+dir))
 	}
+	tmp := ACIDir("rootfs/tmp")
+	tmp.Mode = 0o1777
 	busybox := ACIFile("rootfs/bin/busybox", string(program))
 	busybox.Mode = 0o755
-	entries = append(entries, busybox)
+	entries = append(entries, tmp, busybox)
 	for _, applet := range []string{"sh", "cat", "echo", "ls", "id", "pwd", "env", "true", "test"} {
 		entries = append(entries, ACIEntry{tar.Header{Typeflag: tar.TypeLink, Name: "rootfs/bin/" + applet, Linkname: "rootfs/bin/busybox", Mode: 0o755}, ""})
 	}
