@@ -13,7 +13,6 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/layer"
-	"berth/provisioner/store"
 )
 
 // LayerReport is what Check found of one layer.
@@ -224,10 +223,8 @@ func (inv *inventory) unreadableRecords() (reports []RecordReport) {
 func (p *Provisioner) unknownEverywhere() ([]string, error) {
 	paths, err := p.Layers.Unknown()
 	for _, in := range slices.Sorted(maps.Keys(p.Stores)) {
-		if s, ok := p.Stores[in].(store.Inspector); ok {
-			found, foundErr := s.Unknown()
-			paths, err = append(paths, found...), errors.Join(err, foundErr)
-		}
+		found, foundErr := p.Stores[in].Unknown()
+		paths, err = append(paths, found...), errors.Join(err, foundErr)
 	}
 	var all []container.ID
 	walkErr := p.eachContainer(container.ID{}, func(id container.ID) { all = append(all, id) })

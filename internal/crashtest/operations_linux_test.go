@@ -55,6 +55,14 @@ var operations = []operation{
 		done:  func(s *scene) { s.wantImage("appc", true) },
 	},
 	{
+		name: "pull a manifest of schema 1", backend: "overlay", variation: true, places: 8,
+		ready: func(s *scene) { s.absent("schema 1") },
+		run:   pull("schema 1"),
+		// A layer that an attempt before had made visible, and that cannot be looked at just
+		// now, is replaced: it is not known to be there before it is unpacked.
+		done: func(s *scene) { s.wantImage("schema 1", true); s.sweep() },
+	},
+	{
 		name: "pull a tag that has moved", backend: "overlay", variation: true, places: 8,
 		ready: func(s *scene) {
 			s.moved.Store(false)
@@ -125,6 +133,7 @@ var operations = []operation{
 			s.present("two")
 			s.present("three")
 			s.provisioned("two")
+			s.interrupted()
 		},
 		run: func(ctx context.Context, e *engine.Engine, p place) error {
 			_, err := e.Images.Provisioner.Prune(ctx, provisioner.PruneOptions{Excluded: []*v1.Image{p.image("three")}})
@@ -135,6 +144,9 @@ var operations = []operation{
 			s.wantImage("two", true)
 			s.wantImage("three", true)
 			s.noContainer()
+			if _, err := os.Stat(s.abandoned()); !errors.Is(err, os.ErrNotExist) {
+				s.Errorf("an interrupted download is still there: %v", err)
+			}
 		},
 	},
 	{

@@ -15,6 +15,7 @@ import (
 
 	"berth/container"
 	"berth/engine"
+	"berth/image"
 	"berth/internal/testrig"
 	"berth/layer"
 	"berth/provisioner/store"
@@ -49,6 +50,8 @@ func newWorkshop(t *testing.T) *workshop {
 	w.references["archive"] = "docker-archive:" + archive
 	w.acis = testrig.TempDir(t) + "/"
 	w.references["appc"] = w.appcImage(t)
+	direct := strings.Replace(w.references["three"], w.registry.Host(), w.registry.Direct(), 1)
+	w.references["schema 1"] = w.registry.Push(t, "docker://"+direct, "old:1", "--src-tls-verify=false", "--format=v2s1")
 	var err error
 	if w.tree, err = testrig.Manifest(testrig.SkopeoUmoci(t, w.references["one"], testrig.TempDir(t))); err != nil {
 		t.Fatal(err)
@@ -183,6 +186,16 @@ func (s *scene) leftOvers(image string) {
 		s.Fatal(err)
 	}
 }
+
+// interrupted leaves what is kept of a blob whose download nobody carries on.
+func (s *scene) interrupted() {
+	s.Helper()
+	if err := errors.Join(os.MkdirAll(s.store("docker/partial"), 0o700), os.WriteFile(s.abandoned(), []byte("begun"), 0o600)); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *scene) abandoned() string { return s.store("docker/partial", image.DigestOf(nil).Hex()) }
 
 func (s *scene) record(e *engine.Engine, name string) (store.Record, bool) {
 	s.Helper()

@@ -390,8 +390,8 @@ func TestUnknownFilesAreLeftAloneAndReported(t *testing.T) {
 	image := testrig.BusyboxImage(t, reg, "busybox:1")
 	b := testrig.Berth(t)
 	expect(t, b.Run("run", image, "true"), 0)
-	unknown := []string{b.WorkDir + "/provisioner/containers/notes", b.WorkDir + "/store/layers/notes"}
-	alone := append(slices.Clone(unknown), b.WorkDir+"/store/docker/images/notes", b.WorkDir+"/store/notes", b.WorkDir+"/notes", b.RuntimeDir+"/notes")
+	unknown := []string{b.WorkDir + "/provisioner/containers/notes", b.WorkDir + "/store/docker/images/notes", b.WorkDir + "/store/layers/notes"}
+	alone := append(slices.Clone(unknown), b.WorkDir+"/store/notes", b.WorkDir+"/notes", b.RuntimeDir+"/notes")
 	for _, path := range alone {
 		if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 			t.Fatal(err)

@@ -114,6 +114,10 @@ type Store interface {
 	// one whose record cannot be read. Their layers stay until the next sweep.
 	// ErrNotFound when there is none, ErrNotSupported when a newer berth recorded one.
 	Remove(ctx context.Context, img *v1.Image) error
+
+	// Unknown returns the paths of files in the store's directories that are not its own.
+	// They are left alone.
+	Unknown() ([]string, error)
 }
 
 // Partial is what is kept of a blob whose download was interrupted.
@@ -128,12 +132,6 @@ type Resumer interface {
 	// just now, and unless dryRun removes it. Those of which it returns nothing stay; what is
 	// returned beside an error is gone.
 	Abandoned(dryRun bool) ([]Partial, error)
-}
-
-// Inspector is a Store that knows which files in its directory are not its own.
-type Inspector interface {
-	// Unknown returns their paths. They are left alone.
-	Unknown() ([]string, error)
 }
 
 // RecordError is a record that cannot be read. Whoever meets one does not know which

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"berth/image"
+	"berth/internal/atomicfile"
 	"berth/internal/disk"
 	"berth/internal/filelock"
 	"berth/provisioner/store"
@@ -259,6 +260,9 @@ func (s *Store) Abandoned(dryRun bool) (abandoned []store.Partial, err error) {
 				Bytes: info.Sys().(*syscall.Stat_t).Blocks * 512,
 			})
 		}
+	}
+	if len(abandoned) > 0 && !dryRun {
+		errs = append(errs, atomicfile.SyncDir(s.partials.dir))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return abandoned, fmt.Errorf("remove what is kept of interrupted downloads: %w", err)

@@ -93,9 +93,8 @@ type Store struct {
 }
 
 var (
-	_ store.Store     = (*Store)(nil)
-	_ store.Resumer   = (*Store)(nil)
-	_ store.Inspector = (*Store)(nil)
+	_ store.Store   = (*Store)(nil)
+	_ store.Resumer = (*Store)(nil)
 )
 
 // New returns the store, and makes its directory when missing.
@@ -318,7 +317,7 @@ func (s *Store) Forget(_ context.Context, records []store.Record) error {
 	return disk.At("records: forgotten")
 }
 
-// Unknown implements store.Inspector.
+// Unknown implements store.Store.
 func (s *Store) Unknown() (paths []string, err error) {
 	var errs []error
 	for _, in := range []struct {

@@ -203,6 +203,8 @@ func (s *memoryStore) Refetch(ctx context.Context, ids []image.Digest, lease *la
 	return fetched, nil
 }
 
+func (s *memoryStore) Unknown() ([]string, error) { return nil, nil }
+
 func (s *memoryStore) Remove(_ context.Context, img *v1.Image) error {
 	name, err := nameOf(img)
 	if err != nil {
