@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/gob"
 	"errors"
+	"fmt"
 	"io"
 	"reflect"
 	"strings"
@@ -15,12 +16,13 @@ func full() Plan {
 	return Plan{
 		Rootfs: "/work/with a blank and \xff", ReadOnlyRootfs: true,
 		Mounts: []Mount{
-			{Target: "/proc", Source: "proc", Type: "proc", Flags: ReadOnly | NoExec, Fixed: true, Options: []Option{{"mode", "755"}, {"flag", ""}}},
+			{Target: "/proc", Source: "proc", SubPath: "1", Type: "proc", Flags: ReadOnly | NoExec, Fixed: true, Options: []Option{{"mode", "755"}, {"flag", ""}}},
 			{Target: "/mnt", Source: "/host"},
 		},
-		Nodes:  []Node{{Path: "/dev/null", Mode: 0o020666, Major: 1, Minor: 3}},
-		Links:  []Link{{Path: "/dev/fd", Target: "/proc/self/fd"}},
-		Masked: []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
+		Nodes:   []Node{{Path: "/dev/null", Mode: 0o020666, Major: 1, Minor: 3}},
+		Links:   []Link{{Path: "/dev/fd", Target: "/proc/self/fd"}},
+		Volumes: []Mount{{Target: "/v", Source: "/host", SubPath: "a/b", Type: "x", Flags: ReadOnly, Fixed: true, Options: []Option{{"a", "b"}}}},
+		Masked:  []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
 		Hostname: "h", Loopback: true,
 		Command: Command{
 			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},
@@ -72,7 +74,7 @@ func TestAPlanOfAnotherVersionIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Decode(&encoded)
-	if err == nil || !strings.Contains(err.Error(), "version 2") || !strings.Contains(err.Error(), "one build") {
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprint("version ", Version+1)) || !strings.Contains(err.Error(), "one build") {
 		t.Errorf("error %v: want the version and the remedy", err)
 	}
 }
