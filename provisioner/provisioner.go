@@ -167,6 +167,11 @@ func (p *Provisioner) provision(ctx context.Context, id container.ID, from []sto
 // those that are nil were not found.
 func getAll(ctx context.Context, from []store.Store, images []*v1.Image, form layer.Form) ([]*store.Image, error) {
 	found := make([]*store.Image, len(images))
+	if len(images) == 1 { // mostly, and to start a goroutine takes as long as to find it
+		var err error
+		found[0], err = from[0].Get(ctx, images[0], form)
+		return found, err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	for i, img := range images {
 		group.Go(func() (err error) {

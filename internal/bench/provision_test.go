@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -51,6 +52,8 @@ func newDebian(b *testing.B, fstype string) *debian {
 	if d.record, _, err = d.Pull(b.Context(), d.image); err != nil {
 		b.Fatal(err)
 	}
+	// A store reads what has changed within the last second anew each time.
+	time.Sleep(time.Second)
 	b.Cleanup(func() {
 		detach(b, d.disk+"/work")
 		if err := d.Close(); err != nil {
