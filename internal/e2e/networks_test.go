@@ -252,8 +252,8 @@ func stuckPull(t *testing.T, b *testrig.Command, reg *testrig.RegistryServer, im
 			return true
 		}
 		_ = http.NewResponseController(w).Flush()
-		// berth has read all of it.
-		await(t, func() bool { return kept(b) > n-(128<<10) })
+		// berth has read all of it, and keeps it in pieces.
+		await(t, func() bool { return kept(b) > n-(256<<10) })
 		once.Do(func() { close(stuck) })
 		<-r.Context().Done()
 		return true

@@ -33,13 +33,11 @@ func (p *pull) fetch(ctx context.Context, layers []Layer, absent []image.Digest)
 	}
 	now := time.Now()
 	for _, d := range all {
+		d.settle()
 		d.clock.EnterAt(stages.Sync, now)
 	}
 	if err := p.lease.Commit(ctx); err != nil {
 		return err
-	}
-	for _, d := range all {
-		d.settle()
 	}
 	end := p.clock.Enter(stages.Record)
 	for _, d := range all {
@@ -92,7 +90,8 @@ type download struct {
 	kept   keeper // or nil
 }
 
-// settle says that the layer has arrived.
+// settle says that all layers of the pull have arrived. What is kept of them goes before
+// they are synced, which would write it to the disk, too.
 func (d *download) settle() {
 	if d.kept != nil {
 		d.kept.Settle()

@@ -62,7 +62,7 @@ func (p *Partials) Resume(d image.Descriptor, open func(begun io.Reader, n int64
 type keeper interface {
 	// Distrust is that of Blob. Nothing is kept any more.
 	Distrust() bool
-	// Settle says that the layer is there and durable: nothing has to be kept.
+	// Settle says that nothing has to be kept: all that the pull needs has come.
 	Settle()
 }
 
@@ -123,7 +123,7 @@ func (p *Partials) open(d image.Descriptor) *partial {
 	if err != nil {
 		return none
 	}
-	kept := &partial{path: p.path(d.Digest), lock: lock, out: bufio.NewWriterSize(lock.File(), 64<<10)}
+	kept := &partial{path: p.path(d.Digest), lock: lock, out: bufio.NewWriterSize(lock.File(), pieceOf(d.Size))}
 	size, err := lock.File().Seek(0, io.SeekEnd)
 	if err != nil || size > d.Size {
 		kept.forget()
@@ -132,6 +132,10 @@ func (p *Partials) open(d image.Descriptor) *partial {
 	kept.size = size
 	return kept
 }
+
+// pieceOf is how much of a blob is written at a time: page caches take large pieces for
+// less, and what is not written yet a kill takes away.
+func pieceOf(size int64) int { return int(min(max(size/64, 64<<10), 1<<20)) }
 
 // lockInPlace locks the file at path, which is made when missing. Whoever removes such a
 // file holds its lock, so the one that was opened may be gone once it is locked.
