@@ -418,7 +418,7 @@ func (w *world) lookBelow(t reporter, parent container.ID, f *found) {
 func (w *world) recorded(t reporter, at string) map[string]foundRootfs {
 	t.Helper()
 	data, err := os.ReadFile(w.Paths.Layers(mustID(at)))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !json.Valid(data) { // the process died amid the first one
 		return nil
 	}
 	var rec struct{ Rootfses map[string]foundRootfs }
