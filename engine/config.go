@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"berth/isolator"
 	"berth/provisioner/store"
 	"berth/registry"
 )
@@ -34,6 +35,13 @@ type Config struct {
 	CgroupsRoot      string
 	SandboxDirectory string
 
+	// Isolators are further ones than berth's own, for programs that embed it. Those that
+	// Isolation names prepare a container after berth's own, in this order.
+	Isolators []NamedIsolator
+	// IsolatorDir has the executables of the isolators external/NAME, which come last, in
+	// the order of Isolation.
+	IsolatorDir string
+
 	// See the options of the appc store.
 	AppcSimpleDiscoveryURIPrefix string
 	AppcKeyring                  string
@@ -45,6 +53,13 @@ type Config struct {
 	Progress store.Progress
 	// Log takes what happens that no caller is told; nil: nobody.
 	Log *slog.Logger
+}
+
+// NamedIsolator is an isolator by a name for Isolation. That is GROUP/NAME, as those of
+// berth's own are, none of which it may be; the group external is for executables.
+type NamedIsolator struct {
+	Name     string
+	Isolator isolator.Isolator
 }
 
 // DefaultConfig returns what the flags default to.
@@ -63,6 +78,7 @@ func DefaultConfig() Config {
 		},
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",
+		IsolatorDir:      "/usr/lib/berth/isolators",
 
 		AppcSimpleDiscoveryURIPrefix: "http://",
 	}

@@ -25,6 +25,7 @@
 //	        cgroup                                      path and controllers of its cgroup
 //	        pid                                         of the init process
 //	        status                                      wait status of the command
+//	        external/<isolator>                         the executable that has prepared the container
 //
 // Records are JSON or one plain value, replaced as a whole by a rename.
 package state
@@ -141,6 +142,9 @@ func (c Container) Pid() string { return filepath.Join(c.Dir, "pid") }
 
 // Status is where the init process leaves the command's wait status.
 func (c Container) Status() string { return filepath.Join(c.Dir, "status") }
+
+// External has a file for each external isolator that is to clean up after the container.
+func (c Container) External() string { return filepath.Join(c.Dir, "external") }
 
 // Provisioner is the tree of the provisioner. Its paths are put together for each launch,
 // of parts that have nothing to clean.

@@ -56,7 +56,7 @@ var rooms = []struct {
 }
 
 // kernelRooms may make system calls that the standard library does not have.
-var kernelRooms = []string{"cmd/berth-init", "engine", "isolator/cgroups/mem", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
+var kernelRooms = []string{"cmd/berth-init", "engine", "isolator/cgroups/mem", "isolator/external", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
 
 type goPackage struct {
 	ImportPath string
