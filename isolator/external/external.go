@@ -59,8 +59,9 @@ type Isolator struct {
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
 
 // New returns the isolator of a name, which begins with Prefix. It asks the executable
-// which phases it takes part in. ErrInvalid: the name, or what it answers; ErrNotFound: there
-// is no such executable; ErrDenied: others than root can change it.
+// which phases it takes part in. ErrInvalid: the name, or what it answers;
+// ErrNotSupported: it speaks another version of the protocol; ErrNotFound: there is no such
+// executable; ErrFailedPrecondition: others than root can change it.
 func New(ctx context.Context, name string, o Options) (*Isolator, error) {
 	file := strings.TrimPrefix(name, Prefix)
 	if !validName.MatchString(file) {

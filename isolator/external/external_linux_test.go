@@ -310,18 +310,18 @@ func TestAnExecutableThatOthersCanChangeIsNotRun(t *testing.T) {
 		class  error
 		words  string
 	}{
-		"of another user":           {func(o Options, x string) error { return os.Chown(x, 1000, 0) }, container.ErrDenied, "user 1000"},
-		"writable by everybody":     {func(o Options, x string) error { return os.Chmod(x, 0o757) }, container.ErrDenied, "0757"},
-		"writable by its group":     {func(o Options, x string) error { return os.Chmod(x, 0o775) }, container.ErrDenied, "0775"},
-		"directory of another user": {func(o Options, x string) error { return os.Chown(o.Dir, 1000, 0) }, container.ErrDenied, "user 1000"},
-		"directory for everybody":   {func(o Options, x string) error { return os.Chmod(o.Dir, 0o777) }, container.ErrDenied, o777},
-		"directory above":           {func(o Options, x string) error { return os.Chmod(filepath.Dir(o.Dir), 0o777) }, container.ErrDenied, o777},
+		"of another user":           {func(o Options, x string) error { return os.Chown(x, 1000, 0) }, container.ErrFailedPrecondition, "user 1000"},
+		"writable by everybody":     {func(o Options, x string) error { return os.Chmod(x, 0o757) }, container.ErrFailedPrecondition, "0757"},
+		"writable by its group":     {func(o Options, x string) error { return os.Chmod(x, 0o775) }, container.ErrFailedPrecondition, "0775"},
+		"directory of another user": {func(o Options, x string) error { return os.Chown(o.Dir, 1000, 0) }, container.ErrFailedPrecondition, "user 1000"},
+		"directory for everybody":   {func(o Options, x string) error { return os.Chmod(o.Dir, 0o777) }, container.ErrFailedPrecondition, o777},
+		"directory above":           {func(o Options, x string) error { return os.Chmod(filepath.Dir(o.Dir), 0o777) }, container.ErrFailedPrecondition, o777},
 		"a link of another user": {func(o Options, x string) error {
 			return errors.Join(os.Rename(x, x+"2"), os.Symlink(x+"2", x), os.Lchown(x, 1000, 0))
-		}, container.ErrDenied, "user 1000"},
+		}, container.ErrFailedPrecondition, "user 1000"},
 		"a link to another user's": {func(o Options, x string) error {
 			return errors.Join(os.Rename(x, x+"2"), os.Symlink(x+"2", x), os.Chown(x+"2", 1000, 0))
-		}, container.ErrDenied, "user 1000"},
+		}, container.ErrFailedPrecondition, "user 1000"},
 		"a directory":    {func(o Options, x string) error { return errors.Join(os.Remove(x), os.Mkdir(x, 0o755)) }, container.ErrInvalid, "executable"},
 		"a FIFO":         {func(o Options, x string) error { return errors.Join(os.Remove(x), syscall.Mkfifo(x, 0o755)) }, container.ErrInvalid, "executable"},
 		"not executable": {func(o Options, x string) error { return os.Chmod(x, 0o644) }, container.ErrInvalid, "executable"},

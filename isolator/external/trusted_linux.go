@@ -50,9 +50,9 @@ func onlyRoots(path string) error {
 		link := info.Mode()&fs.ModeSymlink != 0
 		switch {
 		case owner != 0:
-			return fmt.Errorf("%w: %s belongs to user %d, and what runs as root is to be root's alone: chown it", container.ErrDenied, at, owner)
+			return fmt.Errorf("%w: %s belongs to user %d, and what runs as root is to be root's alone: chown it", container.ErrFailedPrecondition, at, owner)
 		case info.Mode()&0o022 != 0 && !sticky && !link:
-			return fmt.Errorf("%w: %s can be written by others than root (mode %04o), and what it leads to runs as root: chmod go-w it", container.ErrDenied, at, info.Mode().Perm())
+			return fmt.Errorf("%w: %s can be written by others than root (mode %04o), and what it leads to runs as root: chmod go-w it", container.ErrFailedPrecondition, at, info.Mode().Perm())
 		}
 		if at == filepath.Dir(at) {
 			return nil
