@@ -20,12 +20,12 @@
 //	    agent.sock                                      where the agent answers
 //	    containers/<id>[/containers/<child>...]/
 //	        keeper                                      who may judge the container, locked by it
+//	        external/<isolator>                         the executable that has prepared the container
 //	        config                                      the request
 //	        phase                                       the phase of the launch entered last
 //	        cgroup                                      path and controllers of its cgroup
 //	        pid                                         of the init process
 //	        status                                      wait status of the command
-//	        external/<isolator>                         the executable that has prepared the container
 //
 // Records are JSON or one plain value, replaced as a whole by a rename.
 package state
