@@ -35,17 +35,17 @@ type Config struct {
 	CgroupsRoot      string
 	SandboxDirectory string
 
+	// See the options of the appc store.
+	AppcSimpleDiscoveryURIPrefix string
+	AppcKeyring                  string
+	AppcPassphraseFile           string
+
 	// Isolators are further ones than berth's own, for programs that embed it. Those that
 	// Isolation names prepare a container after berth's own, in this order.
 	Isolators []NamedIsolator
 	// IsolatorDir has the executables of the isolators external/NAME, which come last, in
 	// the order of Isolation.
 	IsolatorDir string
-
-	// See the options of the appc store.
-	AppcSimpleDiscoveryURIPrefix string
-	AppcKeyring                  string
-	AppcPassphraseFile           string
 
 	// Registry says how registries are talked to.
 	Registry registry.Options
@@ -78,9 +78,10 @@ func DefaultConfig() Config {
 		},
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",
-		IsolatorDir:      "/usr/lib/berth/isolators",
 
 		AppcSimpleDiscoveryURIPrefix: "http://",
+
+		IsolatorDir: "/usr/lib/berth/isolators",
 	}
 }
 
