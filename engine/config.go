@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"berth/isolator"
 	"berth/provisioner/store"
 	"berth/registry"
 )
@@ -39,12 +40,26 @@ type Config struct {
 	AppcKeyring                  string
 	AppcPassphraseFile           string
 
+	// Isolators are further ones than berth's own, for programs that embed it. Those that
+	// Isolation names prepare a container after berth's own, in this order.
+	Isolators []NamedIsolator
+	// IsolatorDir has the executables of the isolators external/NAME, which come last, in
+	// the order of Isolation.
+	IsolatorDir string
+
 	// Registry says how registries are talked to.
 	Registry registry.Options
 	// Progress is told how pulls go; nil: nobody is.
 	Progress store.Progress
 	// Log takes what happens that no caller is told; nil: nobody.
 	Log *slog.Logger
+}
+
+// NamedIsolator is an isolator by a name for Isolation. That is GROUP/NAME, as those of
+// berth's own are, none of which it may be; the group external is for executables.
+type NamedIsolator struct {
+	Name     string
+	Isolator isolator.Isolator
 }
 
 // DefaultConfig returns what the flags default to.
@@ -65,6 +80,8 @@ func DefaultConfig() Config {
 		SandboxDirectory: "/mnt/mesos/sandbox",
 
 		AppcSimpleDiscoveryURIPrefix: "http://",
+
+		IsolatorDir: "/usr/lib/berth/isolators",
 	}
 }
 

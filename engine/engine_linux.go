@@ -14,7 +14,6 @@ import (
 	"berth/containerizer/mesos"
 	"berth/internal/cgroup"
 	"berth/internal/metrics"
-	"berth/isolator"
 	launcher "berth/launcher/linux"
 	"berth/layer"
 	"berth/provisioner"
@@ -154,7 +153,7 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := makeIsolators(parts{config: c, launcher: l, cgroups: cgroups, images: images})
+	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l, cgroups: cgroups, images: images})
 	if err != nil {
 		return nil, err
 	}
@@ -162,34 +161,6 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: chosen,
 		SandboxDirectory: c.SandboxDirectory, Log: c.log(),
 	}), nil
-}
-
-// makeIsolators makes the configured isolators, in the order of the table.
-func makeIsolators(p parts) (chosen []isolator.Isolator, err error) {
-	wanted := p.config.isolation()
-	slices.Sort(wanted)
-	for i, name := range wanted {
-		if i > 0 && wanted[i-1] == name {
-			return nil, fmt.Errorf("--isolation: %w: %q is there twice", container.ErrInvalid, name)
-		}
-	}
-	for _, i := range isolators {
-		at, ok := slices.BinarySearch(wanted, i.name)
-		if !ok {
-			continue
-		}
-		wanted = slices.Delete(wanted, at, at+1)
-		if _, ok := p.cgroups.Version(i.controller); i.controller != "" && !ok {
-			err = errors.Join(err, fmt.Errorf("--isolation: %s: the cgroup controller %q is not mounted: %w; mount it or leave the isolator out",
-				i.name, i.controller, container.ErrNotSupported))
-			continue
-		}
-		chosen = append(chosen, i.make(p))
-	}
-	if len(wanted) > 0 {
-		err = errors.Join(err, fmt.Errorf("--isolation: %w: unknown isolator %q", container.ErrInvalid, wanted))
-	}
-	return chosen, err
 }
 
 // Provision makes a root filesystem of img for an operator to use; Destroy removes it.

@@ -6,11 +6,35 @@ import (
 	"fmt"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/image"
 	"berth/layer"
 	"berth/provisioner/store"
 )
+
+// ParseImage returns the message for an image as a person names it: [docker://]REF,
+// docker-archive:FILE[:REF], oci:DIR[:REF], oci-archive:FILE[:REF] or appc:NAME[,LABEL=VALUE...];
+// an empty platform is the host's. ErrInvalid, ErrNotSupported: the name.
+func ParseImage(name, platform string) (*v1.Image, error) {
+	reference, err := image.ParseReference(name)
+	if err != nil {
+		return nil, err
+	}
+	img := &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: proto.String(reference.String())}}
+	switch reference.Transport {
+	case image.Appc:
+		img = &v1.Image{Type: v1.Image_APPC.Enum(), Appc: &v1.Image_Appc{Name: proto.String(reference.String())}}
+	case image.OCI, image.OCIArchive:
+		img = &v1.Image{Type: v1.Image_OCI.Enum(), Oci: &v1.Image_Oci{Name: proto.String(reference.String())}}
+	}
+	if platform != "" {
+		img.Platform = proto.String(platform)
+	}
+	return img, nil
+}
 
 // ImageName is the name in an image message, whatever its type.
 func ImageName(img *v1.Image) string {

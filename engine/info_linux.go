@@ -46,16 +46,8 @@ func Inspect(ctx context.Context, c Config) (info *Info, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, i := range isolators {
-		a := Ability{Name: i.name, Default: c.isolates(i.name), Works: true}
-		if i.controller != "" {
-			if _, ok := cgroups.Version(i.controller); !ok {
-				a.Works, a.Reason = false, fmt.Sprintf("the cgroup controller %q is not mounted", i.controller)
-			}
-		}
-		info.Isolators = append(info.Isolators, a)
-	}
-	return info, nil
+	info.Isolators, err = parts{config: c, cgroups: cgroups, images: images}.isolatorAbilities(ctx)
+	return info, err
 }
 
 // backendAbilities tries every backend. The default is the one that was asked for, or the

@@ -100,14 +100,17 @@ type parts struct {
 	images   *Images
 }
 
-// isolators has every isolator, in the order in which they prepare a container: the
-// file system first, which the others mount into.
-var isolators = []struct {
+// tableEntry is an isolator of berth's own.
+type tableEntry struct {
 	name string
 	make func(p parts) isolator.Isolator
 	// controller that the isolator needs, if it does
 	controller string
-}{
+}
+
+// isolators has every isolator, in the order in which they prepare a container: the
+// file system first, which the others mount into.
+var isolators = []tableEntry{
 	{"filesystem/linux", func(p parts) isolator.Isolator {
 		return filesystem.New(filesystem.Options{SandboxDirectory: p.config.SandboxDirectory, Shm: !p.config.isolates("namespaces/ipc")})
 	}, ""},

@@ -20,6 +20,7 @@
 //	    agent.sock                                      where the agent answers
 //	    containers/<id>[/containers/<child>...]/
 //	        keeper                                      who may judge the container, locked by it
+//	        external/<isolator>                         the executable that has prepared the container
 //	        config                                      the request
 //	        phase                                       the phase of the launch entered last
 //	        cgroup                                      path and controllers of its cgroup
@@ -141,6 +142,9 @@ func (c Container) Pid() string { return filepath.Join(c.Dir, "pid") }
 
 // Status is where the init process leaves the command's wait status.
 func (c Container) Status() string { return filepath.Join(c.Dir, "status") }
+
+// External has a file for each external isolator that is to clean up after the container.
+func (c Container) External() string { return filepath.Join(c.Dir, "external") }
 
 // Provisioner is the tree of the provisioner. Its paths are put together for each launch,
 // of parts that have nothing to clean.

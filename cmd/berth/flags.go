@@ -42,6 +42,7 @@ func storeFlags(f *pflag.FlagSet, c *engine.Config) {
 // Flags of a launch.
 func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringSliceVar(&c.Isolation, "isolation", c.Isolation, "isolators")
+	f.StringVar(&c.IsolatorDir, "isolator_dir", c.IsolatorDir, "directory of the executables of the isolators external/NAME")
 	f.StringVar(&c.LauncherDir, "launcher_dir", c.LauncherDir, "directory of berth-init (default: that of berth)")
 	f.StringVar(&c.CgroupsRoot, "cgroups_root", c.CgroupsRoot, "cgroup that the containers' cgroups are made in")
 	f.StringVar(&c.SandboxDirectory, "sandbox_directory", c.SandboxDirectory, "where a container with an image finds its sandbox")

@@ -11,33 +11,13 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/engine"
-	"berth/image"
 	"berth/provisioner/store"
 )
 
-// imageOf turns what a person types into the message of the API.
-func imageOf(arg, platform string) (*v1.Image, error) {
-	reference, err := image.ParseReference(arg)
-	if err != nil {
-		return nil, err
-	}
-	img := &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: proto.String(reference.String())}}
-	switch reference.Transport {
-	case image.Appc:
-		img = &v1.Image{Type: v1.Image_APPC.Enum(), Appc: &v1.Image_Appc{Name: proto.String(reference.String())}}
-	case image.OCI, image.OCIArchive:
-		img = &v1.Image{Type: v1.Image_OCI.Enum(), Oci: &v1.Image_Oci{Name: proto.String(reference.String())}}
-	}
-	if platform != "" {
-		img.Platform = proto.String(platform)
-	}
-	return img, nil
-}
-
-// imagesOf is imageOf for several images, each for every platform.
+// imagesOf turns what a person types into messages, for every platform.
 func imagesOf(args []string) (images []*v1.Image, err error) {
 	for _, arg := range args {
-		img, err := imageOf(arg, "")
+		img, err := engine.ParseImage(arg, "")
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/engine"
 	"berth/image"
 )
 
@@ -43,7 +44,7 @@ func parseImageVolume(value string) (*v1.Volume, error) {
 	if slices.Contains(strings.Split(destination, "/"), "..") || path.Clean(destination) == "/" {
 		return nil, fmt.Errorf("%w: DST is the path of a directory below /, without \"..\"", container.ErrInvalid)
 	}
-	if volume.Image, err = imageOf(rest[:at], ""); err != nil {
+	if volume.Image, err = engine.ParseImage(rest[:at], ""); err != nil {
 		return nil, err
 	}
 	volume.ContainerPath = proto.String(destination)

@@ -30,7 +30,7 @@ func provisionCommand() *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("--id: %w", err)
 		}
-		img, err := imageOf(args[0], platform)
+		img, err := engine.ParseImage(args[0], platform)
 		if err != nil {
 			return err
 		}

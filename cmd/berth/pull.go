@@ -26,7 +26,7 @@ func pullCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the image's record as JSON")
 	cmd.Flags().BoolVar(&explain, "explain", false, "print where the time of the pull went, for each layer")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		img, err := imageOf(args[0], platform)
+		img, err := engine.ParseImage(args[0], platform)
 		if err != nil {
 			return err
 		}

@@ -120,7 +120,7 @@ func (r *runFlags) request(f *pflag.FlagSet, image string, args []string) (*v1.C
 	}
 	info.Type = v1.ContainerInfo_MESOS.Enum()
 	if image != "" {
-		img, err := imageOf(image, r.platform)
+		img, err := engine.ParseImage(image, r.platform)
 		if err != nil {
 			return nil, err
 		}

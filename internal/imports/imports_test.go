@@ -20,6 +20,8 @@ var rooms = []struct {
 }{
 	{"cmd/berth", []string{"agent", "engine", "containerizer", "isolator/namespaces/net", "launcher", "provisioner", "provisioner/store",
 		"layer", "image", "container", "api/v1"}},
+	// A program that embeds berth needs no more.
+	{"examples/*", []string{"engine", "containerizer", "container", "api/v1"}},
 	{"cmd/berth-init", []string{"launcher/plan", "internal/mount"}},
 	{"agent", []string{"engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
 	{"engine", []string{"containerizer", "containerizer/*", "isolator", "isolator/*", "launcher", "launcher/*",
@@ -56,7 +58,7 @@ var rooms = []struct {
 }
 
 // kernelRooms may make system calls that the standard library does not have.
-var kernelRooms = []string{"cmd/berth-init", "engine", "isolator/cgroups/mem", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
+var kernelRooms = []string{"cmd/berth-init", "engine", "isolator/cgroups/mem", "isolator/external", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
 
 type goPackage struct {
 	ImportPath string

@@ -1,0 +1,136 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"berth/container"
+	"berth/isolator"
+	"berth/isolator/external"
+	"berth/state"
+)
+
+// makeIsolators makes the configured isolators: those of the table in its order, then those
+// of Config.Isolators, then the executables.
+func makeIsolators(ctx context.Context, p parts) (chosen []isolator.Isolator, err error) {
+	wanted := p.config.isolation()
+	if err := twice("--isolation", wanted); err != nil {
+		return nil, err
+	}
+	if err := checkNamed(p.config.Isolators); err != nil {
+		return nil, err
+	}
+	options := p.config.external(p.images.Layout)
+	chosen = append(chosen, external.NewOthers(options, wanted)) // the first to prepare is the last to clean up
+	take := func(name string) bool {
+		at := slices.Index(wanted, name)
+		if at >= 0 {
+			wanted = slices.Delete(wanted, at, at+1)
+		}
+		return at >= 0
+	}
+	var errs []error
+	for _, i := range isolators {
+		switch {
+		case !take(i.name): // it is not configured
+		case !p.hasController(i.controller):
+			errs = append(errs, fmt.Errorf("--isolation: %s: the cgroup controller %q is not mounted: %w; mount it or leave the isolator out",
+				i.name, i.controller, container.ErrNotSupported))
+		default:
+			chosen = append(chosen, i.make(p))
+		}
+	}
+	for _, i := range p.config.Isolators {
+		if take(i.Name) {
+			chosen = append(chosen, i.Isolator)
+		}
+	}
+	for _, name := range slices.Clone(wanted) {
+		if strings.HasPrefix(name, external.Prefix) && take(name) {
+			made, err := external.New(ctx, name, options)
+			chosen, errs = append(chosen, made), append(errs, err)
+		}
+	}
+	if len(wanted) > 0 {
+		errs = append(errs, fmt.Errorf("--isolation: %w: unknown isolator %q", container.ErrInvalid, wanted))
+	}
+	return chosen, errors.Join(errs...)
+}
+
+func (p parts) hasController(name string) bool {
+	_, ok := p.cgroups.Version(name)
+	return ok || name == ""
+}
+
+func twice(where string, names []string) error {
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			return fmt.Errorf("%s: %w: %q is there twice", where, container.ErrInvalid, name)
+		}
+	}
+	return nil
+}
+
+var isolatorName = regexp.MustCompile(`^[a-z0-9_]+/[a-z0-9_]+$`)
+
+// checkNamed refuses isolators whose names are not their own.
+func checkNamed(named []NamedIsolator) error {
+	var names []string
+	for _, i := range named {
+		switch {
+		case !isolatorName.MatchString(i.Name) || strings.HasPrefix(i.Name, external.Prefix):
+			return fmt.Errorf("isolator %q of the configuration: %w: it is to have a name GROUP/NAME of lower case letters, digits and _, and another group than external", i.Name, container.ErrInvalid)
+		case slices.ContainsFunc(isolators, func(own tableEntry) bool { return own.name == i.Name }):
+			return fmt.Errorf("isolator %q of the configuration: %w: berth has one of that name", i.Name, container.ErrExists)
+		case i.Isolator == nil:
+			return fmt.Errorf("isolator %q of the configuration: %w: there is only the name", i.Name, container.ErrInvalid)
+		}
+		names = append(names, i.Name)
+	}
+	return twice("isolators of the configuration", names)
+}
+
+func (c Config) external(layout state.Layout) external.Options {
+	return external.Options{
+		Dir: c.IsolatorDir, SandboxDirectory: c.SandboxDirectory, Log: c.log(),
+		Records: func(id container.ID) string { return layout.Container(id).External() },
+	}
+}
+
+// isolatorAbilities tells of berth's own isolators, those of the configuration, and every
+// executable, which is asked.
+func (p parts) isolatorAbilities(ctx context.Context) (abilities []Ability, err error) {
+	if err := checkNamed(p.config.Isolators); err != nil {
+		return nil, err
+	}
+	add := func(name string, err error) {
+		a := Ability{Name: name, Default: p.config.isolates(name), Works: err == nil}
+		if err != nil {
+			a.Reason = err.Error()
+		}
+		abilities = append(abilities, a)
+	}
+	for _, own := range isolators {
+		var err error
+		if !p.hasController(own.controller) {
+			err = fmt.Errorf("the cgroup controller %q is not mounted", own.controller)
+		}
+		add(own.name, err)
+	}
+	for _, named := range p.config.Isolators {
+		add(named.Name, nil)
+	}
+	names, err := external.List(p.config.IsolatorDir)
+	if err != nil {
+		return nil, fmt.Errorf("--isolator_dir: %w", err)
+	}
+	for _, name := range names {
+		_, err := external.New(ctx, name, p.config.external(p.images.Layout))
+		add(name, err)
+	}
+	return abilities, nil
+}
