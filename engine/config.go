@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"berth/isolator"
 	"berth/provisioner/store"
@@ -34,6 +35,15 @@ type Config struct {
 	LauncherDir      string // where berth-init is; empty: beside this program
 	CgroupsRoot      string
 	SandboxDirectory string
+
+	// What CommandInfo.URI names is kept for others in FetcherCacheDir (empty: in WorkDir), as
+	// many bytes as FetcherCacheSize says (0: none). A download that brings next to nothing
+	// for FetcherStallTimeout fails. Relative paths are below FrameworksHome (empty:
+	// they are refused).
+	FetcherCacheDir     string
+	FetcherCacheSize    int64
+	FetcherStallTimeout time.Duration
+	FrameworksHome      string
 
 	// See the options of the appc store.
 	AppcSimpleDiscoveryURIPrefix string
@@ -78,6 +88,9 @@ func DefaultConfig() Config {
 		},
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",
+
+		FetcherCacheSize:    2 << 30,
+		FetcherStallTimeout: time.Minute,
 
 		AppcSimpleDiscoveryURIPrefix: "http://",
 

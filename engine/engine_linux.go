@@ -12,6 +12,7 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer/mesos"
+	"berth/fetcher"
 	"berth/internal/cgroup"
 	"berth/internal/metrics"
 	launcher "berth/launcher/linux"
@@ -159,8 +160,15 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	}
 	return mesos.New(mesos.Options{
 		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: chosen,
-		SandboxDirectory: c.SandboxDirectory, Log: c.log(),
+		Fetcher: openFetcher(c, images), SandboxDirectory: c.SandboxDirectory, Log: c.log(),
 	}), nil
+}
+
+func openFetcher(c Config, images *Images) *fetcher.Fetcher {
+	return fetcher.New(fetcher.Options{
+		CacheDir: cmp.Or(c.FetcherCacheDir, images.Layout.FetcherCache()), CacheSize: c.FetcherCacheSize,
+		StallTimeout: c.FetcherStallTimeout, FrameworksHome: c.FrameworksHome, Metrics: images.metrics,
+	})
 }
 
 // Provision makes a root filesystem of img for an operator to use; Destroy removes it.

@@ -12,6 +12,7 @@
 //	        backends/<backend>/scratch/<rootfs>         what the backend needs beside it
 //	    containers/<id>[/containers/<child>...]/        sandbox: the container's own files
 //	    containers/<id>.foreground                      the sandbox is to go with its container
+//	    fetch/                                          downloads of the fetcher, see package fetcher
 //	    agent                                           process id of the agent, locked by it
 //	<runtime>                                           gone after a reboot; 0700
 //	    lock                                            serialises admission and recovery
@@ -78,6 +79,9 @@ func (l Layout) OCIStore() string { return filepath.Join(l.Store(), "oci") }
 
 // AppcStore is where the appc store keeps its records.
 func (l Layout) AppcStore() string { return filepath.Join(l.Store(), "appc") }
+
+// FetcherCache is where the fetcher keeps downloads.
+func (l Layout) FetcherCache() string { return filepath.Join(l.Work, "fetch") }
 
 // Provisioner is the root of what the provisioner makes.
 func (l Layout) Provisioner() Provisioner {

@@ -46,6 +46,30 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.LauncherDir, "launcher_dir", c.LauncherDir, "directory of berth-init (default: that of berth)")
 	f.StringVar(&c.CgroupsRoot, "cgroups_root", c.CgroupsRoot, "cgroup that the containers' cgroups are made in")
 	f.StringVar(&c.SandboxDirectory, "sandbox_directory", c.SandboxDirectory, "where a container with an image finds its sandbox")
+	f.StringVar(&c.FetcherCacheDir, "fetcher_cache_dir", c.FetcherCacheDir, "directory of downloads that are cached (default: in --work_dir)")
+	f.Var((*byteSize)(&c.FetcherCacheSize), "fetcher_cache_size", "`BYTES` that cached downloads may have, as 500MB or 2GB; 0: none are")
+	f.DurationVar(&c.FetcherStallTimeout, "fetcher_stall_timeout", c.FetcherStallTimeout, "how long a download may bring next to nothing")
+	f.StringVar(&c.FrameworksHome, "frameworks_home", c.FrameworksHome, "directory of the relative paths among URIs (default: they are refused)")
+}
+
+// byteSize is a flag for a number of bytes.
+type byteSize int64
+
+func (b *byteSize) String() string { return strconv.FormatInt(int64(*b), 10) + "B" }
+
+func (b *byteSize) Type() string { return "bytes" }
+
+func (b *byteSize) Set(text string) error {
+	if text == "0" {
+		*b = 0
+		return nil
+	}
+	bytes, err := parseBytes(text)
+	if err == nil && bytes > math.MaxInt64/2 {
+		err = fmt.Errorf("%q: %w: no disk has as much", text, container.ErrInvalid)
+	}
+	*b = byteSize(bytes)
+	return err
 }
 
 // configured gives a command a configuration that its flags, and for those that were not
@@ -88,7 +112,7 @@ func fromEnvironment(f *pflag.FlagSet) error {
 
 var binaryUnits = map[byte]float64{'k': 1 << 10, 'm': 1 << 20, 'g': 1 << 30, 't': 1 << 40}
 
-// parseBytes reads an amount of memory: a number with an optional unit k, m, g or t,
+// parseBytes reads a number of bytes: a number with an optional unit k, m, g or t,
 // which may be followed by b or ib. Units are powers of 1024.
 func parseBytes(s string) (float64, error) {
 	number := strings.ToLower(strings.TrimSpace(s))
@@ -101,7 +125,7 @@ func parseBytes(s string) (float64, error) {
 	}
 	value, err := strconv.ParseFloat(number, 64)
 	if err != nil || !(value > 0) || math.IsInf(value, 0) {
-		return 0, fmt.Errorf("amount of memory %q: %w: use a number with an optional unit, as 64m or 1.5g", s, container.ErrInvalid)
+		return 0, fmt.Errorf("number of bytes %q: %w: use a number with an optional unit, as 64m or 1.5g", s, container.ErrInvalid)
 	}
 	return value * unit, nil
 }

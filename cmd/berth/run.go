@@ -28,7 +28,7 @@ import (
 type runFlags struct {
 	name, workdir, user, network, hostname, shell, pull, platform, containerInfo string
 	entrypoint                                                                   string
-	env, imageVolumes                                                            []string
+	env, imageVolumes, uris                                                      []string
 	cpus                                                                         float64
 	memory                                                                       string
 	pidsLimit                                                                    int
@@ -52,6 +52,7 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&r.platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of the image (default: the host's)")
 	f.StringVar(&r.containerInfo, "container_info", "", "a ContainerInfo as JSON, or a file with one")
 	f.StringArrayVar(&r.imageVolumes, "image_volume", nil, "mount an image: `IMAGE:DST[:ro][:subpath=DIR]`, DST absolute, DIR in the image")
+	f.StringArrayVar(&r.uris, "uri", nil, "`URI` of a file to bring into the sandbox, or a whole CommandInfo.URI as JSON")
 	f.BoolVarP(&r.interactive, "interactive", "i", false, "give the command berth's standard input")
 	f.BoolVar(&r.remove, "rm", true, "remove the container when it has ended; without an agent it always is")
 }
@@ -143,9 +144,13 @@ func (r *runFlags) request(f *pflag.FlagSet, image string, args []string) (*v1.C
 	default:
 		return nil, fmt.Errorf("--network %q: %w: known are host and none", r.network, container.ErrNotSupported)
 	}
+	uris, err := r.commandURIs()
+	if err != nil {
+		return nil, err
+	}
 	config := &v1.ContainerConfig{
 		ContainerInfo:  info,
-		CommandInfo:    &v1.CommandInfo{Environment: r.environment()},
+		CommandInfo:    &v1.CommandInfo{Environment: r.environment(), Uris: uris},
 		ImageArguments: args,
 		ReadOnlyRootfs: proto.Bool(r.readOnly),
 	}
@@ -179,6 +184,20 @@ func readContainerInfo(value string, info *v1.ContainerInfo) error {
 		return fmt.Errorf("--container_info: %w", err)
 	}
 	return nil
+}
+
+// commandURIs are those of --uri.
+func (r *runFlags) commandURIs() (uris []*v1.CommandInfo_URI, err error) {
+	for _, value := range r.uris {
+		uri := &v1.CommandInfo_URI{Value: proto.String(value)}
+		if strings.HasPrefix(strings.TrimSpace(value), "{") {
+			if err := v1.Unmarshal([]byte(value), uri); err != nil {
+				return nil, fmt.Errorf("--uri: %w", err)
+			}
+		}
+		uris = append(uris, uri)
+	}
+	return uris, nil
 }
 
 func (r *runFlags) environment() *v1.Environment {

@@ -39,6 +39,7 @@ type launch struct {
 	info      isolator.LaunchInfo
 	process   launcher.Process
 	watch     *watch
+	uid, gid  uint32 // of the command
 
 	// left is what the last undo could not remove.
 	left error
@@ -134,6 +135,9 @@ func (l *launch) provision(ctx context.Context) error {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
 	l.container = &isolator.Container{ID: l.id, Config: config}
+	if l.Fetcher == nil && len(config.GetCommandInfo().GetUris()) > 0 {
+		return fmt.Errorf("launch %s: %w: the command has URIs, and nobody is there to fetch them", l.id, container.ErrNotSupported)
+	}
 	if img := config.GetContainerInfo().GetMesos().GetImage(); img != nil {
 		rootfs, err := l.Provisioner.Provision(ctx, l.id, img)
 		if err != nil {
@@ -219,6 +223,7 @@ func (l *launch) fork(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
+	l.uid, l.gid = p.Command.UID, p.Command.GID
 	// Not earlier: users are those of the root filesystem.
 	if err := l.giveSandbox(int(p.Command.UID), int(p.Command.GID)); err != nil {
 		return fmt.Errorf("launch %s: give the sandbox to the user: %w", l.id, err)
@@ -270,6 +275,17 @@ func (l *launch) isolate(ctx context.Context) error {
 		}
 	}
 	l.watch = startWatch(l.Isolators, l.id)
+	return nil
+}
+
+// fetch brings into the sandbox what the command wants there.
+func (l *launch) fetch(ctx context.Context) error {
+	if len(l.container.Config.GetCommandInfo().GetUris()) == 0 {
+		return nil
+	}
+	if err := l.Fetcher.Fetch(ctx, l.container.Config, l.container.Config.GetDirectory(), l.uid, l.gid); err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	return nil
 }
 

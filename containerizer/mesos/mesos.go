@@ -18,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer"
 	"berth/internal/filelock"
@@ -27,6 +28,13 @@ import (
 	"berth/state"
 )
 
+// Fetcher brings into a sandbox what a command wants there.
+type Fetcher interface {
+	// Fetch fetches the URIs of config's command into the directory sandbox, for a user, and
+	// returns when they are there or ctx has ended.
+	Fetch(ctx context.Context, config *v1.ContainerConfig, sandbox string, uid, gid uint32) error
+}
+
 // Options are what a Containerizer is made of.
 type Options struct {
 	Layout      state.Layout
@@ -34,6 +42,8 @@ type Options struct {
 	Launcher    launcher.Launcher
 	// Isolators are prepared in this order and cleaned up in the reverse one.
 	Isolators []isolator.Isolator
+	// Fetcher may be nil: then a command with URIs is refused.
+	Fetcher Fetcher
 	// SandboxDirectory is where a container with an image finds its sandbox.
 	SandboxDirectory string
 	Log              *slog.Logger

@@ -22,6 +22,7 @@ const (
 	prepared    phaseName = "PREPARING"
 	forked      phaseName = "FORKING"
 	isolated    phaseName = "ISOLATING"
+	fetched     phaseName = "FETCHING"
 	running     phaseName = "RUNNING"
 )
 
@@ -41,6 +42,7 @@ func (l *launch) phases() []phase {
 		{prepared, l.prepare, l.cleanup},      // isolators, in order -> one plan
 		{forked, l.fork, l.kill},              // the child exists, in its cgroup, and waits
 		{isolated, l.isolate, nil},            // limits are set, watches armed, it still waits
+		{fetched, l.fetch, nil},               // the sandbox has what the command wants there
 		{running, l.release, nil},             // let go; the child executes the command
 	}
 }

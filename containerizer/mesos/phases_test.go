@@ -211,7 +211,7 @@ func TestTheTable(t *testing.T) {
 	for _, p := range l.phases() {
 		got = append(got, fmt.Sprintf("%s %v %v", p.name, p.do != nil, p.undo != nil))
 	}
-	want := []string{"ADMITTED true true", "PROVISIONING true true", "PREPARING true true", "FORKING true true", "ISOLATING true false", "RUNNING true false"}
+	want := []string{"ADMITTED true true", "PROVISIONING true true", "PREPARING true true", "FORKING true true", "ISOLATING true false", "FETCHING true false", "RUNNING true false"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -24,7 +24,7 @@ var rooms = []struct {
 	{"examples/*", []string{"engine", "containerizer", "container", "api/v1"}},
 	{"cmd/berth-init", []string{"launcher/plan", "internal/mount"}},
 	{"agent", []string{"engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
-	{"engine", []string{"containerizer", "containerizer/*", "isolator", "isolator/*", "launcher", "launcher/*",
+	{"engine", []string{"containerizer", "containerizer/*", "fetcher", "isolator", "isolator/*", "launcher", "launcher/*",
 		"provisioner", "provisioner/*", "layer", "registry", "image", "container", "state", "api/v1", "internal/*"}},
 	{"containerizer/*", []string{"containerizer", "isolator", "launcher", "launcher/plan", "provisioner", "image", "container", "state", "api/v1", "internal/*"}},
 	{"containerizer", []string{"container", "api/v1"}},
@@ -47,6 +47,7 @@ var rooms = []struct {
 	{"provisioner", []string{"provisioner/backend", "provisioner/store", "layer", "image", "container", "state", "api/v1", "internal/*"}},
 	{"layer", []string{"image", "container", "internal/*"}},
 	{"registry", []string{"image", "container"}},
+	{"fetcher", []string{"container", "api/v1", "internal/*"}},
 	{"state", []string{"container"}},
 	{"image", []string{"image/appc", "container", "internal/strictjson"}},
 	{"image/appc", []string{"container", "internal/strictjson"}},
@@ -58,7 +59,7 @@ var rooms = []struct {
 }
 
 // kernelRooms may make system calls that the standard library does not have.
-var kernelRooms = []string{"cmd/berth-init", "engine", "isolator/cgroups/mem", "isolator/external", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
+var kernelRooms = []string{"cmd/berth-init", "engine", "fetcher", "isolator/cgroups/mem", "isolator/external", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
 
 type goPackage struct {
 	ImportPath string
