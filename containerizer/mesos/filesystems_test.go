@@ -3,6 +3,8 @@
 package mesos
 
 import (
+	"context"
+	"encoding/base64"
 	"errors"
 	"io/fs"
 	"os"
@@ -190,8 +192,10 @@ func TestSecrets(t *testing.T) {
 			return err
 		}
 		data, err := os.ReadFile(path)
-		if err == nil && strings.Contains(string(data), word) {
-			t.Errorf("%s has the secret", path)
+		for _, form := range []string{word, base64.StdEncoding.EncodeToString([]byte(word))} {
+			if err == nil && strings.Contains(string(data), form) {
+				t.Errorf("%s has the secret", path)
+			}
 		}
 		return err
 	})
@@ -345,5 +349,35 @@ func TestTheMissingDirectoryOfAReadOnlyImageIsNamed(t *testing.T) {
 	o := r.run(mounting(config(img, "/bin/busybox", "true"), hostVolume("d", "/missing/deep", "rw")))
 	if o.err == nil || !strings.Contains(o.err.Error(), "does not have /missing") || !strings.Contains(o.err.Error(), "--image_provisioner_backend") {
 		t.Errorf("%v", o.err)
+	}
+}
+
+// What was checked may be another thing when it is mounted.
+func TestALinkThatIsMadeAfterTheCheckLeadsNowhere(t *testing.T) {
+	var safe, swapped string
+	r := newRigWith(t, "overlay", func(p *parts) {
+		for n, i := range p.isolators {
+			if h, ok := i.(*hostpath.Isolator); ok {
+				h.Prefixes = []string{filepath.Dir(p.store.(fileStore).dir)}
+				p.isolators = slices.Insert(p.isolators, n+1, isolator.Isolator(&fakeIsolator{prepare: func(context.Context, *isolator.Container) (*isolator.LaunchInfo, error) {
+					return nil, errors.Join(os.RemoveAll(safe), os.Symlink(swapped, safe))
+				}}))
+				return
+			}
+		}
+	})
+	outside := t.TempDir()
+	if err := os.WriteFile(outside+"/secret", []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, swapped = range []string{outside, "../../../../../.." + outside} {
+		safe = r.mkdir("safe", 0o755)
+		o := r.run(mounting(shell("ls -d /v/secret"), hostVolume(safe, "/v", "ro")))
+		if o.code() == 0 || strings.Contains(o.stdout, "secret") || o.err != nil && !strings.Contains(o.err.Error(), "/v") {
+			t.Errorf("-> %s: %+v", swapped, o)
+		}
+		if err := os.Remove(safe); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
