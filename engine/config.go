@@ -35,6 +35,12 @@ type Config struct {
 	LauncherDir      string // where berth-init is; empty: beside this program
 	CgroupsRoot      string
 	SandboxDirectory string
+	// DefaultContainerInfo is that of containers that bring none: JSON, or the name or file://
+	// URL of a file with it; empty: they have none.
+	DefaultContainerInfo string
+	// HostPathVolumePrefixes are the directories of the host of which there may be volumes;
+	// none: all of the host.
+	HostPathVolumePrefixes []string
 
 	// What CommandInfo.URI names is kept for others in FetcherCacheDir (empty: in WorkDir), as
 	// many bytes as FetcherCacheSize says (0: none). A download that brings next to nothing

@@ -38,24 +38,10 @@ type Images struct {
 type Engine struct {
 	*Images
 	*mesos.Containerizer
-}
 
-// isolation returns the names of the configured isolators, and of those that come with
-// them.
-func (c Config) isolation() []string {
-	all := slices.Clone(c.Isolation)
-	for _, name := range c.Isolation {
-		for _, other := range implied[name] {
-			if !slices.Contains(all, other) {
-				all = append(all, other)
-			}
-		}
-	}
-	return all
+	defaultInfo *v1.ContainerInfo // of containers that bring none
+	imagesRun   bool              // as root file systems
 }
-
-// isolates reports whether an isolator is configured, or comes with one that is.
-func (c Config) isolates(name string) bool { return slices.Contains(c.isolation(), name) }
 
 // OpenImages opens the stores and the provisioner, for whoever looks after them: it needs
 // no backend that works, as one does who provisions (Open). The caller owes a Close.
@@ -131,6 +117,10 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--launcher_dir: %w", err)
 	}
+	defaultInfo, err := c.defaultContainerInfo()
+	if err := errors.Join(err, c.checkIsolation(), c.checkPrefixes()); err != nil {
+		return nil, err
+	}
 	images, err := OpenImages(ctx, c)
 	if err != nil {
 		return nil, err
@@ -139,7 +129,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(err, images.Close())
 	}
-	return &Engine{Images: images, Containerizer: containerizer}, nil
+	return &Engine{Images: images, Containerizer: containerizer, defaultInfo: defaultInfo, imagesRun: c.isolates("filesystem/linux")}, nil
 }
 
 func openContainerizer(ctx context.Context, c Config, launcherDir string, images *Images) (*mesos.Containerizer, error) {

@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/internal/disk"
 	"berth/internal/testrig"
@@ -36,8 +39,17 @@ func TestWhatIsConfiguredWronglyIsNamed(t *testing.T) {
 		change func(*Config)
 		words  string
 	}{
-		"unknown isolator":    {func(c *Config) { c.Isolation = append(c.Isolation, "no/such") }, "no/such"},
-		"an isolator twice":   {func(c *Config) { c.Isolation = append(c.Isolation, "cgroups/mem") }, "cgroups/mem"},
+		"unknown isolator":                 {func(c *Config) { c.Isolation = append(c.Isolation, "no/such") }, "no/such"},
+		"an isolator twice":                {func(c *Config) { c.Isolation = append(c.Isolation, "cgroups/mem") }, "cgroups/mem"},
+		"two file systems":                 {func(c *Config) { c.Isolation = append(c.Isolation, "filesystem/posix") }, "filesystem/linux, filesystem/posix"},
+		"volumes without mounts":           {func(c *Config) { c.Isolation = []string{"volume/image"} }, "volume/image needs filesystem/linux or filesystem/shared"},
+		"a prefix that is relative":        {func(c *Config) { c.HostPathVolumePrefixes = []string{"safe"} }, "--host_path_volume_prefixes"},
+		"no default container":             {func(c *Config) { c.DefaultContainerInfo = "/no/such/file" }, "--default_container_info"},
+		"a default container that is none": {func(c *Config) { c.DefaultContainerInfo = `{"volumes": 1}` }, "--default_container_info"},
+		"a default container of docker":    {func(c *Config) { c.DefaultContainerInfo = `{"type": "DOCKER"}` }, "MESOS"},
+		"a default volume that climbs": {func(c *Config) {
+			c.DefaultContainerInfo = `{"type": "MESOS", "volumes": [{"container_path": "../v", "host_path": "v", "mode": "RW"}]}`
+		}, `".."`},
 		"unknown backend":     {func(c *Config) { c.ImageProvisionerBackend = "zfs" }, "overlay, aufs, copy, bind"},
 		"unknown provider":    {func(c *Config) { c.ImageProviders = []string{"rpm"} }, "rpm"},
 		"no init program":     {func(c *Config) { c.LauncherDir = c.WorkDir }, "--launcher_dir"},
@@ -201,5 +213,57 @@ func TestAProvisionThatFailsLeavesNoRecord(t *testing.T) {
 	}
 	if destroyed, err := e.Destroy(t.Context(), id); destroyed || err != nil {
 		t.Errorf("there was something to destroy: %v, %v", destroyed, err)
+	}
+}
+
+func TestFilesystemPosixIsThereWhenNoOtherIs(t *testing.T) {
+	c := DefaultConfig()
+	if c.isolates("filesystem/posix") || !c.isolates("volume/secret") {
+		t.Errorf("by default: %q", c.isolation())
+	}
+	c.Isolation = []string{"namespaces/pid"}
+	if !c.isolates("filesystem/posix") || c.isolates("volume/host_path") {
+		t.Errorf("for namespaces/pid: %q", c.isolation())
+	}
+	c.Isolation = []string{"filesystem/shared"}
+	if c.isolates("filesystem/posix") || !c.isolates("volume/host_path") || c.checkIsolation() != nil {
+		t.Errorf("for filesystem/shared: %q, %v", c.isolation(), c.checkIsolation())
+	}
+}
+
+func TestTheDefaultContainerInfoIsForContainersThatBringNone(t *testing.T) {
+	c := config(t)
+	c.DefaultContainerInfo = `{"type": "MESOS", "volumes": [{"container_path": "/tmp", "host_path": "tmp", "mode": "RW"}]}`
+	info, err := c.defaultContainerInfo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &Engine{defaultInfo: info}
+	complete := func(id string, request *v1.ContainerConfig) *v1.ContainerConfig {
+		t.Helper()
+		parsed, err := container.ParseID(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := proto.CloneOf(request)
+		got, err := e.Complete(parsed, request)
+		if err != nil || !proto.Equal(before, request) {
+			t.Errorf("%v; the request is %v", err, request)
+		}
+		return got
+	}
+	if got := complete("a", &v1.ContainerConfig{}).GetContainerInfo(); len(got.GetVolumes()) != 1 || got.GetType() != v1.ContainerInfo_MESOS {
+		t.Errorf("one that brings none: %v", got)
+	}
+	if got := complete("a", &v1.ContainerConfig{ContainerInfo: &v1.ContainerInfo{}}).GetContainerInfo(); len(got.GetVolumes()) != 0 {
+		t.Errorf("one that brings an empty one: %v", got)
+	}
+	if got := complete("a.b", &v1.ContainerConfig{}).GetContainerInfo(); got != nil {
+		t.Errorf("a nested one: %v", got)
+	}
+	id, _ := container.ParseID("a")
+	image := &v1.ContainerConfig{ContainerInfo: &v1.ContainerInfo{Mesos: &v1.ContainerInfo_MesosInfo{Image: &v1.Image{}}}}
+	if _, err := e.Complete(id, image); !errors.Is(err, container.ErrNotSupported) || !strings.Contains(err.Error(), "filesystem/linux") {
+		t.Errorf("an image, without filesystem/linux: %v", err)
 	}
 }

@@ -25,6 +25,7 @@ type Ability struct {
 	Name    string `json:"name"`
 	Works   bool   `json:"works"`
 	Reason  string `json:"reason,omitempty"` // why not
+	Needs   string `json:"needs,omitempty"`  // of the host and of other isolators
 	Default bool   `json:"default,omitempty"`
 }
 
@@ -47,6 +48,9 @@ func Inspect(ctx context.Context, c Config) (info *Info, err error) {
 		return nil, err
 	}
 	info.Isolators, err = parts{config: c, cgroups: cgroups, images: images}.isolatorAbilities(ctx)
+	for i := range info.Isolators {
+		info.Isolators[i].Needs = needsOf(info.Isolators[i].Name)
+	}
 	return info, err
 }
 

@@ -14,6 +14,8 @@ import (
 	"berth/isolator/cgroups/pids"
 	dockerruntime "berth/isolator/docker/runtime"
 	filesystem "berth/isolator/filesystem/linux"
+	"berth/isolator/filesystem/posix"
+	"berth/isolator/filesystem/shared"
 	"berth/isolator/namespaces/ipc"
 	"berth/isolator/namespaces/net"
 	"berth/isolator/namespaces/pid"
@@ -21,6 +23,8 @@ import (
 	ociruntime "berth/isolator/oci/runtime"
 	"berth/isolator/volume/hostpath"
 	"berth/isolator/volume/image"
+	"berth/isolator/volume/sandboxpath"
+	"berth/isolator/volume/secret"
 	launcher "berth/launcher/linux"
 	"berth/provisioner/backend"
 	"berth/provisioner/backend/aufs"
@@ -112,8 +116,12 @@ type tableEntry struct {
 // file system first, which the others mount into.
 var isolators = []tableEntry{
 	{"filesystem/linux", func(p parts) isolator.Isolator {
-		return filesystem.New(filesystem.Options{SandboxDirectory: p.config.SandboxDirectory, Shm: !p.config.isolates("namespaces/ipc")})
+		return filesystem.New(filesystem.Options{
+			SandboxDirectory: p.config.SandboxDirectory, Shm: !p.config.isolates("namespaces/ipc"), Volume: p.images.Layout.PersistentVolume,
+		})
 	}, ""},
+	{"filesystem/shared", func(parts) isolator.Isolator { return shared.New() }, ""},
+	{"filesystem/posix", func(parts) isolator.Isolator { return posix.New() }, ""},
 	{"cgroups/cpu", func(p parts) isolator.Isolator { return cpu.New(p.launcher) }, "cpu"},
 	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher) }, "memory"},
 	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
@@ -124,8 +132,14 @@ var isolators = []tableEntry{
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},
 	{"namespaces/net", func(parts) isolator.Isolator { return net.New() }, ""},
+	{"volume/sandbox_path", func(p parts) isolator.Isolator {
+		return sandboxpath.New(sandboxpath.Options{SandboxDirectory: p.config.SandboxDirectory, Sandbox: p.images.Layout.Sandbox})
+	}, ""},
 	{"volume/host_path", func(p parts) isolator.Isolator {
-		return hostpath.New(hostpath.Options{SandboxDirectory: p.config.SandboxDirectory})
+		return hostpath.New(hostpath.Options{SandboxDirectory: p.config.SandboxDirectory, Prefixes: p.config.HostPathVolumePrefixes})
+	}, ""},
+	{"volume/secret", func(p parts) isolator.Isolator {
+		return secret.New(secret.Options{SandboxDirectory: p.config.SandboxDirectory})
 	}, ""},
 	// Last: it may have much to fetch, and a request that another one refuses need not.
 	{"volume/image", func(p parts) isolator.Isolator {
@@ -134,4 +148,15 @@ var isolators = []tableEntry{
 }
 
 // implied are the isolators that come with another one, as in Mesos.
-var implied = map[string][]string{"filesystem/linux": {"volume/host_path", "volume/image"}}
+var implied = map[string][]string{
+	"filesystem/linux":  {"volume/sandbox_path", "volume/host_path", "volume/secret", "volume/image"},
+	"filesystem/shared": {"volume/host_path"},
+}
+
+// needs are the isolators of which another one needs one.
+var needs = map[string][]string{
+	"volume/sandbox_path": {"filesystem/linux", "filesystem/shared"},
+	"volume/host_path":    {"filesystem/linux", "filesystem/shared"},
+	"volume/secret":       {"filesystem/linux", "filesystem/shared"},
+	"volume/image":        {"filesystem/linux", "filesystem/shared"},
+}

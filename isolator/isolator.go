@@ -80,6 +80,9 @@ type LaunchInfo struct {
 	// ForUser are directories that were made in the sandbox, named from there, and that
 	// the container's user gets, like the sandbox itself.
 	ForUser []string
+	// Owned are directories on the host that are the container's, and that its user gets
+	// too; absolute.
+	Owned []string
 
 	// Of the following each may come from one isolator only.
 	Command    *Command

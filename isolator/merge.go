@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"berth/container"
+	"berth/launcher"
 )
 
 // Merge puts the parts of a launch together. Lists are joined in order, namespaces and
@@ -26,6 +27,7 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 		sum.ReadOnly = append(sum.ReadOnly, info.ReadOnly...)
 		sum.Volumes = append(sum.Volumes, info.Volumes...)
 		sum.ForUser = append(sum.ForUser, info.ForUser...)
+		sum.Owned = append(sum.Owned, info.Owned...)
 		sum.Env = append(sum.Env, info.Env...)
 		sum.Groups = append(sum.Groups, info.Groups...)
 		sum.Loopback = sum.Loopback || info.Loopback
@@ -49,6 +51,12 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 		return LaunchInfo{}, err
 	}
 	return sum, nil
+}
+
+// HasMounts reports whether the container needs a mount namespace of its own.
+func (info *LaunchInfo) HasMounts() bool {
+	return slices.Contains(info.Namespaces, launcher.Mount) ||
+		len(info.Mounts)+len(info.Nodes)+len(info.Links)+len(info.Masked)+len(info.ReadOnly)+len(info.Volumes) > 0
 }
 
 // once takes over what part says, unless an earlier part said something.

@@ -1,11 +1,14 @@
 package isolator
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -25,7 +28,8 @@ func CheckVolumes(config *v1.ContainerConfig) error {
 			return fmt.Errorf("volume at %q: %w: %s", v.GetContainerPath(), container.ErrInvalid, why)
 		}
 	}
-	return nil
+	_, err := PersistentVolumes(config)
+	return err
 }
 
 func wrongWith(v *v1.Volume) string {
@@ -42,18 +46,74 @@ func wrongWith(v *v1.Volume) string {
 		return "its mode is RW or RO, and there is no default"
 	case v.ImagePath != nil && v.Image == nil:
 		return "image_path is a path in its image, and it has none"
-	case path.Clean(v.GetContainerPath()) == "." || path.Clean(v.GetContainerPath()) == "/":
-		return "container_path is the place of the volume, not that of everything else"
 	}
-	for name, value := range map[string]*string{"container_path": v.ContainerPath, "host_path": v.HostPath, "image_path": v.ImagePath} {
+	if why := wrongWithSource(v.Source); why != "" {
+		return why
+	}
+	if why := wrongWithPlace(v); why != "" {
+		return why
+	}
+	for name, value := range map[string]*string{"host_path": v.HostPath, "image_path": v.ImagePath} {
 		if value == nil {
 			continue
 		}
-		if why := wrongWithPath(*value); why != "" {
-			return name + " " + why
+		if why := named(name, wrongWithPath(*value)); why != "" {
+			return why
 		}
 	}
 	return ""
+}
+
+// wrongWithPlace is about where a volume appears.
+func wrongWithPlace(v *v1.Volume) string {
+	if why := named("container_path", wrongWithPath(v.GetContainerPath())); why != "" {
+		return why
+	}
+	if at := path.Clean(v.GetContainerPath()); at == "." || at == "/" {
+		return "container_path is the place of the volume, not that of everything else"
+	}
+	return ""
+}
+
+// wrongWithSource is about a source, which has one member, that of its type.
+func wrongWithSource(s *v1.Volume_Source) string {
+	if s == nil {
+		return ""
+	}
+	members := map[v1.Volume_Source_Type]bool{
+		v1.Volume_Source_DOCKER_VOLUME: s.DockerVolume != nil,
+		v1.Volume_Source_SANDBOX_PATH:  s.SandboxPath != nil,
+		v1.Volume_Source_SECRET:        s.Secret != nil,
+		v1.Volume_Source_HOST_PATH:     s.HostPath != nil,
+		v1.Volume_Source_CSI_VOLUME:    s.CsiVolume != nil,
+	}
+	for kind, given := range members {
+		if given != (kind == s.GetType()) {
+			return fmt.Sprintf("its source is of type %s, and %s is the member that it has to have and no other", s.GetType(), strings.ToLower(s.GetType().String()))
+		}
+	}
+	switch s.GetType() {
+	case v1.Volume_Source_UNKNOWN:
+		return "its source has no type"
+	case v1.Volume_Source_HOST_PATH:
+		if !path.IsAbs(s.GetHostPath().GetPath()) {
+			return "the path of a source of type HOST_PATH is absolute; one of type SANDBOX_PATH is in the sandbox"
+		}
+		return named("path", wrongWithPath(s.GetHostPath().GetPath()))
+	case v1.Volume_Source_SANDBOX_PATH:
+		if path.IsAbs(s.GetSandboxPath().GetPath()) {
+			return "the path of a source of type SANDBOX_PATH is relative to the sandbox"
+		}
+		return named("path", wrongWithPath(s.GetSandboxPath().GetPath()))
+	}
+	return ""
+}
+
+func named(name, why string) string {
+	if why == "" {
+		return ""
+	}
+	return name + " " + why
 }
 
 func wrongWithPath(p string) string {
@@ -98,7 +158,15 @@ func VolumeMount(config *v1.ContainerConfig, sandboxDirectory string, v *v1.Volu
 // CheckMounted refuses a request one of whose volumes no isolator has mounted, with an
 // error of class ErrNotSupported.
 func CheckMounted(config *v1.ContainerConfig, sandboxDirectory string, mounted []plan.Mount) error {
-	for _, v := range config.GetContainerInfo().GetVolumes() {
+	volumes := slices.Clone(config.GetContainerInfo().GetVolumes())
+	persistent, err := PersistentVolumes(config)
+	if err != nil {
+		return err
+	}
+	for _, p := range persistent {
+		volumes = append(volumes, p.Volume)
+	}
+	for _, v := range volumes {
 		m, err := VolumeMount(config, sandboxDirectory, v)
 		if err != nil {
 			return err
@@ -114,6 +182,8 @@ func sourceName(v *v1.Volume) string {
 	switch {
 	case v.Image != nil:
 		return "images"
+	case v.HostPath == nil && v.Source == nil:
+		return "persistent volumes"
 	case v.Source != nil:
 		return "volumes of type " + v.GetSource().GetType().String()
 	}
@@ -149,3 +219,46 @@ func (info *LaunchInfo) orderVolumes() error {
 
 // hides reports whether a path lies below a mount.
 func hides(target, p string) bool { return strings.HasPrefix(p, target+"/") }
+
+// HostPath returns what a volume shows of the host, by either of the two ways to say so:
+// an absolute path, or a relative one, which is a directory of the sandbox. false: it is
+// another kind of volume.
+func HostPath(v *v1.Volume) (string, bool) {
+	if v.HostPath != nil {
+		return path.Clean(v.GetHostPath()), true
+	}
+	if v.GetSource().GetType() == v1.Volume_Source_HOST_PATH {
+		return path.Clean(v.GetSource().GetHostPath().GetPath()), true
+	}
+	return "", false
+}
+
+// Attributes are those that a directory is made with.
+type Attributes struct {
+	Mode     fs.FileMode
+	UID, GID int
+}
+
+// MakeInSandbox makes a directory of a sandbox, and with 0755 those that it lies in.
+// What is there stays as it is. Links in the sandbox lead nowhere out of it.
+func MakeInSandbox(sandbox, name string, a Attributes) (err error) {
+	root, err := os.OpenRoot(sandbox)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	if _, err := root.Stat(name); err == nil {
+		return nil
+	}
+	if err := root.MkdirAll(name, 0o755); err != nil {
+		return err
+	}
+	// By its descriptor: whoever writes to the sandbox could have put a file there.
+	dir, err := root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	// The owner first: chown clears bits of the mode.
+	return errors.Join(dir.Chown(a.UID, a.GID), dir.Chmod(a.Mode))
+}

@@ -13,6 +13,7 @@
 //	    containers/<id>[/containers/<child>...]/        sandbox: the container's own files
 //	    containers/<id>.foreground                      the sandbox is to go with its container
 //	    fetch/                                          downloads of the fetcher, see package fetcher
+//	    volumes/roles/<role>/<id>                       persistent volumes; a "/" in a role is a blank
 //	    agent                                           process id of the agent, locked by it
 //	<runtime>                                           gone after a reboot; 0700
 //	    lock                                            serialises admission and recovery
@@ -35,6 +36,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"berth/container"
 )
@@ -100,6 +102,12 @@ const ForegroundSuffix = ".foreground"
 // Foreground marks a sandbox that nobody wants after its container has ended. It
 // survives a reboot, which the container's record does not.
 func (l Layout) Foreground(id container.ID) string { return l.Sandbox(id) + ForegroundSuffix }
+
+// PersistentVolume is the directory of a volume that outlives its containers. No role has
+// a blank, which stands for the slash of one below another.
+func (l Layout) PersistentVolume(role, id string) string {
+	return filepath.Join(l.Work, "volumes", "roles", strings.ReplaceAll(role, "/", " "), id)
+}
 
 // RuntimeLock is the file whose lock serialises admission and recovery.
 func (l Layout) RuntimeLock() string { return filepath.Join(l.Runtime, "lock") }

@@ -23,6 +23,9 @@ type root struct {
 	fd    int
 	tree  *mount.Detached // nil for the host's file system
 	fixed []string        // targets of the mounts made so far that are the kernel's own places
+	// propagating are the sources that were opened already.
+	propagating propagating
+	uid, gid    uint32 // of the command
 }
 
 // openRoot makes a mount of the root filesystem, which becomes the root of the
@@ -181,7 +184,7 @@ func attributes(flags plan.Flags) (attr mount.Attr) {
 
 // mount carries out one mount.
 func (r *root) mount(m plan.Mount) error {
-	source, directory, err := openSource(m)
+	source, directory, err := r.openSource(m)
 	if err != nil {
 		return err
 	}
@@ -249,20 +252,20 @@ func (r *root) place(fd int) (string, error) {
 
 // openSource makes the mount, with its flags, before anybody can see it, and says
 // whether it is of a directory.
-func openSource(m plan.Mount) (*mount.Detached, bool, error) {
-	attr := attributes(m.Flags)
+func (r *root) openSource(m plan.Mount) (*mount.Detached, bool, error) {
 	if m.Type != "" {
-		var options []mount.Option
-		for _, o := range m.Options {
-			options = append(options, mount.Option(o))
+		if m.File {
+			d, err := r.newFile(m)
+			return d, false, err
 		}
-		d, err := mount.New(m.Type, m.Source, options, attr)
+		d, err := newFileSystem(m, attributes(m.Flags))
 		return d, true, err
 	}
-	d, err := cloneSource(m)
+	d, err := r.openBind(m)
 	if err != nil {
 		return nil, false, err
 	}
+	attr := attributes(m.Flags)
 	directory, err := isDirectory(d.FD())
 	if err == nil && attr != 0 {
 		err = d.Set(attr, true)
@@ -271,6 +274,112 @@ func openSource(m plan.Mount) (*mount.Detached, bool, error) {
 		return nil, false, errors.Join(err, d.Close())
 	}
 	return d, directory, nil
+}
+
+// openBind returns a bind mount, which is opened already if it is to propagate.
+func (r *root) openBind(m plan.Mount) (*mount.Detached, error) {
+	if d, ok := r.propagating[m.Target]; ok {
+		delete(r.propagating, m.Target)
+		return d, nil
+	}
+	return cloneSource(m)
+}
+
+func newFileSystem(m plan.Mount, attr mount.Attr) (*mount.Detached, error) {
+	var options []mount.Option
+	for _, o := range m.Options {
+		options = append(options, mount.Option(o))
+	}
+	return mount.New(m.Type, m.Source, options, attr)
+}
+
+// propagating are bind mounts of the host by their targets in the container.
+type propagating map[string]*mount.Detached
+
+// openPropagating opens the mounts that take part in what the host mounts later.
+func openPropagating(mounts []plan.Mount) (_ propagating, err error) {
+	all := make(propagating)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, all.close())
+		}
+	}()
+	for _, m := range mounts {
+		if m.Propagation == plan.Private {
+			continue
+		}
+		d, err := cloneSource(m)
+		if err != nil {
+			return all, step("mount volume "+m.Target, err)
+		}
+		all[m.Target] = d
+		if m.Propagation == plan.BothWays {
+			continue
+		}
+		if err := d.MakeSlave(); err != nil {
+			return all, step("mount volume "+m.Target, err)
+		}
+	}
+	return all, nil
+}
+
+func (p propagating) close() (err error) {
+	for _, d := range p {
+		err = errors.Join(err, d.Close())
+	}
+	clear(p)
+	return err
+}
+
+// newFile makes a file on a file system of its own, and the mount of it alone.
+func (r *root) newFile(m plan.Mount) (_ *mount.Detached, err error) {
+	fs, err := newFileSystem(m, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, fs.Close()) }()
+	fd, err := unix.Openat(fs.FD(), "content", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o400)
+	if err != nil {
+		return nil, step("make the file", err)
+	}
+	file := os.NewFile(uintptr(fd), "content")
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if _, err := file.Write(m.Content); err != nil {
+		return nil, err
+	}
+	mode := os.FileMode(0o600)
+	if m.Flags&plan.ReadOnly != 0 {
+		mode = 0o400
+	}
+	if err := errors.Join(file.Chown(int(r.uid), int(r.gid)), file.Chmod(mode)); err != nil {
+		return nil, err
+	}
+	clone, err := cloneOf(fs, fd)
+	if err != nil {
+		return nil, err
+	}
+	if err := clone.Set(attributes(m.Flags), false); err != nil {
+		return nil, errors.Join(err, clone.Close())
+	}
+	return clone, nil
+}
+
+// cloneOf makes a bind mount of a file of a file system that is mounted nowhere. Before
+// Linux 6.15 only what is in the mount table can be cloned, so it is there meanwhile.
+func cloneOf(fs *mount.Detached, file int) (_ *mount.Detached, err error) {
+	if clone, err := mount.CloneFD(file, false); !errors.Is(err, unix.EINVAL) {
+		return clone, err
+	}
+	return cloneMounted(fs, file)
+}
+
+func cloneMounted(fs *mount.Detached, file int) (_ *mount.Detached, err error) {
+	const place = "/dev" // of the host, as this namespace still sees it
+	if err := fs.Attach(place); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unix.Unmount(place, unix.MNT_DETACH)) }()
+	return mount.CloneFD(file, false)
 }
 
 // cloneSource makes a bind mount of what is on the host, or of what is below it.

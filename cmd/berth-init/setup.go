@@ -15,6 +15,18 @@ import (
 // setUp makes the container around this process. Each step has a reason to stand
 // where it stands.
 func setUp(p plan.Plan) (err error) {
+	if p.HostMounts {
+		if p.Rootfs != "" || p.ReadOnlyRootfs || len(p.Mounts)+len(p.Nodes)+len(p.Links)+len(p.Masked)+len(p.ReadOnly)+len(p.Volumes) > 0 {
+			return errors.New("the container is to change its mounts, which are the host's")
+		}
+		return setUpKernel(p)
+	}
+	// Before the separation: these follow the host's mounts.
+	propagating, err := openPropagating(p.Volumes)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, propagating.close()) }()
 	// Before any mount, or the host would see it.
 	if err := step("separate the mounts from the host's", mount.MakePrivate("/")); err != nil {
 		return err
@@ -24,6 +36,7 @@ func setUp(p plan.Plan) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
+	r.propagating, r.uid, r.gid = propagating, p.Command.UID, p.Command.GID
 
 	// In the order of the plan: one may lie in another.
 	for _, m := range p.Mounts {
@@ -69,6 +82,18 @@ func setUp(p plan.Plan) (err error) {
 			return err
 		}
 	}
+	if err := setUpKernel(p); err != nil {
+		return err
+	}
+	if p.Rootfs == "" {
+		return nil
+	}
+	// Last: sources of mounts are the host's.
+	return step("enter the root filesystem", r.enter())
+}
+
+// setUpKernel sets what is not in the file system.
+func setUpKernel(p plan.Plan) error {
 	if p.Hostname != "" {
 		if err := step("set the host name", unix.Sethostname([]byte(p.Hostname))); err != nil {
 			return err
@@ -79,11 +104,7 @@ func setUp(p plan.Plan) (err error) {
 			return err
 		}
 	}
-	if p.Rootfs == "" {
-		return nil
-	}
-	// Last: sources of mounts are the host's.
-	return step("enter the root filesystem", r.enter())
+	return nil
 }
 
 // enter makes the root filesystem the root of this mount namespace and drops the

@@ -45,6 +45,8 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.IsolatorDir, "isolator_dir", c.IsolatorDir, "directory of the executables of the isolators external/NAME")
 	f.StringVar(&c.LauncherDir, "launcher_dir", c.LauncherDir, "directory of berth-init (default: that of berth)")
 	f.StringVar(&c.CgroupsRoot, "cgroups_root", c.CgroupsRoot, "cgroup that the containers' cgroups are made in")
+	f.StringVar(&c.DefaultContainerInfo, "default_container_info", "", "ContainerInfo of containers that bring none, as `JSON` or a file with it")
+	f.StringSliceVar(&c.HostPathVolumePrefixes, "host_path_volume_prefixes", nil, "`DIR,...` of the host of which there may be volumes (default: all of the host)")
 	f.StringVar(&c.SandboxDirectory, "sandbox_directory", c.SandboxDirectory, "where a container with an image finds its sandbox")
 	f.StringVar(&c.FetcherCacheDir, "fetcher_cache_dir", c.FetcherCacheDir, "directory of downloads that are cached (default: in --work_dir)")
 	f.Var((*byteSize)(&c.FetcherCacheSize), "fetcher_cache_size", "`BYTES` that cached downloads may have, as 500MB or 2GB; 0: none are")

@@ -36,13 +36,13 @@ func printInfo(info *engine.Info) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintf(table, "kernel\t%s\n", info.Kernel)
 	fmt.Fprintf(table, "work_dir\t%s (%s)\n", info.WorkDir, info.FileSystem)
-	printAbilities(table, "BACKEND", info.Backends)
-	printAbilities(table, "ISOLATOR", info.Isolators)
+	printAbilities(table, "BACKEND\tWORKS", info.Backends)
+	printAbilities(table, "ISOLATOR\tWORKS\tNEEDS", info.Isolators)
 	return table.Flush()
 }
 
-func printAbilities(table io.Writer, kind string, abilities []engine.Ability) {
-	fmt.Fprintf(table, "\n%s\tWORKS\n", kind)
+func printAbilities(table io.Writer, header string, abilities []engine.Ability) {
+	fmt.Fprintf(table, "\n%s\n", header)
 	for _, a := range abilities {
 		works := "yes"
 		if !a.Works {
@@ -50,6 +50,9 @@ func printAbilities(table io.Writer, kind string, abilities []engine.Ability) {
 		}
 		if a.Default {
 			works += " (default)"
+		}
+		if a.Needs != "" {
+			works += "\t" + a.Needs
 		}
 		fmt.Fprintf(table, "%s\t%s\n", a.Name, works)
 	}

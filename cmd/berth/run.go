@@ -113,36 +113,9 @@ func splitRunArgs(f *pflag.FlagSet, args []string) (image string, rest []string,
 
 // request turns the flags into the messages of the API.
 func (r *runFlags) request(f *pflag.FlagSet, image string, args []string) (*v1.ContainerConfig, error) {
-	info := &v1.ContainerInfo{}
-	if r.containerInfo != "" {
-		if err := readContainerInfo(r.containerInfo, info); err != nil {
-			return nil, err
-		}
-	}
-	info.Type = v1.ContainerInfo_MESOS.Enum()
-	if image != "" {
-		img, err := engine.ParseImage(image, r.platform)
-		if err != nil {
-			return nil, err
-		}
-		info.Mesos = &v1.ContainerInfo_MesosInfo{Image: img}
-	}
-	for _, value := range r.imageVolumes {
-		volume, err := imageVolume(value)
-		if err != nil {
-			return nil, err
-		}
-		info.Volumes = append(info.Volumes, volume)
-	}
-	if r.hostname != "" {
-		info.Hostname = proto.String(r.hostname)
-	}
-	switch r.network {
-	case "host":
-	case net.None:
-		info.NetworkInfos = []*v1.NetworkInfo{{Name: proto.String(net.None)}}
-	default:
-		return nil, fmt.Errorf("--network %q: %w: known are host and none", r.network, container.ErrNotSupported)
+	info, err := r.info(image)
+	if err != nil {
+		return nil, err
 	}
 	uris, err := r.commandURIs()
 	if err != nil {
@@ -172,18 +145,44 @@ func (r *runFlags) request(f *pflag.FlagSet, image string, args []string) (*v1.C
 	return config, r.limits(f, config)
 }
 
-func readContainerInfo(value string, info *v1.ContainerInfo) error {
-	data := []byte(value)
-	if !strings.HasPrefix(strings.TrimSpace(value), "{") {
-		var err error
-		if data, err = os.ReadFile(value); err != nil {
-			return fmt.Errorf("--container_info: %w", err)
+// info is what the flags say of the container; nil when they say nothing, so that
+// --default_container_info counts.
+func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
+	info = &v1.ContainerInfo{}
+	if r.containerInfo != "" {
+		if info, err = engine.ReadContainerInfo(r.containerInfo); err != nil {
+			return nil, fmt.Errorf("--container_info: %w", err)
 		}
 	}
-	if err := v1.Unmarshal(data, info); err != nil {
-		return fmt.Errorf("--container_info: %w", err)
+	if image != "" {
+		img, err := engine.ParseImage(image, r.platform)
+		if err != nil {
+			return nil, err
+		}
+		info.Mesos = &v1.ContainerInfo_MesosInfo{Image: img}
 	}
-	return nil
+	for _, value := range r.imageVolumes {
+		volume, err := imageVolume(value)
+		if err != nil {
+			return nil, err
+		}
+		info.Volumes = append(info.Volumes, volume)
+	}
+	if r.hostname != "" {
+		info.Hostname = proto.String(r.hostname)
+	}
+	switch r.network {
+	case "host":
+	case net.None:
+		info.NetworkInfos = []*v1.NetworkInfo{{Name: proto.String(net.None)}}
+	default:
+		return nil, fmt.Errorf("--network %q: %w: known are host and none", r.network, container.ErrNotSupported)
+	}
+	if r.containerInfo == "" && proto.Size(info) == 0 {
+		return nil, nil
+	}
+	info.Type = v1.ContainerInfo_MESOS.Enum()
+	return info, nil
 }
 
 // commandURIs are those of --uri.
@@ -254,6 +253,10 @@ func run(ctx context.Context, config *engine.Config, flags *runFlags, request *v
 	progress := newProgress(os.Stderr)
 	config.Progress = progress.event
 	return withEngine(ctx, config, func(e *engine.Engine) error {
+		request, err := e.Complete(id, request)
+		if err != nil {
+			return err
+		}
 		for _, img := range imagesIn(request.GetContainerInfo()) {
 			if err := applyPullPolicy(ctx, e.Images, img, flags.pull); err != nil {
 				return err

@@ -150,7 +150,7 @@ func (l *launch) provision(ctx context.Context) error {
 	if err := l.makeSandbox(config); err != nil {
 		return fmt.Errorf("launch %s: make the sandbox: %w", l.id, err)
 	}
-	data, err := v1.Marshal(config)
+	data, err := v1.Marshal(v1.WithoutSecrets(config))
 	if err != nil {
 		return fmt.Errorf("launch %s: record the request: %w", l.id, err)
 	}
@@ -250,6 +250,11 @@ func (l *launch) giveSandbox(uid, gid int) (err error) {
 			return err
 		}
 	}
+	for _, dir := range l.info.Owned {
+		if err := os.Lchown(dir, uid, gid); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -326,6 +331,7 @@ func (l *launch) plan() (plan.Plan, error) {
 	return plan.Plan{
 		Rootfs:         config.GetRootfs(),
 		ReadOnlyRootfs: config.GetReadOnlyRootfs(),
+		HostMounts:     config.GetRootfs() == "" && !l.info.HasMounts(),
 		Mounts:         l.info.Mounts,
 		Nodes:          l.info.Nodes,
 		Links:          l.info.Links,

@@ -34,6 +34,8 @@ import (
 	"berth/isolator/namespaces/uts"
 	"berth/isolator/volume/hostpath"
 	imagevolume "berth/isolator/volume/image"
+	"berth/isolator/volume/sandboxpath"
+	"berth/isolator/volume/secret"
 	"berth/launcher"
 	linux "berth/launcher/linux"
 	"berth/layer"
@@ -84,9 +86,10 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 	}
 	var made *provisioner.Provisioner
 	p := parts{store: fileStore{dir: w.Store, layers: layers}, launcher: l, log: slog.New(slog.DiscardHandler), isolators: []isolator.Isolator{
-		filesystem.New(filesystem.Options{SandboxDirectory: sandboxDir}),
+		filesystem.New(filesystem.Options{SandboxDirectory: sandboxDir, Volume: layout.PersistentVolume}),
 		cpu.New(l), mem.New(l), pids.New(l), runtime.New(), ipc.New(), pid.New(), uts.New(), net.New(),
-		hostpath.New(hostpath.Options{SandboxDirectory: sandboxDir}),
+		sandboxpath.New(sandboxpath.Options{SandboxDirectory: sandboxDir, Sandbox: layout.Sandbox}),
+		hostpath.New(hostpath.Options{SandboxDirectory: sandboxDir}), secret.New(secret.Options{SandboxDirectory: sandboxDir}),
 		imagevolume.New(imagevolume.Options{SandboxDirectory: sandboxDir, Provision: func(ctx context.Context, id container.ID, images []*v1.Image) (paths []string, err error) {
 			all, err := made.ProvisionAll(ctx, id, images)
 			for _, rootfs := range all {

@@ -32,6 +32,8 @@ type Requests struct {
 	Image *image.Config
 	// Bad are requests that Prepare refuses.
 	Bad map[string]*v1.ContainerConfig
+	// HostOnly: the isolator refuses every root filesystem.
+	HostOnly bool
 	// Fork makes what an isolator that acts on a forked container acts on, and returns
 	// the pid of its init process; Gone ends the container. nil: there is no such power.
 	Fork func(t *testing.T, id container.ID) int
@@ -150,6 +152,11 @@ func (s suite) wellFormed(t *testing.T) {
 			t.Errorf("%q is not a clean path in the sandbox", p)
 		}
 	}
+	for _, p := range info.Owned {
+		if !path.IsAbs(p) || path.Clean(p) != p {
+			t.Errorf("%q is not a clean path on the host", p)
+		}
+	}
 	for _, entry := range info.Env {
 		if name, _, ok := strings.Cut(entry, "="); !ok || name == "" {
 			t.Errorf("%q is not NAME=VALUE", entry)
@@ -174,6 +181,9 @@ func (s suite) emptyRequest(t *testing.T) {
 		"on the host": {Directory: proto.String("/sandbox")},
 		"in a rootfs": {Directory: proto.String("/sandbox"), Rootfs: proto.String("/rootfs")},
 	} {
+		if s.requests.HostOnly && config.Rootfs != nil {
+			continue
+		}
 		c := s.newContainer(t, "one")
 		c.Config, c.Image = config, nil
 		if _, err := s.isolator.Prepare(t.Context(), c); err != nil {

@@ -144,7 +144,7 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 		return nil, err
 	}
 	defer closeAll(files.List())
-	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec.Namespaces)}
+	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec)}
 	unified, err := group.UnifiedFD()
 	if err != nil {
 		return nil, errors.Join(err, p.closeChannels())
@@ -184,10 +184,12 @@ func (l *Launcher) openInit() (*os.File, error) {
 	return os.NewFile(uintptr(program.FD()), initName), nil
 }
 
-func cloneFlags(namespaces []launcher.Namespace) uintptr {
-	// Always one of mounts: berth-init changes them, and must never change the host's.
-	flags := uintptr(unix.CLONE_NEWNS)
-	for _, ns := range namespaces {
+func cloneFlags(spec launcher.Spec) (flags uintptr) {
+	// berth-init changes mounts, and must never change the host's.
+	if !spec.Plan.HostMounts {
+		flags = unix.CLONE_NEWNS
+	}
+	for _, ns := range spec.Namespaces {
 		flags |= map[launcher.Namespace]uintptr{
 			launcher.Mount:   unix.CLONE_NEWNS,
 			launcher.PID:     unix.CLONE_NEWPID,

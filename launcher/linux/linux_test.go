@@ -332,13 +332,17 @@ func TestCloneFlags(t *testing.T) {
 		namespaces []launcher.Namespace
 		want       uintptr
 	}{
-		{nil, unix.CLONE_NEWNS}, // always: see there
+		{nil, unix.CLONE_NEWNS}, // unless the plan says that it lives in the host's
 		{[]launcher.Namespace{launcher.Mount}, unix.CLONE_NEWNS},
 		{[]launcher.Namespace{launcher.PID, launcher.IPC, launcher.UTS, launcher.Network},
 			unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET},
 	} {
-		if got := cloneFlags(c.namespaces); got != c.want {
+		if got := cloneFlags(launcher.Spec{Namespaces: c.namespaces}); got != c.want {
 			t.Errorf("%v: %x, want %x", c.namespaces, got, c.want)
+		}
+		onHost := launcher.Spec{Namespaces: c.namespaces, Plan: plan.Plan{HostMounts: true}}
+		if !slices.Contains(c.namespaces, launcher.Mount) && cloneFlags(onHost)&unix.CLONE_NEWNS != 0 {
+			t.Errorf("%v: a mount namespace, and the plan has none", c.namespaces)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // Version is that of the encoding. berth and berth-init of different versions refuse to
 // work together.
-const Version = 2
+const Version = 3
 
 // Plan is what to make of a freshly cloned process. Paths of the container are
 // absolute and below Rootfs; they are resolved there, never on the host.
@@ -24,6 +24,8 @@ type Plan struct {
 	// sees the host's file system, through a mount namespace of its own.
 	Rootfs         string
 	ReadOnlyRootfs bool
+	// HostMounts: the container is in the host's mount namespace, and nothing is mounted.
+	HostMounts bool
 
 	// Mounts are made in order, Nodes and Links after them, then paths are masked and
 	// made read-only.
@@ -57,7 +59,23 @@ type Mount struct {
 	// Fixed targets are the kernel's own places (/proc, /dev): a link of the image in
 	// their path is refused. For the others it is followed inside the root filesystem.
 	Fixed bool
+	// Propagation of a bind mount: what the host and the container mount below it.
+	Propagation Propagation
+	// File: of the new file system, one file with Content is mounted, which the user of
+	// the command alone can read.
+	File    bool
+	Content []byte
 }
+
+// Propagation says which mounts made later cross the boundary of a container.
+type Propagation uint
+
+// The ways of mounts.
+const (
+	Private  Propagation = iota // none
+	FromHost                    // those of the host appear in the container
+	BothWays                    // and the other way
+)
 
 // Option is a parameter of a file system.
 type Option struct {

@@ -14,15 +14,17 @@ import (
 // full has something in every field.
 func full() Plan {
 	return Plan{
-		Rootfs: "/work/with a blank and \xff", ReadOnlyRootfs: true,
+		Rootfs: "/work/with a blank and \xff", ReadOnlyRootfs: true, HostMounts: true,
 		Mounts: []Mount{
-			{Target: "/proc", Source: "proc", SubPath: "1", Type: "proc", Flags: ReadOnly | NoExec, Fixed: true, Options: []Option{{"mode", "755"}, {"flag", ""}}},
+			{Target: "/proc", Source: "proc", SubPath: "1", Type: "proc", Flags: ReadOnly | NoExec, Fixed: true, Options: []Option{{"mode", "755"}, {"flag", ""}},
+				Propagation: BothWays, File: true, Content: []byte("\x00\xff")},
 			{Target: "/mnt", Source: "/host"},
 		},
-		Nodes:   []Node{{Path: "/dev/null", Mode: 0o020666, Major: 1, Minor: 3}},
-		Links:   []Link{{Path: "/dev/fd", Target: "/proc/self/fd"}},
-		Volumes: []Mount{{Target: "/v", Source: "/host", SubPath: "a/b", Type: "x", Flags: ReadOnly, Fixed: true, Options: []Option{{"a", "b"}}}},
-		Masked:  []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
+		Nodes: []Node{{Path: "/dev/null", Mode: 0o020666, Major: 1, Minor: 3}},
+		Links: []Link{{Path: "/dev/fd", Target: "/proc/self/fd"}},
+		Volumes: []Mount{{Target: "/v", Source: "/host", SubPath: "a/b", Type: "x", Flags: ReadOnly, Fixed: true, Options: []Option{{"a", "b"}},
+			Propagation: FromHost, File: true, Content: []byte{1}}},
+		Masked: []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
 		Hostname: "h", Loopback: true,
 		Command: Command{
 			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},

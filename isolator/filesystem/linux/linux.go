@@ -2,6 +2,8 @@
 // of its own and, with an image, a root filesystem in which nothing of the host is
 // left: the kernel's file systems made anew, the usual devices, and the sandbox.
 //
+// Persistent volumes are directories of the host that stay when the container goes.
+//
 // Places below /proc and /sys that show or steer the host are masked or read-only, as
 // in the OCI runtime specification's default.
 package linux
@@ -22,6 +24,9 @@ type Options struct {
 	SandboxDirectory string
 	// Shm: mount /dev/shm, because no other isolator does.
 	Shm bool
+	// Volume returns the directory of a persistent volume. It and those that it lies in
+	// are made when they are missing.
+	Volume func(role, id string) string
 }
 
 // Isolator implements isolator.Isolator.
@@ -36,15 +41,23 @@ const device = 0o020000 // S_IFCHR
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	info := &isolator.LaunchInfo{Namespaces: []launcher.Namespace{launcher.Mount}}
-	if c.Config.GetRootfs() == "" {
-		if c.Config.GetReadOnlyRootfs() {
-			return nil, fmt.Errorf("filesystem/linux: %w: the host's file system cannot be made read-only; run an image", container.ErrInvalid)
-		}
-		info.WorkingDir = c.Config.GetDirectory()
-		info.Env = []string{"MESOS_SANDBOX=" + c.Config.GetDirectory()}
-		return info, nil
+	info, err := i.fileSystem(c)
+	if err == nil {
+		info.Namespaces = []launcher.Namespace{launcher.Mount}
+		err = i.persistent(info, c)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("filesystem/linux: %w", err)
+	}
+	return info, nil
+}
+
+// fileSystem is what the container has instead of the host's.
+func (i *Isolator) fileSystem(c *isolator.Container) (*isolator.LaunchInfo, error) {
+	if c.Config.GetRootfs() == "" {
+		return isolator.OnHost(c.Config)
+	}
+	info := &isolator.LaunchInfo{}
 	info.Mounts = append(kernelMounts(), i.sandbox(c))
 	if i.Shm {
 		info.Mounts = append(info.Mounts, plan.Mount{Target: "/dev/shm", Source: "shm", Type: "tmpfs", Flags: plan.NoSuid | plan.NoDev | plan.NoExec,

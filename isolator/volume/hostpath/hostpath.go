@@ -4,8 +4,8 @@
 // file or directory of the host or, by a relative host_path, a directory of its own
 // sandbox.
 //
-// Mounts that the host makes later below such a path do not appear in the container,
-// nor the other way.
+// Mounts that the host makes later below a path of it appear in the container, and, if
+// the request says so, the other way too.
 package hostpath
 
 import (
@@ -16,18 +16,25 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/internal/inroot"
+	"berth/internal/mount"
 	"berth/isolator"
+	"berth/launcher/plan"
 )
 
 // Options are what the isolator is made of.
 type Options struct {
 	// SandboxDirectory is where a container with an image finds its sandbox.
 	SandboxDirectory string
+	// Prefixes are the directories of the host of which there may be volumes; a link does
+	// not lead out of them. None: all of the host.
+	Prefixes []string
 }
 
 // Isolator implements isolator.Isolator.
@@ -55,22 +62,19 @@ func (i *Isolator) prepare(info *isolator.LaunchInfo, config *v1.ContainerConfig
 		return err
 	}
 	for _, v := range config.GetContainerInfo().GetVolumes() {
-		if v.HostPath == nil {
+		source, ok := isolator.HostPath(v)
+		if !ok {
 			continue
 		}
 		m, err := isolator.VolumeMount(config, i.SandboxDirectory, v)
 		if err != nil {
 			return err
 		}
-		m.Source = path.Clean(v.GetHostPath())
-		if path.IsAbs(m.Source) {
-			_, err = os.Stat(m.Source)
-			if err != nil {
-				err = fmt.Errorf("%w: host_path is to exist; make it, or give a relative one, which is made in the sandbox: %w", container.ErrInvalid, err)
-			}
+		if path.IsAbs(source) {
+			err = i.ofHost(&m, source, v)
 		} else {
-			m.Source, m.SubPath = config.GetDirectory(), m.Source
-			err = inSandbox(info, config, m.SubPath, v.GetContainerPath())
+			m.Source, m.SubPath = config.GetDirectory(), source
+			err = inSandbox(info, config, source, v.GetContainerPath())
 		}
 		if err != nil {
 			return fmt.Errorf("volume at %s: %w", m.Target, err)
@@ -80,9 +84,67 @@ func (i *Isolator) prepare(info *isolator.LaunchInfo, config *v1.ContainerConfig
 	return nil
 }
 
+// ofHost has a mount show a path of the host.
+func (i *Isolator) ofHost(m *plan.Mount, source string, v *v1.Volume) (err error) {
+	if _, err := os.Stat(source); err != nil {
+		return fmt.Errorf("%w: host_path is to exist; make it, or give a relative one, which is made in the sandbox: %w", container.ErrInvalid, err)
+	}
+	if m.Source, m.SubPath, err = i.locate(source); err != nil {
+		return err
+	}
+	m.Propagation, err = propagation(v, source)
+	return err
+}
+
+// locate returns where a path of the host is: a prefix, and what is below it. There the
+// init process follows links inside the prefix only, so that none that is made meanwhile
+// leads out.
+func (i *Isolator) locate(source string) (dir, sub string, err error) {
+	if len(i.Prefixes) == 0 {
+		return source, "", nil
+	}
+	real, err := filepath.EvalSymlinks(source)
+	if err != nil {
+		return "", "", fmt.Errorf("%w: %w", container.ErrInvalid, err)
+	}
+	for _, prefix := range i.Prefixes {
+		dir, err := filepath.EvalSymlinks(prefix)
+		if err != nil {
+			continue // nothing lies in it
+		}
+		switch sub, err := filepath.Rel(dir, real); {
+		case err != nil || sub == ".." || strings.HasPrefix(sub, "../"):
+		case sub == ".":
+			return dir, "", nil
+		default:
+			return dir, sub, nil
+		}
+	}
+	return "", "", fmt.Errorf("%w: host_path %s is %s, which is not in --host_path_volume_prefixes (%s)",
+		container.ErrInvalid, source, real, strings.Join(i.Prefixes, ", "))
+}
+
+// propagation says which mounts made later cross the boundary of the container.
+func propagation(v *v1.Volume, source string) (plan.Propagation, error) {
+	switch mode := v.GetSource().GetHostPath().GetMountPropagation().GetMode(); mode {
+	case v1.MountPropagation_UNKNOWN, v1.MountPropagation_HOST_TO_CONTAINER:
+		return plan.FromHost, nil
+	case v1.MountPropagation_BIDIRECTIONAL:
+		at, shared, err := mount.Shared(source)
+		if err == nil && !shared {
+			err = fmt.Errorf("%w: mounts made in the container can reach the host only below a shared mount, and %s lies on %s, which is none: `mount --make-shared %[3]s`",
+				container.ErrInvalid, source, at)
+		}
+		return plan.BothWays, err
+	default:
+		return 0, fmt.Errorf("mount propagation %s: %w: known are HOST_TO_CONTAINER and BIDIRECTIONAL", mode, container.ErrInvalid)
+	}
+}
+
 // inSandbox makes a directory of the sandbox, with mode and owner of the one that it will
 // hide, so that a /tmp is everybody's. One that hides nothing is for the user.
 func inSandbox(info *isolator.LaunchInfo, config *v1.ContainerConfig, name, containerPath string) error {
+	made := isolator.Attributes{Mode: 0o755, UID: os.Getuid(), GID: os.Getgid()}
 	var hidden fs.FileInfo
 	if path.IsAbs(containerPath) {
 		var err error
@@ -92,8 +154,11 @@ func inSandbox(info *isolator.LaunchInfo, config *v1.ContainerConfig, name, cont
 	}
 	if hidden == nil {
 		info.ForUser = append(info.ForUser, name)
+	} else {
+		owner := hidden.Sys().(*syscall.Stat_t)
+		made = isolator.Attributes{Mode: hidden.Mode() & (fs.ModePerm | fs.ModeSticky | fs.ModeSetgid), UID: int(owner.Uid), GID: int(owner.Gid)}
 	}
-	return makeDirectory(config.GetDirectory(), name, hidden)
+	return isolator.MakeInSandbox(config.GetDirectory(), name, made)
 }
 
 // directoryIn tells of a directory of a root filesystem; nil: there is none.
@@ -108,27 +173,6 @@ func directoryIn(root, name string) (fs.FileInfo, error) {
 		return nil, nil
 	}
 	return info, nil
-}
-
-// makeDirectory makes a directory that is missing, like another one if that is not nil.
-func makeDirectory(sandbox, name string, like fs.FileInfo) (err error) {
-	root, err := os.OpenRoot(sandbox)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, root.Close()) }()
-	if _, err := root.Stat(name); err == nil {
-		return nil // that of another volume
-	}
-	if err := root.MkdirAll(name, 0o755); err != nil {
-		return err
-	}
-	if like == nil {
-		return root.Chmod(name, 0o755) // whatever the umask is
-	}
-	// The owner first: chown clears bits of the mode.
-	owner := like.Sys().(*syscall.Stat_t)
-	return errors.Join(root.Chown(name, int(owner.Uid), int(owner.Gid)), root.Chmod(name, like.Mode()&(fs.ModePerm|fs.ModeSticky|fs.ModeSetgid)))
 }
 
 // Cleanup implements isolator.Isolator: the mounts go with their namespace, and what is

@@ -1,0 +1,70 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
+	"berth/container"
+	"berth/containerizer"
+	"berth/isolator"
+)
+
+// defaultContainerInfo reads --default_container_info; nil: there is none.
+func (c Config) defaultContainerInfo() (*v1.ContainerInfo, error) {
+	if c.DefaultContainerInfo == "" {
+		return nil, nil
+	}
+	info, err := ReadContainerInfo(c.DefaultContainerInfo)
+	if err == nil && info.GetType() != v1.ContainerInfo_MESOS {
+		err = fmt.Errorf("type %s: %w: berth launches containers of type MESOS", info.GetType(), container.ErrNotSupported)
+	}
+	if err == nil {
+		err = isolator.CheckVolumes(&v1.ContainerConfig{ContainerInfo: info})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--default_container_info: %w", err)
+	}
+	return info, nil
+}
+
+// ReadContainerInfo reads a ContainerInfo: JSON, or the name or file:// URL of a file with
+// it. ErrInvalid: it is none.
+func ReadContainerInfo(value string) (*v1.ContainerInfo, error) {
+	data := []byte(value)
+	if !strings.HasPrefix(strings.TrimSpace(value), "{") {
+		var err error
+		if data, err = os.ReadFile(strings.TrimPrefix(value, "file://")); err != nil {
+			return nil, fmt.Errorf("%w: it is neither a JSON object nor a file that can be read: %w", container.ErrInvalid, err)
+		}
+	}
+	info := &v1.ContainerInfo{}
+	return info, v1.Unmarshal(data, info)
+}
+
+// Complete returns what a request is launched as: one of a root container that brings no
+// ContainerInfo gets that of --default_container_info, and is not merged with it
+// otherwise. ErrNotSupported: it has an image, and no isolator can give it a root file
+// system.
+func (e *Engine) Complete(id container.ID, config *v1.ContainerConfig) (*v1.ContainerConfig, error) {
+	if _, nested := id.Parent(); !nested && config.GetContainerInfo() == nil && e.defaultInfo != nil {
+		config = proto.CloneOf(config)
+		config.ContainerInfo = proto.CloneOf(e.defaultInfo)
+	}
+	if !e.imagesRun && config.GetContainerInfo().GetMesos().GetImage() != nil {
+		return nil, fmt.Errorf("launch %s: %w: a container with an image needs --isolation=filesystem/linux", id, container.ErrNotSupported)
+	}
+	return config, nil
+}
+
+// Launch launches a container as Complete says; see containerizer.Containerizer.
+func (e *Engine) Launch(ctx context.Context, id container.ID, req containerizer.Request) (err error) {
+	if req.Config, err = e.Complete(id, req.Config); err != nil {
+		return err
+	}
+	return e.Containerizer.Launch(ctx, id, req)
+}

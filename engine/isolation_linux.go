@@ -1,0 +1,68 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"berth/container"
+)
+
+// isolation returns the names of the configured isolators, and of those that come with
+// them. One has the file system: filesystem/posix if no other does.
+func (c Config) isolation() []string {
+	all := slices.Clone(c.Isolation)
+	if len(fileSystemsOf(all)) == 0 {
+		all = append(all, "filesystem/posix")
+	}
+	for _, name := range all {
+		for _, other := range implied[name] {
+			if !slices.Contains(all, other) {
+				all = append(all, other)
+			}
+		}
+	}
+	return all
+}
+
+// isolates reports whether an isolator is configured, or comes with one that is.
+func (c Config) isolates(name string) bool { return slices.Contains(c.isolation(), name) }
+
+func fileSystemsOf(isolation []string) []string {
+	return slices.DeleteFunc(slices.Clone(isolation), func(name string) bool { return !strings.HasPrefix(name, "filesystem/") })
+}
+
+// checkIsolation refuses isolators that do not go together.
+func (c Config) checkIsolation() (err error) {
+	all := c.isolation()
+	if several := fileSystemsOf(all); len(several) > 1 {
+		err = fmt.Errorf("--isolation: %w: a container has one file system, and %s are each one: leave all but one out", container.ErrInvalid, strings.Join(several, ", "))
+	}
+	for _, name := range all {
+		if of := needs[name]; of != nil && !slices.ContainsFunc(of, func(other string) bool { return slices.Contains(all, other) }) {
+			err = errors.Join(err, fmt.Errorf("--isolation: %w: %s needs %s", container.ErrInvalid, name, strings.Join(of, " or ")))
+		}
+	}
+	return err
+}
+
+func (c Config) checkPrefixes() error {
+	for _, dir := range c.HostPathVolumePrefixes {
+		if !filepath.IsAbs(dir) {
+			return fmt.Errorf("--host_path_volume_prefixes: %w: %q is not the absolute path of a directory", container.ErrInvalid, dir)
+		}
+	}
+	return nil
+}
+
+// needsOf tells what an isolator needs of the host or of other isolators.
+func needsOf(name string) string {
+	for _, i := range isolators {
+		if i.name == name && i.controller != "" {
+			return fmt.Sprintf("the cgroup controller %q", i.controller)
+		}
+	}
+	return strings.Join(needs[name], " or ")
+}
