@@ -355,6 +355,31 @@ func TestRegistriesConf(t *testing.T) {
 	check(t, err, container.ErrDenied, "blocked", conf)
 }
 
+// What Docker would take for the name of a user of Docker Hub is no registry, and nobody's
+// images are looked for there.
+func TestALocationIsNeverDockerHubUnsaid(t *testing.T) {
+	for _, location := range []string{"mirror/cache", "mirror.example.com/cache:5"} {
+		for _, text := range []string{
+			"[[registry]]\nprefix = 'r.example.com/a'\nlocation = '" + location + "'\n",
+			"[[registry]]\nprefix = 'r.example.com/a'\n[[registry.mirror]]\nlocation = '" + location + "'\n",
+		} {
+			conf := write(t, text, t.TempDir(), "registries.conf")
+			places, err := quickClient(Options{RegistriesConf: conf}).endpoints(mustName(t, "r.example.com/a"))
+			if !errors.Is(err, container.ErrInvalid) || !strings.Contains(err.Error(), location) {
+				t.Errorf("%s: asked at %v, %v", text, places, err)
+			}
+		}
+	}
+}
+
+func TestALocationMayEndWithASlash(t *testing.T) {
+	conf := write(t, "[[registry]]\nprefix = 'r.example.com/'\n[[registry.mirror]]\nlocation = 'm.example.com/cache/'\n", t.TempDir(), "registries.conf")
+	want := []string{"https://m.example.com/v2/cache/a mirror", "https://r.example.com/v2/a"}
+	if got := bases(t, Options{RegistriesConf: conf}, "r.example.com/a"); !slices.Equal(got, want) {
+		t.Errorf("asked at %q, want %q", got, want)
+	}
+}
+
 var (
 	badHosts = []string{"x", `server = 7`, `server = "ftp://r"`, `server = "https://user:hunter2@r"`, `[host."https://r?a=b"]`,
 		"[host.r]\nca = 7", "[host.r]\nca = [7]", "[host.r]\nclient = [['a','b','c']]", "[host.r.header]\nA = 7", "[host.r.header]\nA = \"a\\r\\nB: c\""}
