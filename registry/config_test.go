@@ -590,6 +590,30 @@ func TestCertificateDirectories(t *testing.T) {
 	})
 }
 
+// What is configured of a mirror holds for the mirror of that registry. The same host under
+// its own name is another matter, whichever of them is asked first: there nobody has said that
+// its certificate is not to be checked.
+func TestCertificatesAreTrustedForThePlaceThatSaysSo(t *testing.T) {
+	host, ca := serveTLS(t, tls.NoClientCert, answer(image.MediaTypeOCIIndex, emptyIndex))
+	for _, trust := range []string{"skip_verify = true", "ca = '" + write(t, ca, t.TempDir(), "ca.crt") + "'"} {
+		dir := t.TempDir()
+		write(t, "[host.'https://"+host+"']\n"+trust+"\n", dir, "r.example.com", "hosts.toml")
+		none := filepath.Join(t.TempDir(), "certs")
+		write(t, "", none, host, "empty") // so that https is spoken to a loopback host
+		for _, order := range [][]string{{"r.example.com", host}, {host, "r.example.com"}} {
+			c := quickClient(Options{HostsDir: dir, CertDirs: []string{none}, Attempts: 1})
+			for _, registry := range order {
+				_, err := c.Manifest(t.Context(), mustName(t, registry+"/a"))
+				if registry == host {
+					check(t, err, container.ErrFailedPrecondition, "certificate")
+				} else if err != nil {
+					t.Errorf("%s: the mirror after %s: %v", trust, order[0], err)
+				}
+			}
+		}
+	}
+}
+
 // clientPair is a self-signed certificate, and its key.
 func clientPair(t *testing.T) (cert, key string) {
 	t.Helper()
