@@ -590,6 +590,23 @@ func TestCertificateDirectories(t *testing.T) {
 	})
 }
 
+// A header of the configuration may be a password, and a registry may send back what it was sent.
+func TestHeadersOfTheConfigurationAreNotShown(t *testing.T) {
+	for _, status := range []int{400, 404, 500} {
+		host := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			io.WriteString(w, `{"errors":[{"code":"X","message":"you sent `+r.Header.Get("X-Key")+`"}]}`)
+		})
+		dir := t.TempDir()
+		write(t, "server = 'http://"+host+"'\n[header]\nX-Key = 'hunter2'\n", dir, host, "hosts.toml")
+		_, err := quickClient(Options{HostsDir: dir, Attempts: 1}).Manifest(t.Context(), mustName(t, host+"/a"))
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%d: %v", status, err)
+		}
+	}
+}
+
 // What is configured of a mirror holds for the mirror of that registry. The same host under
 // its own name is another matter, whichever of them is asked first: there nobody has said that
 // its certificate is not to be checked.

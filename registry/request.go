@@ -61,7 +61,7 @@ func (c *Client) get(ctx context.Context, e endpoint, r resource) (*reply, error
 		return nil, err
 	}
 	if answer.StatusCode == http.StatusUnauthorized && !answer.foreign {
-		refused := statusError(answer, granted, deniedRemedy(e, granted))
+		refused := statusError(answer, e.sent(granted), deniedRemedy(e, granted))
 		if granted, err = c.renew(ctx, session, e, granted, answer, refused); err != nil {
 			return nil, err
 		}
@@ -71,7 +71,7 @@ func (c *Client) get(ctx context.Context, e endpoint, r resource) (*reply, error
 	}
 	ofRange := r.from > 0 && (answer.StatusCode == http.StatusPartialContent || answer.StatusCode == http.StatusRequestedRangeNotSatisfiable)
 	if answer.StatusCode != http.StatusOK && !ofRange {
-		return nil, statusError(answer, granted, remedy(e, granted, answer, r))
+		return nil, statusError(answer, e.sent(granted), remedy(e, granted, answer, r))
 	}
 	return answer, nil
 }
