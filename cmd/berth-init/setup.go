@@ -5,6 +5,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -14,10 +16,13 @@ import (
 
 // setUp makes the container around this process. Each step has a reason to stand
 // where it stands.
-func setUp(p plan.Plan) (err error) {
+func setUp(p plan.Plan, parent *os.File) (err error) {
 	// Before any mount, or the host would see it.
 	if err := step("separate the mounts from the host's", mount.MakePrivate("/")); err != nil {
 		return err
+	}
+	if p.EnterMounts {
+		return step("enter the container's file system", enterMounts(parent))
 	}
 	r, err := openRoot(p.Rootfs)
 	if err != nil {
@@ -84,6 +89,32 @@ func setUp(p plan.Plan) (err error) {
 	}
 	// Last: sources of mounts are the host's.
 	return step("enter the root filesystem", r.enter())
+}
+
+// enterMounts makes the file system of another process that of this thread, and so of
+// the command that it starts. The other threads of this process cannot follow; they get
+// an empty file system, so that nothing of the host is to be found through them.
+func enterMounts(of *os.File) error {
+	empty, err := mount.New("tmpfs", "empty", []mount.Option{{Key: "mode", Value: "555"}}, mount.ReadOnly)
+	if err != nil {
+		return err
+	}
+	if err := empty.Attach("/proc"); err != nil {
+		return errors.Join(err, empty.Close())
+	}
+	r := &root{fd: empty.FD(), tree: empty}
+	if err := errors.Join(r.enter(), r.close()); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	// A thread that shares its working directory with others cannot change its mounts.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Setns(int(of.Fd()), unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("setns: %w", err)
+	}
+	return nil
 }
 
 // enter makes the root filesystem the root of this mount namespace and drops the

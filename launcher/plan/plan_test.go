@@ -14,7 +14,8 @@ import (
 // full has something in every field.
 func full() Plan {
 	return Plan{
-		Rootfs: "/work/with a blank and \xff", ReadOnlyRootfs: true,
+		EnterMounts: true,
+		Rootfs:      "/work/with a blank and \xff", ReadOnlyRootfs: true,
 		Mounts: []Mount{
 			{Target: "/proc", Source: "proc", SubPath: "1", Type: "proc", Flags: ReadOnly | NoExec, Fixed: true, Options: []Option{{"mode", "755"}, {"flag", ""}}},
 			{Target: "/mnt", Source: "/host"},
