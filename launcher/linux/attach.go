@@ -127,11 +127,11 @@ func (a *attached) Signal(s os.Signal) error {
 		return fmt.Errorf("signal %v: %w: it has no number", s, container.ErrInvalid)
 	}
 	raw, err := a.pidFD.SyscallConn()
-	if err == nil {
-		controlErr := raw.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), number, nil, 0) })
-		err = errors.Join(err, controlErr)
+	if err != nil {
+		return err
 	}
-	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ESRCH) {
+	closed := raw.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), number, nil, 0) })
+	if closed != nil || errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("signal %v: the container has ended: %w", s, container.ErrNotFound)
 	}
 	return err

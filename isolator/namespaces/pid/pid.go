@@ -2,8 +2,9 @@
 // processes, and all of them end with its first one. LinuxInfo.share_pid_namespace
 // asks for the host's instead.
 //
-// A nested container is in the PID namespace of its parent, in one of its own unless it
-// asks for the parent's: so the parent sees its processes.
+// A nested container has a namespace beside that of its parent, or asks for that one by
+// share_pid_namespace. One inside that of the parent the kernel makes only for a process
+// that is there already (clone(2), EINVAL), so the parent does not see it.
 package pid
 
 import (
@@ -28,11 +29,10 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 		return nil, nil
 	}
 	info := &isolator.LaunchInfo{}
-	if !shares {
-		info.Namespaces = []launcher.Namespace{launcher.PID}
-	}
-	if c.Parent != nil {
+	if shares {
 		info.Enter = []launcher.Namespace{launcher.PID}
+	} else {
+		info.Namespaces = []launcher.Namespace{launcher.PID}
 	}
 	if c.Config.GetRootfs() == "" {
 		// The host's /proc shows the host's processes; a root filesystem has its own.
