@@ -160,7 +160,7 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	}
 	return mesos.New(mesos.Options{
 		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: chosen,
-		SandboxDirectory: c.SandboxDirectory, Log: c.log(),
+		SandboxDirectory: c.SandboxDirectory, Agent: c.Agent, Log: c.log(),
 	}), nil
 }
 
