@@ -40,8 +40,8 @@ type Spec struct {
 
 	// Parent is the container that this one is nested in; the zero ID: none. The init
 	// process is made in those namespaces of the parent that Enter names, and in them
-	// those of Namespaces. With Mount among them, nothing of the plan's own file system
-	// is made: the container is where the parent is.
+	// those of Namespaces; PID can be in one of both only (clone(2)). With Mount in Enter,
+	// nothing of the plan's own file system is made: the container is where the parent is.
 	Parent container.ID
 	Enter  []Namespace
 	// SharesCgroups: the processes count in the parent's cgroups. They still have one of
