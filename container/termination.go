@@ -20,6 +20,10 @@ const (
 type Limitation struct {
 	Reason  Reason `json:"reason"`
 	Message string `json:"message"` // one line, for people
+	// Resource is what was exceeded, by the name and in the unit that requests have for
+	// it, and Used how much of it the container had; "" when no amount is known.
+	Resource string  `json:"resource,omitempty"`
+	Used     float64 `json:"used,omitempty"`
 }
 
 // Termination says how a container ended.

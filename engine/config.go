@@ -31,7 +31,10 @@ type Config struct {
 	DockerRegistry string
 	// DockerConfig has the credentials for registries, as JSON, /PATH or file:///PATH; empty:
 	// those of the user.
-	DockerConfig     string
+	DockerConfig string
+	// Agent: Recover takes up again the containers whose keeper is the agent. One process at
+	// a time may be it in these directories.
+	Agent            bool
 	LauncherDir      string // where berth-init is; empty: beside this program
 	CgroupsRoot      string
 	SandboxDirectory string

@@ -150,7 +150,7 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	}
 	return mesos.New(mesos.Options{
 		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: chosen,
-		Fetcher: openFetcher(c, images), SandboxDirectory: c.SandboxDirectory, Log: c.log(),
+		Fetcher: openFetcher(c, images), SandboxDirectory: c.SandboxDirectory, Agent: c.Agent, Log: c.log(),
 	}), nil
 }
 

@@ -12,6 +12,9 @@
 //	Isolate   after the fork, while the init process waits
 //	Watch     from then until the container ends
 //	Cleanup   in reverse order, whatever came before
+//
+// Between Watch and Cleanup come Update and Usage, and in a process that takes a running
+// container up again Recover and Watch.
 package isolator
 
 import (
@@ -32,6 +35,19 @@ type Container struct {
 	// Image is the configuration of the image that the root filesystem was made of;
 	// nil without an image.
 	Image *image.Config
+	// Parent is the container that this one is nested in; nil for a root container. Of a
+	// parent, Image is not known.
+	Parent *Container
+}
+
+// IsDebug reports whether the container is to look into its parent: it has no file system
+// and no namespaces of its own.
+func (c *Container) IsDebug() bool { return c.Config.GetContainerClass() == v1.ContainerClass_DEBUG }
+
+// SharesCgroups reports whether the container's processes count in the cgroups of its
+// parent.
+func (c *Container) SharesCgroups() bool {
+	return c.Parent != nil && (c.IsDebug() || c.Config.GetContainerInfo().GetLinuxInfo().GetShareCgroups())
 }
 
 // Isolator is one aspect. Its methods may be called concurrently for different
@@ -61,9 +77,70 @@ type Watcher interface {
 	Watch(ctx context.Context, id container.ID) (*container.Limitation, error)
 }
 
+// Support says for which containers, beside root ones, an isolator is asked. For others it
+// is as if it were not configured, but that Cleanup may be called.
+//
+// Mesos asks, too, whether an isolator supports standalone containers, of no framework.
+// Root containers of berth are all such ones, so that there is nothing to declare.
+type Support struct {
+	Nested bool // containers in others
+	// SharedCgroups are nested containers without cgroups of their own.
+	SharedCgroups bool
+	// Debug are nested containers that look into their parents.
+	Debug bool
+}
+
+// Supporter is an isolator that says what it supports. One that does not is for all
+// containers but those for debugging.
+type Supporter interface {
+	Supports() Support
+}
+
+// Supports reports whether an isolator is to be asked for a container.
+func Supports(i Isolator, c *Container) bool {
+	support := Support{Nested: true, SharedCgroups: true}
+	if s, ok := i.(Supporter); ok {
+		support = s.Supports()
+	}
+	switch {
+	case c.Parent == nil:
+		return true
+	case c.IsDebug():
+		return support.Debug
+	default:
+		return support.Nested && (support.SharedCgroups || !c.SharesCgroups())
+	}
+}
+
+// Updater is an isolator whose limits can change while the container runs.
+type Updater interface {
+	// Update makes resources and limits of the container those of c.Config; what they do
+	// not name is no longer limited. It may be repeated, and undone by another Update.
+	// ErrInvalid: as in Prepare. ErrFailedPrecondition: the container uses more already.
+	Update(ctx context.Context, c *Container) error
+}
+
+// Meter is an isolator that knows what a container uses.
+type Meter interface {
+	// Usage adds what it knows to the statistics, by fields that no other isolator has.
+	// ErrNotFound: the container is gone.
+	Usage(ctx context.Context, id container.ID, to *v1.ResourceStatistics) error
+}
+
+// Recoverer is an isolator that keeps more of containers than Cleanup finds by their ids.
+type Recoverer interface {
+	// Recover is called before anything else, with the containers that another process
+	// has left running. What the isolator has of others, it removes. An error ends the
+	// recovery of all.
+	Recover(ctx context.Context, living []*Container) error
+}
+
 // LaunchInfo is one isolator's part of a launch. The zero value adds nothing.
 type LaunchInfo struct {
-	Namespaces  []launcher.Namespace
+	Namespaces []launcher.Namespace
+	// Enter are namespaces of the parent, for a nested container. Those of Namespaces are
+	// made in them.
+	Enter       []launcher.Namespace
 	Controllers []string // in whose hierarchies the container needs a cgroup
 
 	Mounts   []plan.Mount

@@ -1,6 +1,7 @@
 package isolator
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -19,6 +20,7 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 			continue
 		}
 		sum.Namespaces = append(sum.Namespaces, info.Namespaces...)
+		sum.Enter = append(sum.Enter, info.Enter...)
 		sum.Controllers = append(sum.Controllers, info.Controllers...)
 		sum.Mounts = append(sum.Mounts, info.Mounts...)
 		sum.Nodes = append(sum.Nodes, info.Nodes...)
@@ -43,10 +45,9 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 			}
 		}
 	}
-	slices.Sort(sum.Namespaces)
-	sum.Namespaces = slices.Compact(sum.Namespaces)
-	slices.Sort(sum.Controllers)
-	sum.Controllers = slices.Compact(sum.Controllers)
+	sum.Namespaces = set(sum.Namespaces)
+	sum.Enter = set(sum.Enter)
+	sum.Controllers = set(sum.Controllers)
 	if err := sum.orderVolumes(); err != nil {
 		return LaunchInfo{}, err
 	}
@@ -57,6 +58,12 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 func (info *LaunchInfo) HasMounts() bool {
 	return slices.Contains(info.Namespaces, launcher.Mount) ||
 		len(info.Mounts)+len(info.Nodes)+len(info.Links)+len(info.Masked)+len(info.ReadOnly)+len(info.Volumes) > 0
+}
+
+// set sorts, and drops what is there twice.
+func set[T cmp.Ordered](all []T) []T {
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // once takes over what part says, unless an earlier part said something.

@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/isolator"
 	"berth/launcher"
@@ -72,3 +74,36 @@ func TestWhatOnlyOneMaySayIsRefusedTwice(t *testing.T) {
 		})
 	}
 }
+
+func TestForWhichContainersAnIsolatorIsAsked(t *testing.T) {
+	root := &isolator.Container{Config: &v1.ContainerConfig{}}
+	own := &isolator.Container{Parent: root, Config: &v1.ContainerConfig{ContainerInfo: &v1.ContainerInfo{LinuxInfo: &v1.LinuxInfo{ShareCgroups: proto.Bool(false)}}}}
+	sharing := &isolator.Container{Parent: root, Config: &v1.ContainerConfig{}}
+	debug := &isolator.Container{Parent: root, Config: &v1.ContainerConfig{ContainerClass: v1.ContainerClass_DEBUG.Enum()}}
+	for name, c := range map[string]struct {
+		i    isolator.Isolator
+		want [4]bool // root, own, sharing, debug
+	}{
+		"says nothing":   {silent{}, [4]bool{true, true, true, false}},
+		"nothing nested": {supporter{isolator.Support{}, silent{}}, [4]bool{true, false, false, false}},
+		"own cgroups":    {supporter{isolator.Support{Nested: true}, silent{}}, [4]bool{true, true, false, false}},
+		"everything":     {supporter{isolator.Support{Nested: true, SharedCgroups: true, Debug: true}, silent{}}, [4]bool{true, true, true, true}},
+	} {
+		var got [4]bool
+		for n, of := range []*isolator.Container{root, own, sharing, debug} {
+			got[n] = isolator.Supports(c.i, of)
+		}
+		if got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+type silent struct{ isolator.Isolator }
+
+type supporter struct {
+	support isolator.Support
+	silent
+}
+
+func (s supporter) Supports() isolator.Support { return s.support }

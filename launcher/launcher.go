@@ -7,7 +7,8 @@
 //
 //	absent --Fork--> waiting --Release--> running --(command ends)--> ended
 //
-// Destroy leads from each of them back to absent.
+// Destroy leads from each of them back to absent. Another process than the one that
+// forked it can Attach to a running container.
 package launcher
 
 import (
@@ -36,6 +37,17 @@ type Spec struct {
 	Namespaces []Namespace
 	// Controllers are those in whose hierarchies the container needs a cgroup.
 	Controllers []string
+
+	// Parent is the container that this one is nested in; the zero ID: none. The init
+	// process is made in those namespaces of the parent that Enter names, and in them
+	// those of Namespaces; PID can be in one of both only (clone(2)). With Mount in Enter,
+	// nothing of the plan's own file system is made: the container is where the parent is.
+	Parent container.ID
+	Enter  []Namespace
+	// SharesCgroups: the processes count in the parent's cgroups. They still have one of
+	// their own, without controllers, so that they can be killed.
+	SharesCgroups bool
+
 	// Stdio are the standard streams of the command.
 	Stdio [3]*os.File
 	// Status is the path of the file that takes the wait status of the command; it is
@@ -53,19 +65,23 @@ type Launcher interface {
 	// controller or a namespace.
 	Fork(ctx context.Context, id container.ID, spec Spec) (Process, error)
 
-	// Destroy kills every process of the container and removes its cgroup. A nil error
-	// proves that none is left. It may be repeated, and called for a container that
+	// Attach takes up a container that another process has forked and released.
+	// ErrNotFound: its init process has ended, or it was never forked.
+	Attach(ctx context.Context, id container.ID) (Process, error)
+
+	// Destroy kills every process of the container, those of nested ones too, and removes
+	// its cgroup. A nil error proves that none is left. It may be repeated, and called for a container that
 	// was never forked, or was forked by another process.
 	Destroy(ctx context.Context, id container.ID) error
 }
 
-// Process is the init process of a container that this process has forked.
+// Process is the init process of a container.
 type Process interface {
 	// Pid is that of the init process, on the host.
 	Pid() int
 
 	// Release lets the init process go and waits until the command was executed. The
-	// error is a *StartError when it was not.
+	// error is a *StartError when it was not. One that was attached to is released.
 	Release(ctx context.Context) error
 
 	// Signal sends a signal to the init process, which forwards it to the command.

@@ -10,13 +10,14 @@
 //	        layers                                      the layers of each root filesystem
 //	        backends/<backend>/rootfses/<rootfs>        a root filesystem
 //	        backends/<backend>/scratch/<rootfs>         what the backend needs beside it
-//	    containers/<id>[/containers/<child>...]/        sandbox: the container's own files
+//	    containers/<id>[.nested/<child>...]/            sandbox: the container's own files
 //	    containers/<id>.foreground                      the sandbox is to go with its container
 //	    fetch/                                          downloads of the fetcher, see package fetcher
 //	    volumes/roles/<role>/<id>                       persistent volumes; a "/" in a role is a blank
 //	    agent                                           process id of the agent, locked by it
 //	<runtime>                                           gone after a reboot; 0700
 //	    lock                                            serialises admission and recovery
+//	    format                                          version of the records of containers
 //	    backend                                         backends that were found to work, and where
 //	    agent                                           as in <work>
 //	    agent.sock                                      where the agent answers
@@ -26,8 +27,13 @@
 //	        config                                      the request
 //	        phase                                       the phase of the launch entered last
 //	        cgroup                                      path and controllers of its cgroup
-//	        pid                                         of the init process
+//	        pid                                         of the init process, and when that began
+//	        launch                                      what was made of the request: environment, directory...
 //	        status                                      wait status of the command
+//	        termination                                 how the container ended; alone with keeper: nothing is left of it
+//
+// The sandbox of a nested container is not in that of its parent, who could put a link in
+// its place.
 //
 // Records are JSON or one plain value, replaced as a whole by a rename.
 package state
@@ -91,7 +97,15 @@ func (l Layout) Provisioner() Provisioner {
 }
 
 // Sandbox is the directory of the container's own files.
-func (l Layout) Sandbox(id container.ID) string { return nested(l.Work, id) }
+func (l Layout) Sandbox(id container.ID) string {
+	return l.Sandboxes() + "/" + strings.Join(id.Values(), nestedSuffix+"/")
+}
+
+// NestedSandboxes holds the sandboxes of the containers nested in one.
+func (l Layout) NestedSandboxes(id container.ID) string { return l.Sandbox(id) + nestedSuffix }
+
+// nestedSuffix, like ForegroundSuffix, is in no value of an id.
+const nestedSuffix = ".nested"
 
 // Sandboxes holds the sandboxes.
 func (l Layout) Sandboxes() string { return filepath.Join(l.Work, "containers") }
@@ -111,6 +125,9 @@ func (l Layout) PersistentVolume(role, id string) string {
 
 // RuntimeLock is the file whose lock serialises admission and recovery.
 func (l Layout) RuntimeLock() string { return filepath.Join(l.Runtime, "lock") }
+
+// Format is the version of the records of containers.
+func (l Layout) Format() string { return filepath.Join(l.Runtime, "format") }
 
 // Backend holds which backends were found to work, and on which file systems.
 func (l Layout) Backend() string { return filepath.Join(l.Runtime, "backend") }
@@ -151,6 +168,12 @@ func (c Container) Cgroup() string { return filepath.Join(c.Dir, "cgroup") }
 
 // Pid identifies the init process.
 func (c Container) Pid() string { return filepath.Join(c.Dir, "pid") }
+
+// Launch is what was made of the request.
+func (c Container) Launch() string { return filepath.Join(c.Dir, "launch") }
+
+// Termination is how the container ended, for who asks later.
+func (c Container) Termination() string { return filepath.Join(c.Dir, "termination") }
 
 // Status is where the init process leaves the command's wait status.
 func (c Container) Status() string { return filepath.Join(c.Dir, "status") }

@@ -71,7 +71,7 @@ func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, err
 	if err != nil {
 		return 0, err
 	}
-	if err := setUp(p); err != nil {
+	if err := setUp(p, files.Parent); err != nil {
 		return 0, err
 	}
 	signals := <-caught
@@ -80,7 +80,7 @@ func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, err
 		return 0, err
 	}
 	// Closed without a report: the command was executed.
-	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close()); err != nil {
+	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close(), files.Parent.Close()); err != nil {
 		return 0, err
 	}
 	return child.wait(signals)

@@ -5,6 +5,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -14,7 +16,7 @@ import (
 
 // setUp makes the container around this process. Each step has a reason to stand
 // where it stands.
-func setUp(p plan.Plan) (err error) {
+func setUp(p plan.Plan, parent *os.File) (err error) {
 	if p.HostMounts {
 		if p.Rootfs != "" || p.ReadOnlyRootfs || len(p.Mounts)+len(p.Nodes)+len(p.Links)+len(p.Masked)+len(p.ReadOnly)+len(p.Volumes) > 0 {
 			return errors.New("the container is to change its mounts, which are the host's")
@@ -30,6 +32,9 @@ func setUp(p plan.Plan) (err error) {
 	// Before any mount, or the host would see it.
 	if err := step("separate the mounts from the host's", mount.MakePrivate("/")); err != nil {
 		return err
+	}
+	if p.EnterMounts {
+		return step("enter the container's file system", enterMounts(parent))
 	}
 	r, err := openRoot(p.Rootfs)
 	if err != nil {
@@ -103,6 +108,32 @@ func setUpKernel(p plan.Plan) error {
 		if err := step("bring up the loopback device", upLoopback()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// enterMounts makes the file system of another process that of this thread, and so of
+// the command that it starts. The other threads of this process cannot follow; they get
+// an empty file system, so that nothing of the host is to be found through them.
+func enterMounts(of *os.File) error {
+	empty, err := mount.New("tmpfs", "empty", []mount.Option{{Key: "mode", Value: "555"}}, mount.ReadOnly)
+	if err != nil {
+		return err
+	}
+	if err := empty.Attach("/proc"); err != nil {
+		return errors.Join(err, empty.Close())
+	}
+	r := &root{fd: empty.FD(), tree: empty}
+	if err := errors.Join(r.enter(), r.close()); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	// A thread that shares its working directory with others cannot change its mounts.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Setns(int(of.Fd()), unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("setns: %w", err)
 	}
 	return nil
 }

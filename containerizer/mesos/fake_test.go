@@ -55,6 +55,13 @@ func (l *fakeLauncher) Fork(_ context.Context, id container.ID, spec launcher.Sp
 	return p, nil
 }
 
+func (l *fakeLauncher) Attach(_ context.Context, id container.ID) (launcher.Process, error) {
+	if p := l.process(id); p != nil {
+		return p, nil
+	}
+	return nil, container.ErrNotFound
+}
+
 func (l *fakeLauncher) Destroy(_ context.Context, id container.ID) error {
 	if err := l.onDestroy(); err != nil {
 		return err

@@ -117,6 +117,10 @@ type helper struct {
 	Die string
 	// Operator makes it provision only.
 	Operator bool
+	// Agent makes that the keeper, and Nested are the values of containers in the one with
+	// the id, each in the one before; the last one is at which it dies.
+	Agent  bool
+	Nested []string
 }
 
 // help is the life of a helper.
@@ -132,8 +136,9 @@ func help(text string) {
 }
 
 func (h helper) run() error {
+	armed := len(h.Nested) == 0
 	c, _, err := h.World.open(hook(func(_ context.Context, point string) error {
-		if point == h.Die {
+		if armed && point == h.Die {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
@@ -160,8 +165,25 @@ func (h helper) run() error {
 	}
 	request := withVolumes(config(baseImage, h.Args...))
 	request.Limits = map[string]*v1.Value_Scalar{"mem": {Value: proto.Float64(64)}}
-	if err := c.Launch(ctx, id, containerizer.Request{Config: request, Stdio: [3]*os.File{null, null, null}, Keeper: containerizer.Foreground}); err != nil {
+	keeper := containerizer.Foreground
+	if h.Agent {
+		keeper = containerizer.Agent
+	}
+	if err := c.Launch(ctx, id, containerizer.Request{Config: request, Stdio: [3]*os.File{null, null, null}, Keeper: keeper}); err != nil {
 		return err
+	}
+	for n, value := range h.Nested {
+		if id, err = id.Child(value); err != nil {
+			return err
+		}
+		armed = n == len(h.Nested)-1
+		child := config(baseImage, h.Args...)
+		if value == "debug" {
+			child = debug("sleep 1000")
+		}
+		if err := c.Launch(ctx, id, containerizer.Request{Config: child, Stdio: [3]*os.File{null, null, null}}); err != nil {
+			return err
+		}
 	}
 	fmt.Println("launched")
 	if h.Die == "cleaning" {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"path/filepath"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -35,18 +36,28 @@ type launch struct {
 	log     *slog.Logger
 
 	req       containerizer.Request
+	parent    *launch // that runs; nil for a root container
 	container *isolator.Container
 	info      isolator.LaunchInfo
+	made      made
 	process   launcher.Process
 	watch     *watch
-	uid, gid  uint32 // of the command
+
+	// updating guards container once that runs.
+	updating sync.Mutex
 
 	// left is what the last undo could not remove.
 	left error
+	// ended says that somebody is to learn how the container ended, and where its
+	// termination stays until then.
+	ended bool
 
-	// own guards keeper: from the moment that it is nil, the id may be another's.
+	// own guards these. From the moment that the container is not owned, the id may be
+	// another's. A nested one has no keeper of its own.
 	own    sync.Mutex
+	owned  bool
 	keeper *filelock.Lock
+	state  container.State
 }
 
 func (c *Containerizer) newLaunch(id container.ID) *launch {
@@ -66,7 +77,10 @@ func (l *launch) admit(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	if err := os.MkdirAll(l.Layout.RuntimeContainers(), 0o700); err != nil {
+	if err := l.writeFormat(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(l.records.Dir), 0o700); err != nil {
 		return err
 	}
 	switch err := os.Mkdir(l.records.Dir, 0o700); {
@@ -75,11 +89,18 @@ func (l *launch) admit(ctx context.Context) (err error) {
 	case err != nil:
 		return err
 	}
-	if l.keeper, err = filelock.Try(l.records.Keeper(), filelock.Exclusive); err != nil {
-		return errors.Join(err, os.RemoveAll(l.records.Dir))
+	if l.parent == nil {
+		if l.keeper, err = filelock.Try(l.records.Keeper(), filelock.Exclusive); err != nil {
+			return errors.Join(err, os.RemoveAll(l.records.Dir))
+		}
+	} else {
+		l.req.Keeper = l.parent.req.Keeper
 	}
-	if err := l.signKeeper(l.req.Keeper); err != nil {
-		return err
+	l.owned = true
+	if l.parent == nil {
+		if err := l.signKeeper(l.req.Keeper); err != nil {
+			return err
+		}
 	}
 	return l.checkpoint(admitted)
 }
@@ -88,8 +109,11 @@ func (l *launch) admit(ctx context.Context) (err error) {
 func (l *launch) forget(ctx context.Context) (err error) {
 	l.own.Lock()
 	defer l.own.Unlock()
-	if l.keeper == nil {
+	if !l.owned {
 		return nil // never admitted: what is there is another's
+	}
+	if l.ended {
+		return l.settle()
 	}
 	lock, err := l.lockRuntime(ctx)
 	if err != nil {
@@ -106,7 +130,7 @@ func (l *launch) forget(ctx context.Context) (err error) {
 func (l *launch) disown() error {
 	l.own.Lock()
 	defer l.own.Unlock()
-	if l.keeper == nil {
+	if !l.owned {
 		return nil
 	}
 	return l.unlockKeeper()
@@ -114,7 +138,10 @@ func (l *launch) disown() error {
 
 func (l *launch) unlockKeeper() error {
 	keeper := l.keeper
-	l.keeper = nil
+	l.keeper, l.owned = nil, false
+	if keeper == nil {
+		return nil
+	}
 	return keeper.Unlock()
 }
 
@@ -122,7 +149,7 @@ func (l *launch) unlockKeeper() error {
 func (l *launch) end(ctx context.Context) error {
 	l.own.Lock()
 	defer l.own.Unlock()
-	if l.keeper == nil {
+	if !l.owned {
 		return nil
 	}
 	return l.Launcher.Destroy(ctx, l.id)
@@ -135,6 +162,9 @@ func (l *launch) provision(ctx context.Context) error {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
 	l.container = &isolator.Container{ID: l.id, Config: config}
+	if err := l.inherit(config); err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	if l.Fetcher == nil && len(config.GetCommandInfo().GetUris()) > 0 {
 		return fmt.Errorf("launch %s: %w: the command has URIs, and nobody is there to fetch them", l.id, container.ErrNotSupported)
 	}
@@ -150,21 +180,32 @@ func (l *launch) provision(ctx context.Context) error {
 	if err := l.makeSandbox(config); err != nil {
 		return fmt.Errorf("launch %s: make the sandbox: %w", l.id, err)
 	}
-	data, err := v1.Marshal(v1.WithoutSecrets(config))
-	if err != nil {
-		return fmt.Errorf("launch %s: record the request: %w", l.id, err)
+	return l.recordConfig()
+}
+
+func (l *launch) recordConfig() error {
+	data, err := v1.Marshal(v1.WithoutSecrets(l.container.Config))
+	if err == nil {
+		err = atomicfile.Write(l.records.Config(), append(data, '\n'), 0o600, false)
 	}
-	if err := atomicfile.Write(l.records.Config(), append(data, '\n'), 0o600, false); err != nil {
-		return fmt.Errorf("launch %s: record the request: %w", l.id, err)
+	if err != nil {
+		return fmt.Errorf("container %s: record the request: %w", l.id, err)
 	}
 	return nil
 }
 
 // makeSandbox marks, before it exists, that the sandbox is to go with the container. One
-// that exists without the mark is somebody's, and not to be marked.
+// that exists without the mark is somebody's, and not to be marked. That of a nested
+// container goes with that of its root.
 func (l *launch) makeSandbox(config *v1.ContainerConfig) error {
 	sandbox := l.Layout.Sandbox(l.id)
 	config.Directory = proto.String(sandbox)
+	if l.parent != nil {
+		if err := os.MkdirAll(filepath.Dir(sandbox), 0o700); err != nil {
+			return err
+		}
+		return os.Mkdir(sandbox, 0o750)
+	}
 	if err := os.MkdirAll(l.Layout.Sandboxes(), 0o700); err != nil {
 		return err
 	}
@@ -185,13 +226,22 @@ func (l *launch) unmount(ctx context.Context) error {
 	if _, err := l.Provisioner.Destroy(ctx, l.id); err != nil {
 		return err
 	}
-	return l.removeSandbox(l.id)
+	if _, nested := l.id.Parent(); !nested {
+		return l.removeSandbox(l.id)
+	}
+	if l.ended {
+		return nil
+	}
+	return l.removeNestedSandbox()
 }
 
 // prepare asks every isolator, in order, and puts their parts together.
 func (l *launch) prepare(ctx context.Context) error {
 	var infos []*isolator.LaunchInfo
-	for _, i := range l.Isolators {
+	if l.container.IsDebug() {
+		infos = append(infos, &isolator.LaunchInfo{Enter: everyNamespace})
+	}
+	for _, i := range l.supporting(l.container) {
 		info, err := i.Prepare(ctx, l.container)
 		if err != nil {
 			return fmt.Errorf("launch %s: %w", l.id, err)
@@ -223,18 +273,25 @@ func (l *launch) fork(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
-	l.uid, l.gid = p.Command.UID, p.Command.GID
+	if err := l.recordMade(p.Command); err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	// Not earlier: users are those of the root filesystem.
 	if err := l.giveSandbox(int(p.Command.UID), int(p.Command.GID)); err != nil {
 		return fmt.Errorf("launch %s: give the sandbox to the user: %w", l.id, err)
 	}
-	l.process, err = l.Launcher.Fork(ctx, l.id, launcher.Spec{
+	spec := launcher.Spec{
 		Plan:        p,
 		Namespaces:  l.info.Namespaces,
 		Controllers: l.info.Controllers,
+		Enter:       l.info.Enter,
 		Stdio:       l.req.Stdio,
 		Status:      l.records.Status(),
-	})
+	}
+	if l.parent != nil {
+		spec.Parent, spec.SharesCgroups = l.parent.id, l.container.SharesCgroups()
+	}
+	l.process, err = l.Launcher.Fork(ctx, l.id, spec)
 	return err
 }
 
@@ -270,16 +327,22 @@ func (l *launch) kill(ctx context.Context) error {
 	return l.process.Wait(ctx)
 }
 
-// isolate lets the isolators act on the waiting process, then starts to watch it.
+// isolate starts to watch the waiting process, so that nothing is missed, and lets all
+// isolators act on it at a time.
 func (l *launch) isolate(ctx context.Context) error {
-	for _, i := range l.Isolators {
+	isolators := l.supporting(l.container)
+	l.watch = startWatch(isolators, l.id)
+	errs := make([]error, len(isolators))
+	var all sync.WaitGroup
+	for n, i := range isolators {
 		if enforcer, ok := i.(isolator.Enforcer); ok {
-			if err := enforcer.Isolate(ctx, l.container, l.process.Pid()); err != nil {
-				return fmt.Errorf("launch %s: %w", l.id, err)
-			}
+			all.Go(func() { errs[n] = enforcer.Isolate(ctx, l.container, l.process.Pid()) })
 		}
 	}
-	l.watch = startWatch(l.Isolators, l.id)
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	return nil
 }
 
@@ -288,7 +351,7 @@ func (l *launch) fetch(ctx context.Context) error {
 	if len(l.container.Config.GetCommandInfo().GetUris()) == 0 {
 		return nil
 	}
-	if err := l.Fetcher.Fetch(ctx, l.container.Config, l.container.Config.GetDirectory(), l.uid, l.gid); err != nil {
+	if err := l.Fetcher.Fetch(ctx, l.container.Config, l.container.Config.GetDirectory(), l.made.UID, l.made.GID); err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
 	return nil
@@ -302,8 +365,23 @@ func (l *launch) release(ctx context.Context) error {
 	return nil
 }
 
+// keep lets the sandbox of a container stay whose keeper comes back for it.
+func (l *launch) keep(context.Context) error {
+	l.container.Image = nil // nobody asks any more
+	if l.parent != nil || l.req.Keeper != containerizer.Agent {
+		return nil
+	}
+	if err := os.Remove(l.Layout.Foreground(l.id)); err != nil {
+		return fmt.Errorf("launch %s: keep the sandbox: %w", l.id, err)
+	}
+	return nil
+}
+
 // plan turns what is wanted into what berth-init does.
 func (l *launch) plan() (plan.Plan, error) {
+	if l.container.IsDebug() {
+		return l.debugPlan()
+	}
 	config := l.container.Config
 	command := l.info.Command
 	if command == nil {

@@ -149,14 +149,6 @@ func TestWhatTheRequestAndTheImageSay(t *testing.T) {
 	}
 }
 
-func TestANestedContainerIsNotSupported(t *testing.T) {
-	f := newFixture(t)
-	if err := f.Launch(t.Context(), mustID(t, "a.b"), request()); !errors.Is(err, container.ErrNotSupported) {
-		t.Errorf("error %v", err)
-	}
-	f.assertNothingLeft(t)
-}
-
 func TestEveryWaiterIsTold(t *testing.T) {
 	f, id := newFixture(t), mustID(t, "c")
 	process := f.launch(t, id)
@@ -189,7 +181,7 @@ func TestAnOldWaiterLeavesTheNewContainerAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	process := f.launch(t, id)
-	f.remove(id, old)
+	f.remove(old)
 	process.exit(0)
 	if _, err := f.Wait(t.Context(), id); err != nil {
 		t.Error(err)

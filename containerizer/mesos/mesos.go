@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -21,7 +22,6 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer"
-	"berth/internal/filelock"
 	"berth/isolator"
 	"berth/launcher"
 	"berth/provisioner"
@@ -46,7 +46,10 @@ type Options struct {
 	Fetcher Fetcher
 	// SandboxDirectory is where a container with an image finds its sandbox.
 	SandboxDirectory string
-	Log              *slog.Logger
+	// Agent: Recover takes up again the containers whose keeper is the agent. One process
+	// at a time may be it.
+	Agent bool
+	Log   *slog.Logger
 }
 
 // Containerizer implements containerizer.Containerizer.
@@ -59,7 +62,7 @@ type Containerizer struct {
 
 var _ containerizer.Containerizer = (*Containerizer)(nil)
 
-// entry is a container that this process has launched or is launching.
+// entry is a container that this process looks after.
 type entry struct {
 	launch *launch
 	cancel context.CancelCauseFunc
@@ -68,6 +71,15 @@ type entry struct {
 	launched, done chan struct{}
 	termination    container.Termination
 	err            error
+
+	// Of these the Containerizer's mu has the say. No child comes to be added to a
+	// container that is closing.
+	children []*entry
+	closing  bool
+}
+
+func newEntry(l *launch, cancel context.CancelCauseFunc) *entry {
+	return &entry{launch: l, cancel: cancel, launched: make(chan struct{}), done: make(chan struct{})}
 }
 
 // New returns the containerizer.
@@ -75,28 +87,21 @@ func New(o Options) *Containerizer {
 	return &Containerizer{Options: o, containers: make(map[container.ID]*entry)}
 }
 
-func (c *Containerizer) lockRuntime(ctx context.Context) (*filelock.Lock, error) {
-	return filelock.Acquire(ctx, c.Layout.RuntimeLock(), filelock.Exclusive)
-}
-
 // errDestroyed ends a launch whose container is being destroyed.
 var errDestroyed = errors.New("the container was destroyed during its launch")
 
 // Launch implements containerizer.Containerizer.
 func (c *Containerizer) Launch(ctx context.Context, id container.ID, req containerizer.Request) error {
-	if _, nested := id.Parent(); nested {
-		return fmt.Errorf("launch %s: nested containers: %w", id, container.ErrNotSupported)
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	e := &entry{launch: c.newLaunch(id), cancel: cancel, launched: make(chan struct{}), done: make(chan struct{})}
+	e := newEntry(c.newLaunch(id), cancel)
 	e.launch.req = req
-	if err := c.add(id, e); err != nil {
-		return err
+	if err := c.add(e); err != nil {
+		return fmt.Errorf("launch %s: %w", id, err)
 	}
 	if err := e.launch.run(ctx, e.launch.phases()); err != nil {
 		e.err = err
-		c.remove(id, e)
+		c.remove(e)
 		close(e.launched)
 		close(e.done)
 		return err
@@ -106,22 +111,56 @@ func (c *Containerizer) Launch(ctx context.Context, id container.ID, req contain
 	return nil
 }
 
-func (c *Containerizer) add(id container.ID, e *entry) error {
+// add takes an entry in, below its parent.
+func (c *Containerizer) add(e *entry) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	id := e.launch.id
 	if _, ok := c.containers[id]; ok {
-		return fmt.Errorf("launch %s: %w", id, container.ErrExists)
+		return fmt.Errorf("%w: choose another name, or remove that container", container.ErrExists)
+	}
+	if parentID, nested := id.Parent(); nested {
+		parent, ok := c.containers[parentID]
+		switch {
+		case !ok:
+			return fmt.Errorf("its parent %s: %w among the containers of this process", parentID, container.ErrNotFound)
+		case parent.closing || !closed(parent.launched):
+			return fmt.Errorf("its parent %s: %w: it does not run", parentID, container.ErrFailedPrecondition)
+		}
+		e.launch.parent = parent.launch
+		parent.children = append(parent.children, e)
 	}
 	c.containers[id] = e
 	return nil
 }
 
-// remove takes an entry out; there may be a new one of the same id already.
-func (c *Containerizer) remove(id container.ID, e *entry) {
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// remove takes an entry and those nested in it out; there may be new ones of the same ids
+// already.
+func (c *Containerizer) remove(e *entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.containers[id] == e {
-		delete(c.containers, id)
+	if parentID, nested := e.launch.id.Parent(); nested && c.containers[parentID] != nil {
+		parent := c.containers[parentID]
+		parent.children = slices.DeleteFunc(parent.children, func(child *entry) bool { return child == e })
+	}
+	c.removeTree(e)
+}
+
+func (c *Containerizer) removeTree(e *entry) {
+	for _, child := range e.children {
+		c.removeTree(child)
+	}
+	if c.containers[e.launch.id] == e {
+		delete(c.containers, e.launch.id)
 	}
 }
 
@@ -149,6 +188,7 @@ func (c *Containerizer) supervise(e *entry) {
 		}
 	}()
 	waitErr := l.process.Wait(ctx)
+	l.setState(container.Destroying)
 	// Before the cgroup goes, which has the cause.
 	limitation, watchErr := l.watch.end()
 	status, statusErr := l.readStatus()
@@ -156,8 +196,32 @@ func (c *Containerizer) supervise(e *entry) {
 	if limitation != nil {
 		e.termination.Message = limitation.Message
 	}
-	e.err = errors.Join(waitErr, watchErr, statusErr, l.undoAll(ctx))
+	e.err = errors.Join(waitErr, watchErr, statusErr, l.recordTermination(e.termination), c.finish(ctx, e))
 	close(e.done)
+}
+
+// finish destroys what is nested in a container whose init process has ended, and then
+// what is left of itself.
+func (c *Containerizer) finish(ctx context.Context, e *entry) error {
+	if err := c.destroyChildren(ctx, e); err != nil {
+		return e.launch.leave(err)
+	}
+	return e.launch.undoAll(ctx)
+}
+
+// destroyChildren ends what is nested in a container; nothing more comes to be.
+func (c *Containerizer) destroyChildren(ctx context.Context, e *entry) error {
+	c.mu.Lock()
+	e.closing = true
+	children := slices.Clone(e.children)
+	c.mu.Unlock()
+	errs := make([]error, len(children))
+	var all sync.WaitGroup
+	for i, child := range children {
+		all.Go(func() { _, errs[i] = c.destroy(ctx, child) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // maxStatus bounds what is read of a status, which has five digits at most. A container
@@ -199,7 +263,9 @@ func (c *Containerizer) Wait(ctx context.Context, id container.ID) (container.Te
 	}
 	select {
 	case <-e.done:
-		c.remove(id, e)
+		if !e.launch.settles() {
+			c.remove(e)
+		}
 		return e.termination, e.err
 	case <-ctx.Done():
 		return container.Termination{}, context.Cause(ctx)
@@ -221,7 +287,7 @@ func (c *Containerizer) Stop(ctx context.Context, id container.ID) error {
 	if err != nil {
 		return err
 	}
-	return l.process.Signal(cmp.Or(l.info.StopSignal, syscall.SIGTERM))
+	return l.process.Signal(cmp.Or(l.made.StopSignal, syscall.SIGTERM))
 }
 
 // launched waits until a container has a process.
@@ -236,7 +302,7 @@ func (c *Containerizer) launched(ctx context.Context, id container.ID) (*launch,
 		return nil, context.Cause(ctx)
 	}
 	if e.launch.process == nil {
-		return nil, fmt.Errorf("signal container %s: %w: its launch has failed", id, container.ErrNotFound)
+		return nil, fmt.Errorf("container %s: %w: it has no process", id, container.ErrNotFound)
 	}
 	return e.launch, nil
 }
@@ -247,11 +313,20 @@ func (c *Containerizer) Destroy(ctx context.Context, id container.ID) (bool, err
 	if err != nil {
 		return c.destroyRecorded(ctx, id)
 	}
+	return c.destroy(ctx, e)
+}
+
+// destroy ends a container in whatever state it is, after those nested in it.
+func (c *Containerizer) destroy(ctx context.Context, e *entry) (bool, error) {
 	e.cancel(errDestroyed)
 	select {
 	case <-e.launched:
 	case <-ctx.Done():
 		return true, context.Cause(ctx)
+	}
+	e.launch.setState(container.Destroying)
+	if err := c.destroyChildren(ctx, e); err != nil {
+		return true, fmt.Errorf("destroy %s: what is nested in it: %w", e.launch.id, err)
 	}
 	if err := e.launch.end(ctx); err != nil {
 		return true, err
@@ -262,7 +337,38 @@ func (c *Containerizer) Destroy(ctx context.Context, id container.ID) (bool, err
 		return true, context.Cause(ctx)
 	}
 	if e.launch.left != nil { // and disowned
-		return c.destroyRecorded(ctx, id)
+		return c.destroyRecorded(ctx, e.launch.id)
 	}
 	return true, nil
+}
+
+// Containers implements containerizer.Containerizer.
+func (c *Containerizer) Containers() []container.ID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ids := make([]container.ID, 0, len(c.containers))
+	for id := range c.containers {
+		ids = append(ids, id)
+	}
+	// A parent's id begins that of its child.
+	slices.SortFunc(ids, func(a, b container.ID) int { return cmp.Compare(a.String(), b.String()) })
+	return ids
+}
+
+// Remove implements containerizer.Containerizer.
+func (c *Containerizer) Remove(ctx context.Context, id container.ID) error {
+	e, err := c.find(id)
+	if errors.Is(err, container.ErrNotFound) {
+		return nil
+	}
+	if !closed(e.done) || e.launch.left != nil {
+		return fmt.Errorf("remove container %s: %w: it has not ended; destroy it first", id, container.ErrFailedPrecondition)
+	}
+	if e.launch.settles() {
+		if err := e.launch.removeSettled(ctx); err != nil {
+			return fmt.Errorf("remove container %s: %w", id, err)
+		}
+	}
+	c.remove(e)
+	return nil
 }

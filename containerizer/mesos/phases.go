@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"time"
 
+	"berth/container"
 	"berth/internal/atomicfile"
 )
 
@@ -23,6 +24,7 @@ const (
 	forked      phaseName = "FORKING"
 	isolated    phaseName = "ISOLATING"
 	fetched     phaseName = "FETCHING"
+	released    phaseName = "RELEASING"
 	running     phaseName = "RUNNING"
 )
 
@@ -30,20 +32,25 @@ const (
 // never happened, or happened by half, or in another process.
 type phase struct {
 	name phaseName
-	do   func(context.Context) error
-	undo func(context.Context) error
+	// state is how others see a container in this phase.
+	state container.State
+	do    func(context.Context) error
+	undo  func(context.Context) error
 }
 
-// phases is a launch on one screen; nothing else decides the order.
+// phases is a launch on one screen; nothing else decides the order. A container whose
+// record does not say that it is running is half launched, and is destroyed by whoever
+// finds it. In every phase it can be destroyed; then its state is DESTROYING.
 func (l *launch) phases() []phase {
 	return []phase{
-		{admitted, l.admit, l.forget},         // our record exists, nothing else does
-		{provisioned, l.provision, l.unmount}, // image -> root filesystem, and the sandbox
-		{prepared, l.prepare, l.cleanup},      // isolators, in order -> one plan
-		{forked, l.fork, l.kill},              // the child exists, in its cgroup, and waits
-		{isolated, l.isolate, nil},            // limits are set, watches armed, it still waits
-		{fetched, l.fetch, nil},               // the sandbox has what the command wants there
-		{running, l.release, nil},             // let go; the child executes the command
+		{admitted, container.Provisioning, l.admit, l.forget},         // our record exists, nothing else does
+		{provisioned, container.Provisioning, l.provision, l.unmount}, // image -> root filesystem, and the sandbox
+		{prepared, container.Preparing, l.prepare, l.cleanup},         // isolators, in order -> one plan
+		{forked, container.Preparing, l.fork, l.kill},                 // the child exists, in its cgroup, and waits
+		{isolated, container.Isolating, l.isolate, nil},               // watches armed, limits set, it still waits
+		{fetched, container.Fetching, l.fetch, nil},                   // the sandbox has what the command wants there
+		{released, container.Fetching, l.release, nil},                // let go; the child executes the command
+		{running, container.Running, l.keep, nil},                     // it outlives its launch
 	}
 }
 
@@ -61,9 +68,11 @@ func (l *launch) run(ctx context.Context, phases []phase) error {
 }
 
 func (l *launch) enter(ctx context.Context, p phase) error {
-	if err := context.Cause(ctx); err != nil {
+	// Once the command was executed, nothing is left to cancel.
+	if err := context.Cause(ctx); err != nil && p.name != running {
 		return err
 	}
+	l.setState(p.state)
 	if p.name != admitted { // which makes the place of the record
 		if err := l.checkpoint(p.name); err != nil {
 			return err
@@ -93,16 +102,37 @@ func (l *launch) checkpoint(name phaseName) error {
 func (l *launch) undo(ctx context.Context, phases []phase) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
+	l.setState(container.Destroying)
 	for i := len(phases) - 1; i >= 0; i-- {
 		if phases[i].undo == nil {
 			continue
 		}
 		if err := l.timed(ctx, "undo "+string(phases[i].name), phases[i].undo); err != nil {
-			l.left = fmt.Errorf("clean up container %s: %w", l.id, err)
-			return errors.Join(l.left, l.disown())
+			return l.leave(err)
 		}
 	}
 	return nil
+}
+
+// leave gives up a container of which something cannot be removed.
+func (l *launch) leave(err error) error {
+	l.left = fmt.Errorf("clean up container %s: %w", l.id, err)
+	return errors.Join(l.left, l.disown())
+}
+
+// setState says how far the container is; from DESTROYING it goes nowhere.
+func (l *launch) setState(s container.State) {
+	l.own.Lock()
+	defer l.own.Unlock()
+	if l.state != container.Destroying {
+		l.state = s
+	}
+}
+
+func (l *launch) currentState() container.State {
+	l.own.Lock()
+	defer l.own.Unlock()
+	return l.state
 }
 
 // undoAll destroys the container, whichever phase its launch had reached.

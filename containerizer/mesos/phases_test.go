@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func newScript(t *testing.T) *script {
 	if err := os.MkdirAll(l.records.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return &script{launch: l, names: []phaseName{admitted, provisioned, prepared, forked, isolated, running},
+	return &script{launch: l, names: []phaseName{admitted, provisioned, prepared, forked, isolated, fetched, released, running},
 		fail: map[string]error{}, before: map[string]func(){}, inUndo: func(context.Context) {}}
 }
 
@@ -63,7 +64,7 @@ func (s *script) happen(event string) error {
 func (s *script) table() (phases []phase) {
 	for _, name := range s.names {
 		p := phase{name: name, do: func(context.Context) error { return s.happen("do " + string(name)) }}
-		if name != isolated && name != running {
+		if !slices.Contains([]phaseName{isolated, fetched, released, running}, name) {
 			p.undo = func(ctx context.Context) error {
 				s.inUndo(ctx)
 				return s.happen("undo " + string(name))
@@ -75,7 +76,7 @@ func (s *script) table() (phases []phase) {
 }
 
 const (
-	doAll   = "do ADMITTED,do PROVISIONING,do PREPARING,do FORKING,do ISOLATING,do RUNNING"
+	doAll   = "do ADMITTED,do PROVISIONING,do PREPARING,do FORKING,do ISOLATING,do FETCHING,do RELEASING,do RUNNING"
 	undoAll = "undo FORKING,undo PREPARING,undo PROVISIONING,undo ADMITTED"
 )
 
@@ -116,6 +117,8 @@ func TestAFailedPhaseAndThoseBeforeAreUndoneBackwards(t *testing.T) {
 		prepared:    "do ADMITTED,do PROVISIONING,do PREPARING,undo PREPARING,undo PROVISIONING,undo ADMITTED",
 		forked:      "do ADMITTED,do PROVISIONING,do PREPARING,do FORKING," + undoAll,
 		isolated:    "do ADMITTED,do PROVISIONING,do PREPARING,do FORKING,do ISOLATING," + undoAll,
+		fetched:     "do ADMITTED,do PROVISIONING,do PREPARING,do FORKING,do ISOLATING,do FETCHING," + undoAll,
+		released:    "do ADMITTED,do PROVISIONING,do PREPARING,do FORKING,do ISOLATING,do FETCHING,do RELEASING," + undoAll,
 		running:     doAll + "," + undoAll,
 	} {
 		t.Run(string(failing), func(t *testing.T) {
@@ -149,7 +152,7 @@ func TestUndoingStopsWhereItFailsAndSaysSo(t *testing.T) {
 }
 
 func TestACancelledLaunchEntersNoFurtherPhase(t *testing.T) {
-	for _, during := range []phaseName{admitted, provisioned, prepared, forked, isolated} {
+	for _, during := range []phaseName{admitted, provisioned, prepared, forked, isolated, fetched} {
 		t.Run(string(during), func(t *testing.T) {
 			s := newScript(t)
 			cause := errors.New("the cause")
@@ -209,9 +212,10 @@ func TestTheTable(t *testing.T) {
 	l := New(Options{Log: slog.New(slog.DiscardHandler)}).newLaunch(mustID(t, "c"))
 	var got []string
 	for _, p := range l.phases() {
-		got = append(got, fmt.Sprintf("%s %v %v", p.name, p.do != nil, p.undo != nil))
+		got = append(got, fmt.Sprintf("%s %s %v", p.name, p.state, p.undo != nil))
 	}
-	want := []string{"ADMITTED true true", "PROVISIONING true true", "PREPARING true true", "FORKING true true", "ISOLATING true false", "FETCHING true false", "RUNNING true false"}
+	want := []string{"ADMITTED PROVISIONING true", "PROVISIONING PROVISIONING true", "PREPARING PREPARING true", "FORKING PREPARING true",
+		"ISOLATING ISOLATING false", "FETCHING FETCHING false", "RELEASING FETCHING false", "RUNNING RUNNING false"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

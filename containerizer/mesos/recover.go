@@ -25,16 +25,27 @@ import (
 
 // Recover implements containerizer.Containerizer.
 func (c *Containerizer) Recover(ctx context.Context) error {
+	if err := c.checkFormat(); err != nil {
+		return fmt.Errorf("recover containers: %w", err)
+	}
 	dead, err := c.takeDead(ctx)
 	if err != nil {
 		err = fmt.Errorf("recover containers: %w", err)
 	}
 	errs := []error{err}
+	var living []*entry
 	for _, l := range dead {
+		if l.req.Keeper == containerizer.Agent {
+			found, err := c.takeUp(ctx, l)
+			living = append(living, found...)
+			errs = append(errs, err)
+			continue
+		}
 		l.log.Info("destroy the container of a dead berth process")
-		errs = append(errs, l.undoAll(ctx))
+		errs = append(errs, l.destroyTree(ctx))
 	}
-	errs = append(errs, c.recoverUnrecorded(ctx))
+	errs = append(errs, c.recoverIsolators(ctx, living), c.recoverUnrecorded(ctx))
+	c.goOn(living)
 	return errors.Join(errs...)
 }
 
@@ -84,10 +95,14 @@ func (c *Containerizer) takeDead(ctx context.Context) (dead []*launch, err error
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	kinds := []containerizer.Keeper{containerizer.Foreground}
+	if c.Agent {
+		kinds = append(kinds, containerizer.Agent)
+	}
 	var errs []error
 	for _, id := range ids {
 		l := c.newLaunch(id)
-		taken, err := l.takeOver(ctx, containerizer.Foreground)
+		taken, err := l.takeOver(ctx, kinds...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("container %s: %w", id, err))
 		}
@@ -125,7 +140,8 @@ func (l *launch) takeOver(ctx context.Context, kinds ...containerizer.Keeper) (b
 	if err != nil {
 		return false, err
 	}
-	return true, l.signKeeper(cmp.Or(found, containerizer.Foreground))
+	l.owned, l.req.Keeper = true, cmp.Or(found, containerizer.Foreground)
+	return true, l.signKeeper(l.req.Keeper)
 }
 
 // patience is how long a clone may take to execute.
@@ -164,10 +180,28 @@ func (c *Containerizer) destroyRecorded(ctx context.Context, id container.ID) (b
 	if err != nil {
 		return existed, fmt.Errorf("destroy %s: %w", id, errors.Join(err, l.disown()))
 	}
-	if l.keeper == nil {
+	if !l.owned {
 		return existed, nil
 	}
-	return true, l.undoAll(ctx)
+	return true, l.destroyTree(ctx)
+}
+
+// destroyTree destroys a container by its records, after those nested in it. What is left
+// of a container that has ended stays.
+func (l *launch) destroyTree(ctx context.Context) error {
+	children, err := state.Children(l.records.Dir, l.id)
+	errs := []error{err}
+	for _, id := range children {
+		child := l.newLaunch(id)
+		child.owned, child.parent, child.req.Keeper = true, l, l.req.Keeper
+		if !child.settled() {
+			errs = append(errs, child.destroyTree(ctx))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return l.leave(err)
+	}
+	return l.undoAll(ctx)
 }
 
 // takeRecorded becomes the keeper of a container if it has a record. What there is
@@ -178,6 +212,9 @@ func (l *launch) takeRecorded(ctx context.Context) (existed bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if _, nested := l.id.Parent(); nested {
+		return l.takeNested()
+	}
 	if !l.recorded(l.id) {
 		_, err := os.Lstat(l.Layout.Foreground(l.id))
 		marked := err == nil
@@ -186,9 +223,27 @@ func (l *launch) takeRecorded(ctx context.Context) (existed bool, err error) {
 	}
 	taken, err := l.takeOver(ctx, containerizer.Operator, containerizer.Foreground)
 	if err == nil && !taken {
-		err = fmt.Errorf("%w: it belongs to a berth process that lives; end that one", container.ErrFailedPrecondition)
+		err = fmt.Errorf("%w: it belongs to a berth process that lives, or to an agent; that one is to destroy it", container.ErrFailedPrecondition)
 	}
 	return true, err
+}
+
+// takeNested takes a nested container that has been given up, if its root container is
+// this process's.
+func (l *launch) takeNested() (existed bool, err error) {
+	if !l.recorded(l.id) {
+		return false, nil
+	}
+	root, err := container.ParseID(l.id.Values()[0])
+	if err != nil {
+		return true, err
+	}
+	e, err := l.find(root)
+	if err != nil {
+		return true, fmt.Errorf("%w: its root container is not one of this process", container.ErrFailedPrecondition)
+	}
+	l.parent, l.req.Keeper, l.owned = e.launch, e.launch.req.Keeper, true
+	return true, nil
 }
 
 // recoverSandboxes removes the sandboxes of foreground containers that are gone.
@@ -229,9 +284,11 @@ func (c *Containerizer) removeSandbox(id container.ID) error {
 	if _, err := os.Lstat(marker); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	// A container has filled it.
-	if _, err := mount.RemoveAll(c.Layout.Sandbox(id)); err != nil {
-		return err
+	// A container has filled them.
+	for _, dir := range []string{c.Layout.NestedSandboxes(id), c.Layout.Sandbox(id)} {
+		if _, err := mount.RemoveAll(dir); err != nil {
+			return err
+		}
 	}
 	return os.Remove(marker)
 }

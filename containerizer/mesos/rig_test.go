@@ -338,8 +338,8 @@ func (c *box) initOf() int {
 	if err != nil {
 		c.Fatal(err)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil {
+	var pid int
+	if _, err := fmt.Sscan(string(data), &pid); err != nil {
 		c.Fatal(err)
 	}
 	return pid
@@ -364,4 +364,8 @@ func (c *box) processOf() int {
 		c.Fatalf("children of the init process: %q: %v", data, err)
 	}
 	return pid
+}
+
+func imageWith(user, dir string, env ...string) image.RunConfig {
+	return image.RunConfig{User: user, WorkingDir: dir, Env: env}
 }

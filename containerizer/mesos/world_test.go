@@ -65,6 +65,7 @@ type parts struct {
 	launcher  launcher.Launcher
 	isolators []isolator.Isolator
 	log       *slog.Logger
+	agent     bool
 }
 
 func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error) {
@@ -107,7 +108,7 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 		return nil, nil, err
 	}
 	return New(Options{Layout: layout, Provisioner: made, Launcher: p.launcher, Isolators: p.isolators,
-		SandboxDirectory: sandboxDir, Log: p.log}), l, nil
+		SandboxDirectory: sandboxDir, Log: p.log, Agent: p.agent}), l, nil
 }
 
 // fileStore is a store whose images are configurations in files. Get is all that a

@@ -60,6 +60,8 @@ func Run(t *testing.T, i isolator.Isolator, r Requests) {
 	t.Run("Isolate", s.isolate)
 	t.Run("Watch returns nothing when its context ends", s.watchEnds)
 	t.Run("Watch returns nothing when the container is gone", s.watchGone)
+	t.Run("Update", s.update)
+	t.Run("Usage", s.usage)
 }
 
 type suite struct {
@@ -311,4 +313,45 @@ func (s suite) watchGone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	s.watch(t, ctx, c.ID, func() { s.requests.Gone(t, c.ID) })
+}
+
+// An Update can be repeated and undone, and takes nothing that Prepare would refuse.
+func (s suite) update(t *testing.T) {
+	updater, ok := s.isolator.(isolator.Updater)
+	if !ok {
+		t.Skip("it is no Updater")
+	}
+	c := s.forked(t, "updated")
+	nothing := &isolator.Container{ID: c.ID, Config: &v1.ContainerConfig{}}
+	for _, to := range []*isolator.Container{c, nothing, nothing, c, c} {
+		if err := updater.Update(t.Context(), to); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, bad := range s.requests.Bad {
+		if err := updater.Update(t.Context(), &isolator.Container{ID: c.ID, Config: bad}); !errors.Is(err, container.ErrInvalid) && !errors.Is(err, container.ErrNotSupported) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	s.cleanup(t, c.ID)
+}
+
+// Usage tells something, and says of a container that is gone that it is.
+func (s suite) usage(t *testing.T) {
+	meter, ok := s.isolator.(isolator.Meter)
+	if !ok {
+		t.Skip("it is no Meter")
+	}
+	c := s.forked(t, "measured")
+	usage := &v1.ResourceStatistics{}
+	if err := meter.Usage(t.Context(), c.ID, usage); err != nil || proto.Size(usage) == 0 {
+		t.Errorf("%v, %v", usage, err)
+	}
+	if s.requests.Gone != nil {
+		s.requests.Gone(t, c.ID)
+		if err := meter.Usage(t.Context(), c.ID, &v1.ResourceStatistics{}); !errors.Is(err, container.ErrNotFound) {
+			t.Errorf("of a container that is gone: %v", err)
+		}
+	}
+	s.cleanup(t, c.ID)
 }

@@ -64,24 +64,33 @@ func New(o Options) (*Launcher, error) {
 type cgroupRecord struct {
 	Path        string   `json:"path"`
 	Controllers []string `json:"controllers"`
+	// Shares says that the processes are in the parent's cgroups, too.
+	Shares bool `json:"shares,omitempty"`
 }
 
 // Group returns the container's cgroup as it was recorded. ErrNotFound when it has
 // none: it was never forked.
 func (l *Launcher) Group(id container.ID) (*cgroup.Group, error) {
-	data, err := os.ReadFile(l.Layout.Container(id).Cgroup())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cgroup of container %s: %w", id, container.ErrNotFound)
-	}
+	rec, err := l.record(id)
 	if err != nil {
-		return nil, fmt.Errorf("cgroup of container %s: %w", id, err)
-	}
-	var rec cgroupRecord
-	if json.Unmarshal(data, &rec) != nil {
-		// Torn by a power cut, during which nothing of the container can have lived on.
-		rec = cgroupRecord{l.groupPath(id), l.everyController()}
+		return nil, err
 	}
 	return l.Cgroups.Group(rec.Path, rec.Controllers)
+}
+
+func (l *Launcher) record(id container.ID) (rec cgroupRecord, err error) {
+	data, err := os.ReadFile(l.Layout.Container(id).Cgroup())
+	if errors.Is(err, fs.ErrNotExist) {
+		return rec, fmt.Errorf("cgroup of container %s: %w", id, container.ErrNotFound)
+	}
+	if err != nil {
+		return rec, fmt.Errorf("cgroup of container %s: %w", id, err)
+	}
+	if json.Unmarshal(data, &rec) != nil {
+		// Torn by a power cut, during which nothing of the container can have lived on.
+		rec = cgroupRecord{Path: l.groupPath(id), Controllers: l.everyController()}
+	}
+	return rec, nil
 }
 
 func (l *Launcher) groupPath(id container.ID) string {
@@ -97,12 +106,12 @@ func (l *Launcher) everyController() []string {
 	})
 }
 
-func (l *Launcher) makeGroup(id container.ID, controllers []string) (*cgroup.Group, error) {
-	group, err := l.Cgroups.Group(l.groupPath(id), controllers)
+func (l *Launcher) makeGroup(id container.ID, spec launcher.Spec) (*cgroup.Group, error) {
+	group, err := l.Cgroups.Group(l.groupPath(id), spec.Controllers)
 	if err != nil {
 		return nil, err
 	}
-	data, err := json.Marshal(cgroupRecord{group.Path(), group.Controllers()})
+	data, err := json.Marshal(cgroupRecord{group.Path(), group.Controllers(), spec.SharesCgroups})
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +123,7 @@ func (l *Launcher) makeGroup(id container.ID, controllers []string) (*cgroup.Gro
 
 // Fork implements launcher.Launcher.
 func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec) (launcher.Process, error) {
-	group, err := l.makeGroup(id, spec.Controllers)
+	group, err := l.makeGroup(id, spec)
 	if err != nil {
 		return nil, fmt.Errorf("fork container %s: %w", id, err)
 	}
@@ -122,14 +131,23 @@ func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec
 	if err != nil {
 		return nil, fmt.Errorf("fork container %s: %w", id, err)
 	}
-	if err := group.Enter(p.pid); err != nil {
-		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.abandon(ctx))
-	}
-	pid := strconv.Itoa(p.pid) + "\n"
-	if err := atomicfile.Write(l.Layout.Container(id).Pid(), []byte(pid), 0o600, false); err != nil {
+	if err := l.settle(id, spec, group, p.pid); err != nil {
 		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.abandon(ctx))
 	}
 	return p, nil
+}
+
+// settle brings the waiting init process into its cgroups and records it.
+func (l *Launcher) settle(id container.ID, spec launcher.Spec, group *cgroup.Group, pid int) error {
+	if spec.SharesCgroups {
+		if err := l.enterParent(spec.Parent, pid); err != nil {
+			return err
+		}
+	}
+	if err := group.Enter(pid); err != nil {
+		return err
+	}
+	return l.recordInit(id, pid)
 }
 
 // clone starts berth-init, which waits.
@@ -144,6 +162,13 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 		return nil, err
 	}
 	defer closeAll(files.List())
+	files.Parent = files.Plan
+	if !spec.Parent.IsZero() {
+		if _, files.Parent, err = l.openRecorded(spec.Parent); err != nil {
+			return nil, errors.Join(fmt.Errorf("%w: %w", container.ErrFailedPrecondition, err), p.closeChannels())
+		}
+		defer files.Parent.Close()
+	}
 	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec)}
 	unified, err := group.UnifiedFD()
 	if err != nil {
@@ -157,11 +182,14 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 	// handed over like the others, because the child may use any other number for its own
 	// copies; berth-init closes it.
 	path := "/proc/self/fd/" + strconv.Itoa(plan.FirstForeignFD)
-	p.process, err = os.StartProcess(path, []string{initName}, &os.ProcAttr{
-		Env:   []string{}, // nothing of berth's environment is the container's
-		Dir:   "/",
-		Files: slices.Concat(spec.Stdio[:], files.List(), []*os.File{program}),
-		Sys:   attr,
+	err = startIn(files.Parent, spec.Enter, func() (err error) {
+		p.process, err = os.StartProcess(path, []string{initName}, &os.ProcAttr{
+			Env:   []string{}, // nothing of berth's environment is the container's
+			Dir:   "/",
+			Files: slices.Concat(spec.Stdio[:], files.List(), []*os.File{program}),
+			Sys:   attr,
+		})
+		return err
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", initName, err), p.closeChannels())
@@ -190,13 +218,7 @@ func cloneFlags(spec launcher.Spec) (flags uintptr) {
 		flags = unix.CLONE_NEWNS
 	}
 	for _, ns := range spec.Namespaces {
-		flags |= map[launcher.Namespace]uintptr{
-			launcher.Mount:   unix.CLONE_NEWNS,
-			launcher.PID:     unix.CLONE_NEWPID,
-			launcher.IPC:     unix.CLONE_NEWIPC,
-			launcher.UTS:     unix.CLONE_NEWUTS,
-			launcher.Network: unix.CLONE_NEWNET,
-		}[ns]
+		flags |= namespaceFlags[ns]
 	}
 	return flags
 }

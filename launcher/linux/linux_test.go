@@ -346,3 +346,50 @@ func TestCloneFlags(t *testing.T) {
 		}
 	}
 }
+
+func TestAttach(t *testing.T) {
+	l := newLauncher(t)
+	id := newID(t, l, "c")
+	p := fork(t, l, id, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.01; done")
+	if err := p.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a, err := l.Attach(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Pid() != p.Pid() {
+		t.Errorf("attached to %d, want %d", a.Pid(), p.Pid())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := a.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Wait: %v", err)
+	}
+	if err := a.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(a.Wait(t.Context()), a.Wait(t.Context()), p.Wait(t.Context())); err != nil {
+		t.Error(err)
+	}
+	if err := a.Signal(syscall.SIGTERM); !errors.Is(err, container.ErrNotFound) {
+		t.Errorf("a signal after the end: %v", err)
+	}
+	if _, err := l.Attach(t.Context(), id); !errors.Is(err, container.ErrNotFound) {
+		t.Errorf("Attach after the end: %v", err)
+	}
+}
+
+// A later process of the same number is another one; a torn record is of nobody.
+func TestAttachToWhatWasNotForked(t *testing.T) {
+	l := newLauncher(t)
+	id := newID(t, l, "c")
+	for _, record := range []string{"", "1", "1 ", strconv.Itoa(os.Getpid()) + " 1\n", "-1 5\n", "0 0\n", "x y\n", "\x00\x00"} {
+		if err := os.WriteFile(l.Layout.Container(id).Pid(), []byte(record), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Attach(t.Context(), id); !errors.Is(err, container.ErrNotFound) {
+			t.Errorf("%q: %v", record, err)
+		}
+	}
+}

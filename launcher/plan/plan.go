@@ -20,6 +20,10 @@ const Version = 3
 // Plan is what to make of a freshly cloned process. Paths of the container are
 // absolute and below Rootfs; they are resolved there, never on the host.
 type Plan struct {
+	// EnterMounts: the container's file system is that of the process Files.Parent, as it
+	// is. Of the rest of the plan only Command concerns it.
+	EnterMounts bool
+
 	// Rootfs is the provisioned root filesystem, on the host; empty: the container
 	// sees the host's file system, through a mount namespace of its own.
 	Rootfs         string
@@ -131,6 +135,7 @@ const (
 	releaseFD
 	reportFD
 	statusFD
+	parentFD
 	// FirstForeignFD and those above it are not the launcher's.
 	FirstForeignFD
 )
@@ -141,10 +146,11 @@ type Files struct {
 	Release *os.File // a byte says go; its end says that berth has died: exit
 	Report  *os.File // takes a Report; closed without one when the command was executed
 	Status  *os.File // takes the wait status of the command, in decimal
+	Parent  *os.File // with EnterMounts: a pidfd of whom to follow; else nothing to look at
 }
 
 // List returns the files in the order of their descriptors.
-func (f Files) List() []*os.File { return []*os.File{f.Plan, f.Release, f.Report, f.Status} }
+func (f Files) List() []*os.File { return []*os.File{f.Plan, f.Release, f.Report, f.Status, f.Parent} }
 
 // Inherited returns the files that the launcher has handed to this process.
 func Inherited() Files {
@@ -153,6 +159,7 @@ func Inherited() Files {
 		Release: os.NewFile(releaseFD, "release"),
 		Report:  os.NewFile(reportFD, "report"),
 		Status:  os.NewFile(statusFD, "status"),
+		Parent:  os.NewFile(parentFD, "parent"),
 	}
 }
 

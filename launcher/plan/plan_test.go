@@ -14,7 +14,7 @@ import (
 // full has something in every field.
 func full() Plan {
 	return Plan{
-		Rootfs: "/work/with a blank and \xff", ReadOnlyRootfs: true, HostMounts: true,
+		Rootfs: "/work/with a blank and \xff", ReadOnlyRootfs: true, HostMounts: true, EnterMounts: true,
 		Mounts: []Mount{
 			{Target: "/proc", Source: "proc", SubPath: "1", Type: "proc", Flags: ReadOnly | NoExec, Fixed: true, Options: []Option{{"mode", "755"}, {"flag", ""}},
 				Propagation: BothWays, File: true, Content: []byte("\x00\xff")},

@@ -7,10 +7,14 @@ package cpu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
 
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/internal/cgroup"
 	"berth/internal/resources"
@@ -38,7 +42,8 @@ type Groups interface {
 	Group(id container.ID) (*cgroup.Group, error)
 }
 
-// Isolator implements isolator.Isolator and isolator.Enforcer.
+// Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Updater and
+// isolator.Meter.
 type Isolator struct {
 	groups Groups
 }
@@ -46,26 +51,112 @@ type Isolator struct {
 // New returns the isolator.
 func New(groups Groups) *Isolator { return &Isolator{groups} }
 
+// Supports implements isolator.Supporter: what shares the cgroups of its parent has its
+// limits there.
+func (i *Isolator) Supports() isolator.Support { return isolator.Support{Nested: true} }
+
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	// Written so that NaN is refused.
-	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit*period >= minQuota && limit <= maxCPUs) {
-		return nil, fmt.Errorf("cgroups/cpu: limit of %v cpus: %w: it must be from %v to %d", limit, container.ErrInvalid, float64(minQuota)/period, maxCPUs)
+	if err := check(c); err != nil {
+		return nil, err
 	}
 	return &isolator.LaunchInfo{Controllers: []string{controller}}, nil
 }
 
+func check(c *isolator.Container) error {
+	// Written so that NaN is refused.
+	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit*period >= minQuota && limit <= maxCPUs) {
+		return fmt.Errorf("cgroups/cpu: limit of %v cpus: %w: it must be from %v to %d", limit, container.ErrInvalid, float64(minQuota)/period, maxCPUs)
+	}
+	return nil
+}
+
+func (i *Isolator) dir(id container.ID) (cgroup.Dir, error) {
+	group, err := i.groups.Group(id)
+	if err != nil {
+		return cgroup.Dir{}, err
+	}
+	return group.Dir(controller)
+}
+
 // Isolate implements isolator.Enforcer.
 func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) error {
-	group, err := i.groups.Group(c.ID)
+	dir, err := i.dir(c.ID)
 	if err != nil {
 		return err
 	}
-	dir, err := group.Dir(controller)
+	return write(dir, settings(dir.Version(), c))
+}
+
+// Update implements isolator.Updater.
+func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
+	if err := check(c); err != nil {
+		return err
+	}
+	dir, err := i.dir(c.ID)
 	if err != nil {
 		return err
 	}
-	for _, s := range settings(dir.Version(), c) {
+	// First as the kernel has them for a new cgroup.
+	return write(dir, append(initial(dir.Version(), c), settings(dir.Version(), c)...))
+}
+
+// initial are the files that settings does not write, as they are without a setting.
+func initial(version cgroup.Version, c *isolator.Container) (all []setting) {
+	if _, requested := resources.Requested(c.Config, resource); !requested {
+		if version == cgroup.V2 {
+			all = append(all, setting{"cpu.weight", strconv.Itoa(weightPerCPU)})
+		} else {
+			all = append(all, setting{"cpu.shares", strconv.Itoa(sharesPerCPU)})
+		}
+	}
+	if _, limited := resources.Limit(c.Config, resource); !limited {
+		if version == cgroup.V2 {
+			all = append(all, setting{"cpu.max", "max"})
+		} else {
+			all = append(all, setting{"cpu.cfs_quota_us", "-1"})
+		}
+	}
+	return all
+}
+
+// Usage implements isolator.Meter.
+func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStatistics) error {
+	dir, err := i.dir(id)
+	if err != nil {
+		return err
+	}
+	stat, err := dir.ReadKeyed("cpu.stat")
+	if err != nil {
+		return fmt.Errorf("cgroups/cpu: %w", err)
+	}
+	to.CpusNrPeriods = proto.Uint32(uint32(stat["nr_periods"]))
+	to.CpusNrThrottled = proto.Uint32(uint32(stat["nr_throttled"]))
+	if dir.Version() == cgroup.V2 {
+		to.CpusThrottledTimeSecs = proto.Float64(float64(stat["throttled_usec"]) / 1e6)
+		to.CpusUserTimeSecs = proto.Float64(float64(stat["user_usec"]) / 1e6)
+		to.CpusSystemTimeSecs = proto.Float64(float64(stat["system_usec"]) / 1e6)
+		return nil
+	}
+	to.CpusThrottledTimeSecs = proto.Float64(float64(stat["throttled_time"]) / 1e9)
+	// Where cpuacct is mounted with cpu, as nearly everywhere.
+	account, err := dir.ReadKeyed("cpuacct.stat")
+	if errors.Is(err, container.ErrNotSupported) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cgroups/cpu: %w", err)
+	}
+	to.CpusUserTimeSecs = proto.Float64(float64(account["user"]) / ticksPerSecond)
+	to.CpusSystemTimeSecs = proto.Float64(float64(account["system"]) / ticksPerSecond)
+	return nil
+}
+
+// ticksPerSecond is USER_HZ, which is the same on all architectures that Go knows.
+const ticksPerSecond = 100
+
+func write(dir cgroup.Dir, settings []setting) error {
+	for _, s := range settings {
 		if err := dir.Write(s.file, s.value); err != nil {
 			return fmt.Errorf("cgroups/cpu: %w", err)
 		}

@@ -14,6 +14,10 @@ import (
 	"os"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/internal/cgroup"
 	"berth/internal/resources"
@@ -35,7 +39,8 @@ type Groups interface {
 	Group(id container.ID) (*cgroup.Group, error)
 }
 
-// Isolator implements isolator.Isolator, isolator.Enforcer and isolator.Watcher.
+// Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Watcher,
+// isolator.Updater and isolator.Meter.
 type Isolator struct {
 	groups Groups
 }
@@ -43,13 +48,24 @@ type Isolator struct {
 // New returns the isolator.
 func New(groups Groups) *Isolator { return &Isolator{groups} }
 
+// Supports implements isolator.Supporter: what shares the cgroups of its parent has its
+// limits there.
+func (i *Isolator) Supports() isolator.Support { return isolator.Support{Nested: true} }
+
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	// Written so that NaN is refused.
-	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit*mib >= minLimit && limit*mib <= noLimit) {
-		return nil, fmt.Errorf("cgroups/mem: limit of %v MiB: %w: it must be from %d to %d MiB", limit, container.ErrInvalid, minLimit/mib, noLimit/mib)
+	if err := check(c); err != nil {
+		return nil, err
 	}
 	return &isolator.LaunchInfo{Controllers: []string{controller}}, nil
+}
+
+func check(c *isolator.Container) error {
+	// Written so that NaN is refused.
+	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit*mib >= minLimit && limit*mib <= noLimit) {
+		return fmt.Errorf("cgroups/mem: limit of %v MiB: %w: it must be from %d to %d MiB", limit, container.ErrInvalid, minLimit/mib, noLimit/mib)
+	}
+	return nil
 }
 
 func (i *Isolator) dir(id container.ID) (cgroup.Dir, error) {
@@ -66,11 +82,88 @@ func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) erro
 	if err != nil {
 		return err
 	}
-	for _, s := range settings(dir.Version(), c) {
+	return write(dir, settings(dir.Version(), c))
+}
+
+func write(dir cgroup.Dir, settings []setting) error {
+	for _, s := range settings {
 		if err := dir.Write(s.file, s.value); err != nil {
 			return fmt.Errorf("cgroups/mem: %w", err)
 		}
 	}
+	return nil
+}
+
+// Update implements isolator.Updater. A limit below what is in use is refused rather than
+// left to the kernel, which would kill for it.
+func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
+	if err := check(c); err != nil {
+		return err
+	}
+	dir, err := i.dir(c.ID)
+	if err != nil {
+		return err
+	}
+	if limit, limited := resources.Limit(c.Config, resource); limited {
+		usage, err := dir.ReadUint(usageFile(dir))
+		if err != nil {
+			return fmt.Errorf("cgroups/mem: %w", err)
+		}
+		if float64(usage) > limit*mib {
+			return fmt.Errorf("cgroups/mem: limit of %v MiB: %w: the container uses %d MiB", limit, container.ErrFailedPrecondition, usage/mib)
+		}
+	}
+	err = write(dir, append(initial(dir.Version(), c), settings(dir.Version(), c)...))
+	if errors.Is(err, unix.EBUSY) { // v1: it uses more by now
+		err = fmt.Errorf("%w: the container uses more: %w", container.ErrFailedPrecondition, err)
+	}
+	return err
+}
+
+func usageFile(dir cgroup.Dir) string {
+	if dir.Version() == cgroup.V2 {
+		return "memory.current"
+	}
+	return "memory.usage_in_bytes"
+}
+
+// initial are the files that settings does not write, as they are without a setting.
+func initial(version cgroup.Version, c *isolator.Container) (all []setting) {
+	soft, none, hard, max := "memory.soft_limit_in_bytes", "-1", "memory.limit_in_bytes", "-1"
+	if version == cgroup.V2 {
+		soft, none, hard, max = "memory.low", "0", "memory.max", "max"
+	}
+	if _, requested := resources.Requested(c.Config, resource); !requested {
+		all = append(all, setting{soft, none})
+	}
+	if _, limited := resources.Limit(c.Config, resource); !limited {
+		all = append(all, setting{hard, max})
+	}
+	return all
+}
+
+// Usage implements isolator.Meter.
+func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStatistics) error {
+	dir, err := i.dir(id)
+	if err != nil {
+		return err
+	}
+	usage, err := dir.ReadUint(usageFile(dir))
+	if err != nil {
+		return fmt.Errorf("cgroups/mem: %w", err)
+	}
+	stat, err := dir.ReadKeyed("memory.stat")
+	if err != nil {
+		return fmt.Errorf("cgroups/mem: %w", err)
+	}
+	to.MemTotalBytes = proto.Uint64(usage)
+	anonymous, cache, mapped := "total_rss", "total_cache", "total_mapped_file"
+	if dir.Version() == cgroup.V2 {
+		anonymous, cache, mapped = "anon", "file", "file_mapped"
+	}
+	to.MemRssBytes, to.MemAnonBytes = proto.Uint64(stat[anonymous]), proto.Uint64(stat[anonymous])
+	to.MemCacheBytes, to.MemFileBytes = proto.Uint64(stat[cache]), proto.Uint64(stat[cache])
+	to.MemMappedFileBytes = proto.Uint64(stat[mapped])
 	return nil
 }
 
@@ -149,10 +242,13 @@ func limitation(dir cgroup.Dir) *container.Limitation {
 	if dir.Version() == cgroup.V2 {
 		limitFile, peakFile = "memory.max", "memory.peak"
 	}
-	l := &container.Limitation{Reason: container.ReasonLimitationMemory, Message: "memory limit exceeded"}
-	// For the message only: the limitation stands without them.
+	l := &container.Limitation{Reason: container.ReasonLimitationMemory, Message: "memory limit exceeded", Resource: resource}
+	// For the message and the amount only: the limitation stands without them.
 	limit, limitErr := dir.ReadUint(limitFile)
 	peak, peakErr := dir.ReadUint(peakFile)
+	if peakErr == nil {
+		l.Used = float64(peak) / mib
+	}
 	switch {
 	case limitErr != nil || peakErr != nil:
 	case limit >= noLimit:

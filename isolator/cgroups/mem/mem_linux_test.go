@@ -75,12 +75,13 @@ func TestTheMessageOfALimitation(t *testing.T) {
 		version cgroup.Version
 		files   map[string]string
 		want    string
+		used    float64
 	}{
-		"v1":              {cgroup.V1, map[string]string{"memory.limit_in_bytes": "67108864", "memory.max_usage_in_bytes": "66060288"}, "memory limit of 64 MiB exceeded: maximum used 63 MiB"},
-		"v1, no limit":    {cgroup.V1, map[string]string{"memory.limit_in_bytes": "9223372036854771712", "memory.max_usage_in_bytes": "66060288"}, "the host ran out of memory and the kernel killed a process: maximum used 63 MiB"},
-		"v2":              {cgroup.V2, map[string]string{"memory.max": "67108864", "memory.peak": "67108864"}, "memory limit of 64 MiB exceeded: maximum used 64 MiB"},
-		"v2, no limit":    {cgroup.V2, map[string]string{"memory.max": "max", "memory.peak": "1"}, "the host ran out of memory and the kernel killed a process: maximum used 0 MiB"},
-		"v2, before 5.19": {cgroup.V2, map[string]string{"memory.max": "67108864"}, "memory limit exceeded"},
+		"v1":              {cgroup.V1, map[string]string{"memory.limit_in_bytes": "67108864", "memory.max_usage_in_bytes": "66060288"}, "memory limit of 64 MiB exceeded: maximum used 63 MiB", 63},
+		"v1, no limit":    {cgroup.V1, map[string]string{"memory.limit_in_bytes": "9223372036854771712", "memory.max_usage_in_bytes": "66060288"}, "the host ran out of memory and the kernel killed a process: maximum used 63 MiB", 63},
+		"v2":              {cgroup.V2, map[string]string{"memory.max": "67108864", "memory.peak": "67108864"}, "memory limit of 64 MiB exceeded: maximum used 64 MiB", 64},
+		"v2, no limit":    {cgroup.V2, map[string]string{"memory.max": "max", "memory.peak": "1"}, "the host ran out of memory and the kernel killed a process: maximum used 0 MiB", 1.0 / (1 << 20)},
+		"v2, before 5.19": {cgroup.V2, map[string]string{"memory.max": "67108864"}, "memory limit exceeded", 0},
 	} {
 		dir := t.TempDir()
 		for file, value := range c.files {
@@ -89,7 +90,7 @@ func TestTheMessageOfALimitation(t *testing.T) {
 			}
 		}
 		got := limitation(cgroup.DirAt(dir, c.version))
-		if want := (container.Limitation{Reason: container.ReasonLimitationMemory, Message: c.want}); *got != want {
+		if want := (container.Limitation{Reason: container.ReasonLimitationMemory, Message: c.want, Resource: "mem", Used: c.used}); *got != want {
 			t.Errorf("%s: %+v, want %+v", name, *got, want)
 		}
 	}

@@ -10,6 +10,9 @@ import (
 	"fmt"
 	"strconv"
 
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/internal/cgroup"
 	"berth/internal/resources"
@@ -29,7 +32,8 @@ type Groups interface {
 	Group(id container.ID) (*cgroup.Group, error)
 }
 
-// Isolator implements isolator.Isolator and isolator.Enforcer.
+// Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Updater and
+// isolator.Meter.
 type Isolator struct {
 	groups Groups
 }
@@ -37,12 +41,31 @@ type Isolator struct {
 // New returns the isolator.
 func New(groups Groups) *Isolator { return &Isolator{groups} }
 
+// Supports implements isolator.Supporter: what shares the cgroups of its parent has its
+// limits there.
+func (i *Isolator) Supports() isolator.Support { return isolator.Support{Nested: true} }
+
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit >= minimum) {
-		return nil, fmt.Errorf("cgroups/pids: limit of %v processes: %w: the least is %d, the init process counts too", limit, container.ErrInvalid, minimum)
+	if err := check(c); err != nil {
+		return nil, err
 	}
 	return &isolator.LaunchInfo{Controllers: []string{controller}}, nil
+}
+
+func check(c *isolator.Container) error {
+	if limit, ok := resources.Limit(c.Config, resource); ok && !(limit >= minimum) {
+		return fmt.Errorf("cgroups/pids: limit of %v processes: %w: the least is %d, the init process counts too", limit, container.ErrInvalid, minimum)
+	}
+	return nil
+}
+
+func (i *Isolator) dir(id container.ID) (cgroup.Dir, error) {
+	group, err := i.groups.Group(id)
+	if err != nil {
+		return cgroup.Dir{}, err
+	}
+	return group.Dir(controller)
 }
 
 // Isolate implements isolator.Enforcer.
@@ -51,11 +74,46 @@ func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) erro
 	if !limited {
 		return nil
 	}
-	group, err := i.groups.Group(c.ID)
+	return i.write(c.ID, value)
+}
+
+// Update implements isolator.Updater. With more processes than a new limit allows, none
+// comes to be added; those that there are stay.
+func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
+	if err := check(c); err != nil {
+		return err
+	}
+	value, limited := setting(c)
+	if !limited {
+		value = "max"
+	}
+	return i.write(c.ID, value)
+}
+
+// Usage implements isolator.Meter. The kernel counts threads.
+func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStatistics) error {
+	group, err := i.groups.Group(id)
 	if err != nil {
 		return err
 	}
 	dir, err := group.Dir(controller)
+	if err != nil {
+		return err
+	}
+	threads, err := dir.ReadUint("pids.current")
+	if err != nil {
+		return fmt.Errorf("cgroups/pids: %w", err)
+	}
+	processes, err := group.Processes()
+	if err != nil {
+		return fmt.Errorf("cgroups/pids: %w", err)
+	}
+	to.Threads, to.Processes = proto.Uint32(uint32(threads)), proto.Uint32(uint32(len(processes)))
+	return nil
+}
+
+func (i *Isolator) write(id container.ID, value string) error {
+	dir, err := i.dir(id)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,9 @@
 // the container are its own, and so is its shared memory in /dev/shm.
 // LinuxInfo.ipc_mode SHARE_PARENT asks for the host's instead; shm_size bounds
 // /dev/shm.
+//
+// A nested container shares the namespace of its parent unless it asks for PRIVATE. Its
+// /dev/shm is its own in either case when it has an image.
 package ipc
 
 import (
@@ -30,6 +33,9 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 		return nil, fmt.Errorf("namespaces/ipc: %w: shm_size needs ipc_mode PRIVATE; the host's /dev/shm has its own size", container.ErrInvalid)
 	}
 	rootfs := c.Config.GetRootfs() != ""
+	if c.Parent != nil && linux.GetIpcMode() != v1.LinuxInfo_PRIVATE {
+		return nested(linux, shared, sized, rootfs)
+	}
 	switch {
 	case shared && rootfs:
 		return &isolator.LaunchInfo{Mounts: []plan.Mount{{Target: "/dev/shm", Source: "/dev/shm", Fixed: true}}}, nil
@@ -41,10 +47,28 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 		info.Mounts = append(info.Mounts, shm(linux))
 	}
 	if rootfs {
-		info.Mounts = append(info.Mounts, plan.Mount{Target: "/dev/mqueue", Source: "mqueue", Type: "mqueue", Fixed: true,
-			Flags: plan.NoSuid | plan.NoDev | plan.NoExec})
+		info.Mounts = append(info.Mounts, mqueue())
 	}
 	return info, nil
+}
+
+// nested is for a container in the namespace of its parent.
+func nested(linux *v1.LinuxInfo, shared, sized, rootfs bool) (*isolator.LaunchInfo, error) {
+	switch {
+	case sized:
+		return nil, fmt.Errorf("namespaces/ipc: %w: shm_size needs ipc_mode PRIVATE", container.ErrInvalid)
+	case shared && rootfs:
+		return nil, fmt.Errorf("namespaces/ipc: ipc_mode SHARE_PARENT of a nested container with an image: %w: its /dev/shm cannot be the parent's; without an ipc_mode it shares the rest", container.ErrNotSupported)
+	}
+	info := &isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.IPC}}
+	if rootfs {
+		info.Mounts = []plan.Mount{shm(nil), mqueue()}
+	}
+	return info, nil
+}
+
+func mqueue() plan.Mount {
+	return plan.Mount{Target: "/dev/mqueue", Source: "mqueue", Type: "mqueue", Fixed: true, Flags: plan.NoSuid | plan.NoDev | plan.NoExec}
 }
 
 func shm(linux *v1.LinuxInfo) plan.Mount {

@@ -1,6 +1,6 @@
 // Package net is the isolator namespaces/net: a container whose NetworkInfo is named
 // "none" has a network namespace with nothing but a loopback device. Without a
-// NetworkInfo it shares the network of the host.
+// NetworkInfo it shares the network of the host, or of the container that it is nested in.
 package net
 
 import (
@@ -25,6 +25,8 @@ func New() *Isolator { return &Isolator{} }
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
 	networks := c.Config.GetContainerInfo().GetNetworkInfos()
 	switch {
+	case len(networks) == 0 && c.Parent != nil:
+		return &isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.Network}}, nil
 	case len(networks) == 0:
 		return nil, nil
 	case len(networks) == 1 && networks[0].GetName() == None:

@@ -1,6 +1,10 @@
 // Package pid is the isolator namespaces/pid: the container sees only its own
 // processes, and all of them end with its first one. LinuxInfo.share_pid_namespace
 // asks for the host's instead.
+//
+// A nested container has a namespace beside that of its parent, or asks for that one by
+// share_pid_namespace. One inside that of the parent the kernel makes only for a process
+// that is there already (clone(2), EINVAL), so the parent does not see it.
 package pid
 
 import (
@@ -20,10 +24,16 @@ func New() *Isolator { return &Isolator{} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	if c.Config.GetContainerInfo().GetLinuxInfo().GetSharePidNamespace() {
+	shares := c.Config.GetContainerInfo().GetLinuxInfo().GetSharePidNamespace()
+	if shares && c.Parent == nil {
 		return nil, nil
 	}
-	info := &isolator.LaunchInfo{Namespaces: []launcher.Namespace{launcher.PID}}
+	info := &isolator.LaunchInfo{}
+	if shares {
+		info.Enter = []launcher.Namespace{launcher.PID}
+	} else {
+		info.Namespaces = []launcher.Namespace{launcher.PID}
+	}
 	if c.Config.GetRootfs() == "" {
 		// The host's /proc shows the host's processes; a root filesystem has its own.
 		info.Mounts = []plan.Mount{{Target: "/proc", Source: "proc", Type: "proc", Fixed: true,

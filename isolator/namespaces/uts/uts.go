@@ -1,5 +1,6 @@
 // Package uts is the isolator namespaces/uts: the container has a host name of its own,
-// ContainerInfo.hostname or else the container's id.
+// ContainerInfo.hostname or else the container's id. A nested container that names none
+// has that of its parent.
 package uts
 
 import (
@@ -25,6 +26,9 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 	name := c.Config.GetContainerInfo().GetHostname()
 	if len(name) > maxName {
 		return nil, fmt.Errorf("namespaces/uts: host name %q: %w: it has %d bytes, at most %d are allowed", name, container.ErrInvalid, len(name), maxName)
+	}
+	if name == "" && c.Parent != nil {
+		return &isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.UTS}}, nil
 	}
 	if name == "" {
 		name = c.ID.Value()

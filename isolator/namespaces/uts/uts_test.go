@@ -35,7 +35,6 @@ func TestHostname(t *testing.T) {
 		{"id", named("host"), "host"},
 		{"id", named(strings.Repeat("h", 64)), strings.Repeat("h", 64)},
 		{"id", &v1.ContainerConfig{}, "id"},
-		{"root.child", nil, "child"},
 		{long, nil, long[:64]},
 	} {
 		id, err := container.ParseID(c.id)

@@ -1,0 +1,90 @@
+//go:build linux
+
+package mesos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"berth/container"
+	"berth/containerizer"
+	"berth/internal/atomicfile"
+)
+
+// settles reports whether the termination of the container stays when nothing else is
+// left: its keeper comes back for it, or it is nested, and the root container may ask.
+func (l *launch) settles() bool {
+	return l.parent != nil || l.req.Keeper == containerizer.Agent
+}
+
+// recordTermination says how the container has ended, before what that was read from is
+// removed.
+func (l *launch) recordTermination(t container.Termination) error {
+	if !l.settles() {
+		return nil
+	}
+	l.ended = true
+	data, err := json.Marshal(t)
+	if err == nil {
+		err = atomicfile.Write(l.records.Termination(), append(data, '\n'), 0o600, false)
+	}
+	if err != nil {
+		return fmt.Errorf("container %s: record how it ended: %w", l.id, err)
+	}
+	return nil
+}
+
+// readTermination reads what recordTermination wrote; false: there is nothing to be read.
+func (l *launch) readTermination() (t container.Termination, ok bool) {
+	data, err := os.ReadFile(l.records.Termination())
+	return t, err == nil && json.Unmarshal(data, &t) == nil
+}
+
+// settle removes the records of an ended container but for its termination, for whom that
+// is, and those of the containers nested in it. That of the phase goes last: without it,
+// nothing else is left. The caller holds own.
+func (l *launch) settle() error {
+	for _, path := range []string{l.records.Config(), l.records.Cgroup(), l.records.Pid(), l.records.Launch(), l.records.Status(), l.records.Phase()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// settled reports whether nothing is left of a container but how it ended.
+func (l *launch) settled() bool {
+	_, err := os.Lstat(l.records.Phase())
+	_, ok := l.readTermination()
+	return ok && errors.Is(err, os.ErrNotExist)
+}
+
+// removeSettled removes what settle has left, and the sandbox.
+func (l *launch) removeSettled(ctx context.Context) (err error) {
+	l.own.Lock()
+	defer l.own.Unlock()
+	if !l.owned {
+		return nil
+	}
+	lock, err := l.lockRuntime(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if err := l.removeNestedSandbox(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(l.records.Dir); err != nil {
+		return err
+	}
+	if l.parent != nil {
+		// The directories that are there for children alone.
+		_ = os.Remove(filepath.Dir(l.Layout.Sandbox(l.id)))
+		_ = os.Remove(filepath.Dir(l.records.Dir))
+	}
+	return l.unlockKeeper()
+}

@@ -1,0 +1,110 @@
+//go:build linux
+
+package mesos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
+	"berth/container"
+	"berth/containerizer"
+	"berth/isolator"
+)
+
+// Status implements containerizer.Containerizer.
+func (c *Containerizer) Status(_ context.Context, id container.ID) (containerizer.Status, error) {
+	e, err := c.find(id)
+	if err != nil {
+		return containerizer.Status{}, err
+	}
+	if closed(e.done) {
+		return containerizer.Status{}, fmt.Errorf("container %s: %w: it has ended", id, container.ErrNotFound)
+	}
+	status := containerizer.Status{State: e.launch.currentState()}
+	if closed(e.launched) && e.launch.process != nil {
+		status.Pid = e.launch.process.Pid()
+	}
+	return status, nil
+}
+
+// running returns a container that was launched and has not ended.
+func (c *Containerizer) running(ctx context.Context, id container.ID) (*launch, error) {
+	l, err := c.launched(ctx, id)
+	if err == nil && l.currentState() != container.Running {
+		err = fmt.Errorf("container %s: %w: it has ended", id, container.ErrNotFound)
+	}
+	return l, err
+}
+
+// Update implements containerizer.Containerizer.
+func (c *Containerizer) Update(ctx context.Context, id container.ID, resources []*v1.Resource, limits map[string]*v1.Value_Scalar) error {
+	l, err := c.running(ctx, id)
+	if err != nil {
+		return err
+	}
+	l.updating.Lock()
+	defer l.updating.Unlock()
+	before := l.container
+	after := *before
+	after.Config = proto.CloneOf(before.Config)
+	after.Config.Resources, after.Config.Limits = resources, limits
+	if err := checkShared(&after); err != nil {
+		return fmt.Errorf("update %s: %w", id, err)
+	}
+	if err := l.update(ctx, &after); err != nil {
+		return fmt.Errorf("update %s: %w", id, errors.Join(err, l.update(context.WithoutCancel(ctx), before)))
+	}
+	l.container = &after
+	return l.recordConfig()
+}
+
+// update has all isolators take the limits of a container.
+func (l *launch) update(ctx context.Context, to *isolator.Container) error {
+	for _, i := range l.Isolators {
+		if updater, ok := i.(isolator.Updater); ok && isolator.Supports(i, to) {
+			if err := updater.Update(ctx, to); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkShared refuses amounts where they would not be enforced.
+func checkShared(c *isolator.Container) error {
+	if c.SharesCgroups() && len(c.Config.GetResources())+len(c.Config.GetLimits()) > 0 {
+		return fmt.Errorf("%w: resources and limits of a container in the cgroups of its parent; say share_cgroups: false", container.ErrInvalid)
+	}
+	return nil
+}
+
+// Usage implements containerizer.Containerizer.
+func (c *Containerizer) Usage(ctx context.Context, id container.ID) (*v1.ResourceStatistics, error) {
+	l, err := c.running(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	l.updating.Lock()
+	of := l.container
+	l.updating.Unlock()
+	usage := &v1.ResourceStatistics{Timestamp: proto.Float64(float64(time.Now().UnixNano()) / 1e9)}
+	for _, i := range l.Isolators {
+		if meter, ok := i.(isolator.Meter); ok && isolator.Supports(i, of) {
+			if err := meter.Usage(ctx, id, usage); err != nil {
+				return nil, fmt.Errorf("usage of %s: %w", id, err)
+			}
+		}
+	}
+	return usage, nil
+}
+
+// supporting returns the isolators that are asked for a container.
+func (c *Containerizer) supporting(of *isolator.Container) []isolator.Isolator {
+	return slices.DeleteFunc(slices.Clone(c.Isolators), func(i isolator.Isolator) bool { return !isolator.Supports(i, of) })
+}

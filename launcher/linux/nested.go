@@ -1,0 +1,111 @@
+//go:build linux
+
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"berth/container"
+	"berth/internal/cgroup"
+	"berth/launcher"
+)
+
+// enterParent makes a process a member of the cgroups of the nearest container around it
+// that has some. In the v2 tree it counts there already, as its own cgroup lies below.
+func (l *Launcher) enterParent(parent container.ID, pid int) error {
+	for nested := true; nested; parent, nested = parent.Parent() {
+		rec, err := l.record(parent)
+		if err != nil {
+			return err
+		}
+		if rec.Shares {
+			continue
+		}
+		group, err := l.Cgroups.Group(rec.Path, rec.Controllers)
+		if err != nil {
+			return err
+		}
+		return enterV1(group, pid)
+	}
+	return nil
+}
+
+func enterV1(group *cgroup.Group, pid int) error {
+	for _, controller := range group.Controllers() {
+		if controller == "freezer" {
+			continue // it freezes one container
+		}
+		dir, err := group.Dir(controller)
+		if err != nil {
+			return err
+		}
+		if dir.Version() != cgroup.V1 {
+			continue
+		}
+		if err := dir.Write("cgroup.procs", strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("enter the parent's cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+var namespaceFlags = map[launcher.Namespace]uintptr{
+	launcher.Mount:   unix.CLONE_NEWNS,
+	launcher.PID:     unix.CLONE_NEWPID,
+	launcher.IPC:     unix.CLONE_NEWIPC,
+	launcher.UTS:     unix.CLONE_NEWUTS,
+	launcher.Network: unix.CLONE_NEWNET,
+}
+
+// startIn starts a process from within namespaces of another one, but for that of mounts,
+// which the process enters itself: a program of the container must not be executed in
+// the place of berth-init.
+func startIn(pidFD *os.File, enter []launcher.Namespace, start func() error) error {
+	var flags uintptr
+	for _, ns := range enter {
+		flags |= namespaceFlags[ns]
+	}
+	flags &^= unix.CLONE_NEWNS
+	if flags == 0 {
+		return start()
+	}
+	return onOwnThread(func() error {
+		raw, err := pidFD.SyscallConn()
+		if err != nil {
+			return err
+		}
+		if controlErr := raw.Control(func(fd uintptr) { err = unix.Setns(int(fd), int(flags)) }); controlErr != nil {
+			return controlErr
+		}
+		if errors.Is(err, unix.ESRCH) {
+			err = fmt.Errorf("%w: %w", container.ErrFailedPrecondition, err)
+		}
+		if err != nil {
+			return fmt.Errorf("enter the namespaces of the parent: %w", err)
+		}
+		return start()
+	})
+}
+
+// onOwnThread calls a function on a thread that ends with it, and that is not the first
+// one of this process: what /proc/self says is said of that one.
+func onOwnThread(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			done <- do()
+			return // still locked: the thread ends
+		}
+		// While this one is kept, another goroutine has another thread.
+		done <- onOwnThread(do)
+		runtime.UnlockOSThread()
+	}()
+	return <-done
+}
