@@ -33,8 +33,12 @@ type Request struct {
 	// Config's directory, rootfs and ephemeral volumes are filled in by the launch.
 	Config *v1.ContainerConfig
 	// Stdio are the standard streams of the command; they stay the caller's.
-	Stdio  [3]*os.File
-	Keeper Keeper
+	Stdio [3]*os.File
+	// Terminal is where the master of the container's terminal is sent, when Config has a
+	// tty_info: the other end of a unix socket that stays the caller's, as package
+	// internal/pty makes it. Stdio is of no use then: the terminal is all three.
+	Terminal *os.File
+	Keeper   Keeper
 }
 
 // Containerizer launches containers and looks after them. Its methods may be called

@@ -71,12 +71,17 @@ func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, err
 	if err != nil {
 		return 0, err
 	}
-	if err := setUp(p); err != nil {
+	streams := standardStreams()
+	if err := setUp(p, &streams, files.Terminal); err != nil {
 		return 0, err
 	}
 	signals := <-caught
-	child, err := start(p)
+	child, err := start(p, streams)
 	if err != nil {
+		return 0, err
+	}
+	// Only the container has its terminal open, so that it ends with the container.
+	if err := errors.Join(streams.close(), files.Terminal.Close()); err != nil {
 		return 0, err
 	}
 	// Closed without a report: the command was executed.

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -13,8 +14,8 @@ import (
 )
 
 // setUp makes the container around this process. Each step has a reason to stand
-// where it stands.
-func setUp(p plan.Plan) (err error) {
+// where it stands. s becomes the container's terminal, if it has one.
+func setUp(p plan.Plan, s *streams, sender *os.File) (err error) {
 	// Before any mount, or the host would see it.
 	if err := step("separate the mounts from the host's", mount.MakePrivate("/")); err != nil {
 		return err
@@ -48,6 +49,12 @@ func setUp(p plan.Plan) (err error) {
 	}
 	for _, path := range p.ReadOnly {
 		if err := step("make "+path+" read-only", r.readOnly(path)); err != nil {
+			return err
+		}
+	}
+	if p.Terminal != nil {
+		// After the devpts was mounted that it is on, and before a volume covers that.
+		if err := step("make the terminal", r.terminal(p, s, sender)); err != nil {
 			return err
 		}
 	}

@@ -228,6 +228,7 @@ func (l *launch) fork(ctx context.Context) error {
 		Namespaces:  l.info.Namespaces,
 		Controllers: l.info.Controllers,
 		Stdio:       l.req.Stdio,
+		Terminal:    l.req.Terminal,
 		Status:      l.records.Status(),
 	})
 	return err
@@ -307,6 +308,10 @@ func (l *launch) plan() (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
+	terminal, err := l.terminal()
+	if err != nil {
+		return plan.Plan{}, err
+	}
 	return plan.Plan{
 		Rootfs:         config.GetRootfs(),
 		ReadOnlyRootfs: config.GetReadOnlyRootfs(),
@@ -316,6 +321,7 @@ func (l *launch) plan() (plan.Plan, error) {
 		Masked:         l.info.Masked,
 		ReadOnly:       l.info.ReadOnly,
 		Volumes:        l.info.Volumes,
+		Terminal:       terminal,
 		Hostname:       l.info.Hostname,
 		Loopback:       l.info.Loopback,
 		Command: plan.Command{

@@ -15,7 +15,7 @@ import (
 
 // Version is that of the encoding. berth and berth-init of different versions refuse to
 // work together.
-const Version = 2
+const Version = 3
 
 // Plan is what to make of a freshly cloned process. Paths of the container are
 // absolute and below Rootfs; they are resolved there, never on the host.
@@ -36,6 +36,8 @@ type Plan struct {
 	// Volumes are mounted after all of the above, in order: nothing that the container
 	// needs is made in a volume, which may be a directory of the host.
 	Volumes []Mount
+
+	Terminal *Terminal // nil: the standard streams of the command are those of berth-init
 
 	Hostname string // needs a UTS namespace
 	Loopback bool   // bring lo up; needs a network namespace
@@ -90,6 +92,16 @@ type Link struct {
 	Target string
 }
 
+// Terminal is a new pseudo terminal, the standard streams of the command. Its master is
+// sent by the socket Files.Terminal.
+type Terminal struct {
+	Multiplexer string // the ptmx of the devpts that the terminal is on; a Fixed path
+	// Console is where the terminal is found too, in a mount that the plan made; empty:
+	// nowhere else.
+	Console       string
+	Rows, Columns uint16
+}
+
 // Command is what to execute in the end.
 type Command struct {
 	// Path is looked up in the working directory if it has a slash, else in the PATH of
@@ -113,6 +125,7 @@ const (
 	releaseFD
 	reportFD
 	statusFD
+	terminalFD
 	// FirstForeignFD and those above it are not the launcher's.
 	FirstForeignFD
 )
@@ -123,10 +136,15 @@ type Files struct {
 	Release *os.File // a byte says go; its end says that berth has died: exit
 	Report  *os.File // takes a Report; closed without one when the command was executed
 	Status  *os.File // takes the wait status of the command, in decimal
+	// Terminal is a socket that takes the master of the terminal. Without a terminal
+	// whatever is there is of no use.
+	Terminal *os.File
 }
 
 // List returns the files in the order of their descriptors.
-func (f Files) List() []*os.File { return []*os.File{f.Plan, f.Release, f.Report, f.Status} }
+func (f Files) List() []*os.File {
+	return []*os.File{f.Plan, f.Release, f.Report, f.Status, f.Terminal}
+}
 
 // Inherited returns the files that the launcher has handed to this process.
 func Inherited() Files {
@@ -135,6 +153,8 @@ func Inherited() Files {
 		Release: os.NewFile(releaseFD, "release"),
 		Report:  os.NewFile(reportFD, "report"),
 		Status:  os.NewFile(statusFD, "status"),
+
+		Terminal: os.NewFile(terminalFD, "terminal"),
 	}
 }
 

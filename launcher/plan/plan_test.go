@@ -23,6 +23,7 @@ func full() Plan {
 		Links:   []Link{{Path: "/dev/fd", Target: "/proc/self/fd"}},
 		Volumes: []Mount{{Target: "/v", Source: "/host", SubPath: "a/b", Type: "x", Flags: ReadOnly, Fixed: true, Options: []Option{{"a", "b"}}}},
 		Masked:  []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
+		Terminal: &Terminal{Multiplexer: "/dev/pts/ptmx", Console: "/dev/console", Rows: 24, Columns: 1<<16 - 1},
 		Hostname: "h", Loopback: true,
 		Command: Command{
 			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},
@@ -53,6 +54,8 @@ func TestFullIsFull(t *testing.T) {
 			t.Errorf("%s is zero", path)
 		}
 		switch v.Kind() {
+		case reflect.Pointer:
+			check(path, v.Elem())
 		case reflect.Struct:
 			for i := range v.NumField() {
 				check(path+"."+v.Type().Field(i).Name, v.Field(i))
