@@ -10,7 +10,7 @@
 //	        layers                                      the layers of each root filesystem
 //	        backends/<backend>/rootfses/<rootfs>        a root filesystem
 //	        backends/<backend>/scratch/<rootfs>         what the backend needs beside it
-//	    containers/<id>[/containers/<child>...]/        sandbox: the container's own files
+//	    containers/<id>[/containers/<child>...]/        sandbox: the container's own files, stdout and stderr
 //	    containers/<id>.foreground                      the sandbox is to go with its container
 //	    agent                                           process id of the agent, locked by it
 //	<runtime>                                           gone after a reboot; 0700

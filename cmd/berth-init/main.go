@@ -75,6 +75,10 @@ func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, err
 	if err := setUp(p, &streams, files.Terminal); err != nil {
 		return 0, err
 	}
+	logs, err := startLogs(p, &streams)
+	if err != nil {
+		return 0, err
+	}
 	signals := <-caught
 	child, err := start(p, streams)
 	if err != nil {
@@ -88,7 +92,9 @@ func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, err
 	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close()); err != nil {
 		return 0, err
 	}
-	return child.wait(signals)
+	status, err := child.wait(signals)
+	logs.finish() // before anyone hears of the end
+	return status, err
 }
 
 // fail reports why the command was not executed, and records the exit status that

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -15,18 +16,26 @@ import (
 // streams are the standard streams of the command.
 type streams struct {
 	files    [3]uintptr
-	terminal *os.File // what all of them are, or nil
+	terminal *os.File   // what all of them are, or nil
+	given    []*os.File // those that only the command needs
 }
 
 // standardStreams are those of this process.
 func standardStreams() streams { return streams{files: [3]uintptr{0, 1, 2}} }
 
+// take makes a file a stream of the command alone.
+func (s *streams) take(stream int, f *os.File) {
+	s.files[stream] = f.Fd()
+	s.given = append(s.given, f)
+}
+
 // close closes what only the command needs.
 func (s *streams) close() error {
-	if s.terminal == nil {
-		return nil
+	var errs []error
+	for _, f := range s.given {
+		errs = append(errs, f.Close())
 	}
-	return s.terminal.Close()
+	return errors.Join(errs...)
 }
 
 // terminal makes the terminal of the container, of its own devpts, and sends the master
@@ -44,8 +53,10 @@ func (r *root) terminal(p plan.Plan, s *streams, sender *os.File) error {
 			return err
 		}
 	}
-	fd := peer.Fd()
-	s.files, s.terminal = [3]uintptr{fd, fd, fd}, peer
+	s.terminal, s.given = peer, []*os.File{peer}
+	for stream := range s.files {
+		s.files[stream] = peer.Fd()
+	}
 	return pty.Send(sender, master)
 }
 

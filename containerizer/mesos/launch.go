@@ -223,11 +223,16 @@ func (l *launch) fork(ctx context.Context) error {
 	if err := l.giveSandbox(int(p.Command.UID), int(p.Command.GID)); err != nil {
 		return fmt.Errorf("launch %s: give the sandbox to the user: %w", l.id, err)
 	}
+	stdio, opened, err := l.openStdio(p.Command)
+	defer closeFiles(opened)
+	if err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	l.process, err = l.Launcher.Fork(ctx, l.id, launcher.Spec{
 		Plan:        p,
 		Namespaces:  l.info.Namespaces,
 		Controllers: l.info.Controllers,
-		Stdio:       l.req.Stdio,
+		Stdio:       stdio,
 		Terminal:    l.req.Terminal,
 		Status:      l.records.Status(),
 	})
@@ -312,6 +317,10 @@ func (l *launch) plan() (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
+	logs, err := l.logs(sandbox)
+	if err != nil {
+		return plan.Plan{}, err
+	}
 	return plan.Plan{
 		Rootfs:         config.GetRootfs(),
 		ReadOnlyRootfs: config.GetReadOnlyRootfs(),
@@ -322,6 +331,7 @@ func (l *launch) plan() (plan.Plan, error) {
 		ReadOnly:       l.info.ReadOnly,
 		Volumes:        l.info.Volumes,
 		Terminal:       terminal,
+		Logs:           logs,
 		Hostname:       l.info.Hostname,
 		Loopback:       l.info.Loopback,
 		Command: plan.Command{

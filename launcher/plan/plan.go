@@ -39,6 +39,8 @@ type Plan struct {
 
 	Terminal *Terminal // nil: the standard streams of the command are those of berth-init
 
+	Logs *Logs // nil: berth-init writes none
+
 	Hostname string // needs a UTS namespace
 	Loopback bool   // bring lo up; needs a network namespace
 
@@ -100,6 +102,15 @@ type Terminal struct {
 	// nowhere else.
 	Console       string
 	Rows, Columns uint16
+}
+
+// Logs are outputs of the command that berth-init writes to files called stdout and
+// stderr. A full one is renamed, to stdout.1 and so on.
+type Logs struct {
+	Outputs   []int // 1, 2
+	Directory string
+	MaxSize   int64 // of a file, in bytes; positive
+	MaxFiles  int   // of each output, that which is written to included; positive
 }
 
 // Command is what to execute in the end.

@@ -24,6 +24,7 @@ func full() Plan {
 		Volumes: []Mount{{Target: "/v", Source: "/host", SubPath: "a/b", Type: "x", Flags: ReadOnly, Fixed: true, Options: []Option{{"a", "b"}}}},
 		Masked:  []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
 		Terminal: &Terminal{Multiplexer: "/dev/pts/ptmx", Console: "/dev/console", Rows: 24, Columns: 1<<16 - 1},
+		Logs:     &Logs{Outputs: []int{1, 2}, Directory: "/mnt/mesos/sandbox", MaxSize: 1 << 40, MaxFiles: 3},
 		Hostname: "h", Loopback: true,
 		Command: Command{
 			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},
