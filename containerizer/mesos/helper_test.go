@@ -115,6 +115,8 @@ type helper struct {
 	Args  []string
 	// Die is the point at which it kills itself with SIGKILL.
 	Die string
+	// Logs are those of the container's outputs, which go to its sandbox; nil: to nowhere.
+	Logs *containerizer.Logs
 	// Operator makes it provision only.
 	Operator bool
 }
@@ -160,7 +162,11 @@ func (h helper) run() error {
 	}
 	request := withVolumes(config(baseImage, h.Args...))
 	request.Limits = map[string]*v1.Value_Scalar{"mem": {Value: proto.Float64(64)}}
-	if err := c.Launch(ctx, id, containerizer.Request{Config: request, Stdio: [3]*os.File{null, null, null}, Keeper: containerizer.Foreground}); err != nil {
+	req := containerizer.Request{Config: request, Stdio: [3]*os.File{null, null, null}, Keeper: containerizer.Foreground}
+	if h.Logs != nil {
+		req.Stdio, req.Logs = [3]*os.File{}, *h.Logs
+	}
+	if err := c.Launch(ctx, id, req); err != nil {
 		return err
 	}
 	fmt.Println("launched")

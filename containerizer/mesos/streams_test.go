@@ -124,6 +124,28 @@ func TestBoundedLogsHaveTheNewestLinesWhole(t *testing.T) {
 	}
 }
 
+// Who has launched the container is not needed for its logs.
+func TestLogsGoOnWhenTheLauncherIsKilled(t *testing.T) {
+	for name, logs := range bounds {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			id := r.newID()
+			h := r.startHelper(helper{ID: id.String(), Logs: &logs, Args: []string{"sh", "-c", `cd "$MESOS_SANDBOX"; until test -e go; do sleep 0.01; done; seq 1 20000; sleep 1000`}})
+			h.says("ready")
+			h.says("launched")
+			h.kill()
+			sandbox := r.Layout.Sandbox(id)
+			if err := os.WriteFile(sandbox+"/go", nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			soon(t, "the output", func() bool { return read(t, sandbox+"/stdout") == numbers(1, 20000) })
+			if err := r.Recover(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // What is not a line, and one file only.
 func TestABoundHoldsWhateverIsWritten(t *testing.T) {
 	r := newRig(t)
