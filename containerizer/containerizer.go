@@ -40,8 +40,16 @@ const (
 type Request struct {
 	// Config's directory, rootfs and ephemeral volumes are filled in by the launch.
 	Config *v1.ContainerConfig
-	// Stdio are the standard streams of the command; they stay the caller's.
+	// Stdio are the standard streams of the command; they stay the caller's. Without one
+	// (nil) the input is empty, and an output goes to the file of its name, stdout or
+	// stderr, in the sandbox: whatever becomes of the process that launched it.
 	Stdio [3]*os.File
+	// Logs bounds these files.
+	Logs Logs
+	// Terminal is where the master of the container's terminal is sent, when Config has a
+	// tty_info: the other end of a unix socket that stays the caller's, as package
+	// internal/pty makes it. Stdio is of no use then: the terminal is all three.
+	Terminal *os.File
 	// Keeper of a nested container is that of its root container, whatever is said here.
 	Keeper Keeper
 }
@@ -52,6 +60,18 @@ type Status struct {
 	// Pid is that of its init process, on the host; 0: there is none yet.
 	Pid int
 }
+
+// Logs bounds the files stdout and stderr of a sandbox. The zero value does not.
+type Logs struct {
+	// MaxSize is that of each file, in bytes: at least MinLogSize, or 0 for no bound.
+	MaxSize int64
+	// MaxFiles is how many files there are of each output: that which is written to, and
+	// older ones, stdout.1 being the newest of them. At least 1 with a MaxSize.
+	MaxFiles int
+}
+
+// MinLogSize is the least bound of a file.
+const MinLogSize = 4096
 
 // Containerizer launches containers and looks after them. Its methods may be called
 // concurrently. Several processes may work in the same directories.

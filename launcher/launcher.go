@@ -48,8 +48,11 @@ type Spec struct {
 	// their own, without controllers, so that they can be killed.
 	SharesCgroups bool
 
-	// Stdio are the standard streams of the command.
+	// Stdio are the standard streams of the command; nil: /dev/null.
 	Stdio [3]*os.File
+	// Terminal is the socket to which the master of the Plan's terminal is sent; the
+	// terminal takes the place of Stdio.
+	Terminal *os.File
 	// Status is the path of the file that takes the wait status of the command; it is
 	// made by Fork.
 	Status string

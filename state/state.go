@@ -10,7 +10,7 @@
 //	        layers                                      the layers of each root filesystem
 //	        backends/<backend>/rootfses/<rootfs>        a root filesystem
 //	        backends/<backend>/scratch/<rootfs>         what the backend needs beside it
-//	    containers/<id>[.nested/<child>...]/            sandbox: the container's own files
+//	    containers/<id>[.nested/<child>...]/            sandbox: the container's own files, stdout and stderr
 //	    containers/<id>.foreground                      the sandbox is to go with its container
 //	    fetch/                                          downloads of the fetcher, see package fetcher
 //	    volumes/roles/<role>/<id>                       persistent volumes; a "/" in a role is a blank

@@ -24,7 +24,7 @@ type child struct {
 
 // start executes the command. The error has the exit code 127 when there is no such
 // command and 126 when it cannot be executed.
-func start(p plan.Plan) (*child, error) {
+func start(p plan.Plan, s streams) (*child, error) {
 	c := p.Command
 	if err := step("enter the working directory "+c.Dir, enterDirectory(c.Dir)); err != nil {
 		return nil, err
@@ -41,13 +41,16 @@ func start(p plan.Plan) (*child, error) {
 	started := &child{}
 	started.pid, err = syscall.ForkExec(file, c.Args, &syscall.ProcAttr{
 		Env:   c.Env,
-		Files: []uintptr{0, 1, 2},
+		Files: s.files[:],
 		Sys: &syscall.SysProcAttr{
 			Credential: &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups},
 			// What the command sends to its own process group is not for this process,
 			// which would forward it.
 			Setsid: true,
-			PidFD:  &started.pidFD,
+			// The terminal is that of the new session, whose first process is the command:
+			// it gets what is typed, and SIGHUP when the user is gone.
+			Setctty: s.terminal != nil,
+			PidFD:   &started.pidFD,
 		},
 	})
 	if err != nil {

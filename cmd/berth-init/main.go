@@ -71,19 +71,30 @@ func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, err
 	if err != nil {
 		return 0, err
 	}
-	if err := setUp(p, files.Parent); err != nil {
+	streams := standardStreams()
+	if err := setUp(p, files.Parent, &streams, files.Terminal); err != nil {
+		return 0, err
+	}
+	logs, err := startLogs(p, &streams)
+	if err != nil {
 		return 0, err
 	}
 	signals := <-caught
-	child, err := start(p)
+	child, err := start(p, streams)
 	if err != nil {
+		return 0, err
+	}
+	// Only the container has its terminal open, so that it ends with the container.
+	if err := errors.Join(streams.close(), files.Terminal.Close()); err != nil {
 		return 0, err
 	}
 	// Closed without a report: the command was executed.
 	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close(), files.Parent.Close()); err != nil {
 		return 0, err
 	}
-	return child.wait(signals)
+	status, err := child.wait(signals)
+	logs.finish() // before anyone hears of the end
+	return status, err
 }
 
 // fail reports why the command was not executed, and records the exit status that

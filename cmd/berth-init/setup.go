@@ -15,8 +15,8 @@ import (
 )
 
 // setUp makes the container around this process. Each step has a reason to stand
-// where it stands.
-func setUp(p plan.Plan, parent *os.File) (err error) {
+// where it stands. s becomes the container's terminal, if it has one.
+func setUp(p plan.Plan, parent *os.File, s *streams, sender *os.File) (err error) {
 	if p.HostMounts {
 		if p.Rootfs != "" || p.ReadOnlyRootfs || len(p.Mounts)+len(p.Nodes)+len(p.Links)+len(p.Masked)+len(p.ReadOnly)+len(p.Volumes) > 0 {
 			return errors.New("the container is to change its mounts, which are the host's")
@@ -66,6 +66,12 @@ func setUp(p plan.Plan, parent *os.File) (err error) {
 	}
 	for _, path := range p.ReadOnly {
 		if err := step("make "+path+" read-only", r.readOnly(path)); err != nil {
+			return err
+		}
+	}
+	if p.Terminal != nil {
+		// After the devpts was mounted that it is on, and before a volume covers that.
+		if err := step("make the terminal", r.terminal(p, s, sender)); err != nil {
 			return err
 		}
 	}

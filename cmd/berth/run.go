@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -32,7 +33,7 @@ type runFlags struct {
 	cpus                                                                         float64
 	memory                                                                       string
 	pidsLimit                                                                    int
-	readOnly, interactive, remove                                                bool
+	readOnly, interactive, tty, remove                                           bool
 }
 
 func (r *runFlags) add(f *pflag.FlagSet) {
@@ -54,6 +55,7 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&r.imageVolumes, "image_volume", nil, "mount an image: `IMAGE:DST[:ro][:subpath=DIR]`, DST absolute, DIR in the image")
 	f.StringArrayVar(&r.uris, "uri", nil, "`URI` of a file to bring into the sandbox, or a whole CommandInfo.URI as JSON")
 	f.BoolVarP(&r.interactive, "interactive", "i", false, "give the command berth's standard input")
+	f.BoolVarP(&r.tty, "tty", "t", false, "give the command a terminal; with -i it is berth's own")
 	f.BoolVar(&r.remove, "rm", true, "remove the container when it has ended; without an agent it always is")
 }
 
@@ -168,6 +170,9 @@ func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
 		}
 		info.Volumes = append(info.Volumes, volume)
 	}
+	if r.tty && info.TtyInfo == nil {
+		info.TtyInfo = &v1.TTYInfo{}
+	}
 	if r.hostname != "" {
 		info.Hostname = proto.String(r.hostname)
 	}
@@ -262,18 +267,25 @@ func run(ctx context.Context, config *engine.Config, flags *runFlags, request *v
 				return err
 			}
 		}
-		stdio, err := streams(flags.interactive)
+		req := containerizer.Request{Config: request, Keeper: containerizer.Foreground}
+		tty, err := connect(&req, flags.interactive)
 		if err != nil {
 			return err
 		}
 		signals := make(chan os.Signal, 8)
 		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-		err = launch(ctx, e, id, containerizer.Request{Config: request, Stdio: stdio, Keeper: containerizer.Foreground}, signals)
+		err = launch(ctx, e, id, req, signals)
 		progress.done()
 		if err != nil {
 			return err
 		}
-		return await(ctx, e, id, signals)
+		if tty != nil {
+			if err := tty.join(); err != nil {
+				_, left := e.Destroy(ctx, id)
+				return errors.Join(err, left, tty.part())
+			}
+		}
+		return await(ctx, e, id, tty, signals)
 	})
 }
 
@@ -299,12 +311,15 @@ func launch(ctx context.Context, e *engine.Engine, id container.ID, request cont
 	}
 }
 
-// await waits for the end of the container, and returns its exit status.
-func await(ctx context.Context, e *engine.Engine, id container.ID, signals <-chan os.Signal) error {
+// await waits for the end of the container, and returns its exit status. tty may be nil.
+func await(ctx context.Context, e *engine.Engine, id container.ID, tty *terminal, signals <-chan os.Signal) error {
 	ended := make(chan struct{})
 	defer close(ended)
 	go forward(ctx, e, id, signals, ended)
 	termination, err := e.Wait(ctx, id)
+	if tty != nil { // before anything is said at the user's terminal
+		err = errors.Join(err, tty.part())
+	}
 	if err != nil {
 		return err
 	}
@@ -350,6 +365,19 @@ func pass(ctx context.Context, e *engine.Engine, id container.ID, s os.Signal) e
 		return e.Stop(ctx, id)
 	}
 	return e.Kill(ctx, id, s)
+}
+
+// connect gives the request the standard streams of the command: a terminal, which is
+// returned, if the request says so.
+func connect(req *containerizer.Request, interactive bool) (tty *terminal, err error) {
+	if info := req.Config.GetContainerInfo().GetTtyInfo(); info != nil {
+		if tty, err = newTerminal(interactive, info); err == nil {
+			req.Terminal = tty.sender
+		}
+		return tty, err
+	}
+	req.Stdio, err = streams(interactive)
+	return nil, err
 }
 
 // streams are the standard streams of the command: berth's own, but for the input,

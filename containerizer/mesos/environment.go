@@ -18,6 +18,9 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 func environment(config *v1.ContainerConfig, given []string, home string) ([]string, error) {
 	var env environ
 	env.set("PATH", defaultPath)
+	if config.GetContainerInfo().GetTtyInfo() != nil {
+		env.set("TERM", "xterm") // what Docker and podman say; every image knows it
+	}
 	if home != "" {
 		env.set("HOME", home)
 	}

@@ -115,6 +115,8 @@ type helper struct {
 	Args  []string
 	// Die is the point at which it kills itself with SIGKILL.
 	Die string
+	// Logs are those of the container's outputs, which go to its sandbox; nil: to nowhere.
+	Logs *containerizer.Logs
 	// Operator makes it provision only.
 	Operator bool
 	// Agent makes that the keeper, and Nested are the values of containers in the one with
@@ -169,7 +171,11 @@ func (h helper) run() error {
 	if h.Agent {
 		keeper = containerizer.Agent
 	}
-	if err := c.Launch(ctx, id, containerizer.Request{Config: request, Stdio: [3]*os.File{null, null, null}, Keeper: keeper}); err != nil {
+	req := containerizer.Request{Config: request, Stdio: [3]*os.File{null, null, null}, Keeper: keeper}
+	if h.Logs != nil {
+		req.Stdio, req.Logs = [3]*os.File{}, *h.Logs
+	}
+	if err := c.Launch(ctx, id, req); err != nil {
 		return err
 	}
 	for n, value := range h.Nested {

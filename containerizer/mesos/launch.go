@@ -280,12 +280,18 @@ func (l *launch) fork(ctx context.Context) error {
 	if err := l.giveSandbox(int(p.Command.UID), int(p.Command.GID)); err != nil {
 		return fmt.Errorf("launch %s: give the sandbox to the user: %w", l.id, err)
 	}
+	stdio, opened, err := l.openStdio(p.Command)
+	defer closeFiles(opened)
+	if err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	spec := launcher.Spec{
 		Plan:        p,
 		Namespaces:  l.info.Namespaces,
 		Controllers: l.info.Controllers,
 		Enter:       l.info.Enter,
-		Stdio:       l.req.Stdio,
+		Stdio:       stdio,
+		Terminal:    l.req.Terminal,
 		Status:      l.records.Status(),
 	}
 	if l.parent != nil {
@@ -406,16 +412,26 @@ func (l *launch) plan() (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
+	terminal, err := l.terminal()
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	logs, err := l.logs(sandbox)
+	if err != nil {
+		return plan.Plan{}, err
+	}
 	return plan.Plan{
 		Rootfs:         config.GetRootfs(),
 		ReadOnlyRootfs: config.GetReadOnlyRootfs(),
-		HostMounts:     config.GetRootfs() == "" && !l.info.HasMounts(),
+		HostMounts:     config.GetRootfs() == "" && !l.info.HasMounts() && terminal == nil,
 		Mounts:         l.info.Mounts,
 		Nodes:          l.info.Nodes,
 		Links:          l.info.Links,
 		Masked:         l.info.Masked,
 		ReadOnly:       l.info.ReadOnly,
 		Volumes:        l.info.Volumes,
+		Terminal:       terminal,
+		Logs:           logs,
 		Hostname:       l.info.Hostname,
 		Loopback:       l.info.Loopback,
 		Command: plan.Command{

@@ -11,6 +11,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/containerizer"
 	"berth/internal/atomicfile"
 	"berth/internal/inroot"
 	"berth/internal/mount"
@@ -77,6 +78,9 @@ var everyNamespace = []launcher.Namespace{launcher.Mount, launcher.PID, launcher
 // debugPlan is for a command in the place of the parent.
 func (l *launch) debugPlan() (plan.Plan, error) {
 	config, parent := l.container.Config, l.parent.made
+	if config.GetContainerInfo().GetTtyInfo() != nil || l.req.Logs != (containerizer.Logs{}) {
+		return plan.Plan{}, fmt.Errorf("a DEBUG container with a terminal or bounded logs: %w", container.ErrNotSupported)
+	}
 	command, err := isolator.ResolveCommand(config, nil, nil)
 	if err != nil {
 		return plan.Plan{}, err

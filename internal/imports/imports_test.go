@@ -19,10 +19,10 @@ var rooms = []struct {
 	may  []string
 }{
 	{"cmd/berth", []string{"agent", "engine", "containerizer", "isolator/namespaces/net", "launcher", "provisioner", "provisioner/store",
-		"layer", "image", "container", "api/v1"}},
+		"layer", "image", "container", "api/v1", "internal/pty"}},
 	// A program that embeds berth needs no more.
 	{"examples/*", []string{"engine", "containerizer", "container", "api/v1"}},
-	{"cmd/berth-init", []string{"launcher/plan", "internal/mount"}},
+	{"cmd/berth-init", []string{"launcher/plan", "internal/mount", "internal/pty"}},
 	{"agent", []string{"engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
 	{"engine", []string{"containerizer", "containerizer/*", "fetcher", "isolator", "isolator/*", "launcher", "launcher/*",
 		"provisioner", "provisioner/*", "layer", "registry", "image", "container", "state", "api/v1", "internal/*"}},
@@ -123,7 +123,7 @@ func TestEveryPackageImportsOnlyWhatItsRoomMay(t *testing.T) {
 
 // The init process stays in memory with every container, so what it is made of counts.
 func TestInitIsTiny(t *testing.T) {
-	may := []string{"berth/cmd/berth-init", "berth/launcher/plan", "berth/internal/mount", "berth/internal/disk", "golang.org/x/sys/unix"}
+	may := []string{"berth/cmd/berth-init", "berth/launcher/plan", "berth/internal/mount", "berth/internal/disk", "berth/internal/pty", "golang.org/x/sys/unix"}
 	for _, p := range list(t, "-deps", "./cmd/berth-init") {
 		if !p.Standard && !slices.Contains(may, p.ImportPath) {
 			t.Errorf("berth-init depends on %s; it may on the standard library and %q", p.ImportPath, may)

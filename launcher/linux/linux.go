@@ -169,6 +169,12 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 		}
 		defer files.Parent.Close()
 	}
+	files.Terminal = spec.Terminal // the caller's: after the others are to be closed
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, errors.Join(err, p.closeChannels())
+	}
+	defer null.Close()
 	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec)}
 	unified, err := group.UnifiedFD()
 	if err != nil {
@@ -186,7 +192,7 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 		p.process, err = os.StartProcess(path, []string{initName}, &os.ProcAttr{
 			Env:   []string{}, // nothing of berth's environment is the container's
 			Dir:   "/",
-			Files: slices.Concat(spec.Stdio[:], files.List(), []*os.File{program}),
+			Files: slices.Concat(orElse(null, spec.Stdio[:]), orElse(null, files.List()), []*os.File{program}),
 			Sys:   attr,
 		})
 		return err
@@ -196,6 +202,18 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 	}
 	p.pid = p.process.Pid
 	return p, nil
+}
+
+// orElse puts null in the place of files that there are not: whatever was opened next
+// would have their numbers.
+func orElse(null *os.File, files []*os.File) []*os.File {
+	files = slices.Clone(files)
+	for i, f := range files {
+		if f == nil {
+			files[i] = null
+		}
+	}
+	return files
 }
 
 // openInit opens berth-init on a read-only mount of its own that is in no mount

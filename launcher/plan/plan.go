@@ -43,6 +43,10 @@ type Plan struct {
 	// needs is made in a volume, which may be a directory of the host.
 	Volumes []Mount
 
+	Terminal *Terminal // nil: the standard streams of the command are those of berth-init
+
+	Logs *Logs // nil: berth-init writes none
+
 	Hostname string // needs a UTS namespace
 	Loopback bool   // bring lo up; needs a network namespace
 
@@ -112,6 +116,25 @@ type Link struct {
 	Target string
 }
 
+// Terminal is a new pseudo terminal, the standard streams of the command. Its master is
+// sent by the socket Files.Terminal.
+type Terminal struct {
+	Multiplexer string // the ptmx of the devpts that the terminal is on; a Fixed path
+	// Console is where the terminal is found too, in a mount that the plan made; empty:
+	// nowhere else.
+	Console       string
+	Rows, Columns uint16
+}
+
+// Logs are outputs of the command that berth-init writes to files called stdout and
+// stderr. A full one is renamed, to stdout.1 and so on.
+type Logs struct {
+	Outputs   []int // 1, 2
+	Directory string
+	MaxSize   int64 // of a file, in bytes; positive
+	MaxFiles  int   // of each output, that which is written to included; positive
+}
+
 // Command is what to execute in the end.
 type Command struct {
 	// Path is looked up in the working directory if it has a slash, else in the PATH of
@@ -136,6 +159,7 @@ const (
 	reportFD
 	statusFD
 	parentFD
+	terminalFD
 	// FirstForeignFD and those above it are not the launcher's.
 	FirstForeignFD
 )
@@ -147,19 +171,25 @@ type Files struct {
 	Report  *os.File // takes a Report; closed without one when the command was executed
 	Status  *os.File // takes the wait status of the command, in decimal
 	Parent  *os.File // with EnterMounts: a pidfd of whom to follow; else nothing to look at
+	// Terminal is a socket that takes the master of the terminal. Without a terminal
+	// whatever is there is of no use.
+	Terminal *os.File
 }
 
 // List returns the files in the order of their descriptors.
-func (f Files) List() []*os.File { return []*os.File{f.Plan, f.Release, f.Report, f.Status, f.Parent} }
+func (f Files) List() []*os.File {
+	return []*os.File{f.Plan, f.Release, f.Report, f.Status, f.Parent, f.Terminal}
+}
 
 // Inherited returns the files that the launcher has handed to this process.
 func Inherited() Files {
 	return Files{
-		Plan:    os.NewFile(planFD, "plan"),
-		Release: os.NewFile(releaseFD, "release"),
-		Report:  os.NewFile(reportFD, "report"),
-		Status:  os.NewFile(statusFD, "status"),
-		Parent:  os.NewFile(parentFD, "parent"),
+		Plan:     os.NewFile(planFD, "plan"),
+		Release:  os.NewFile(releaseFD, "release"),
+		Report:   os.NewFile(reportFD, "report"),
+		Status:   os.NewFile(statusFD, "status"),
+		Parent:   os.NewFile(parentFD, "parent"),
+		Terminal: os.NewFile(terminalFD, "terminal"),
 	}
 }
 

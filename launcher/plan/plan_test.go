@@ -25,6 +25,8 @@ func full() Plan {
 		Volumes: []Mount{{Target: "/v", Source: "/host", SubPath: "a/b", Type: "x", Flags: ReadOnly, Fixed: true, Options: []Option{{"a", "b"}},
 			Propagation: FromHost, File: true, Content: []byte{1}}},
 		Masked: []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
+		Terminal: &Terminal{Multiplexer: "/dev/pts/ptmx", Console: "/dev/console", Rows: 24, Columns: 1<<16 - 1},
+		Logs:     &Logs{Outputs: []int{1, 2}, Directory: "/mnt/mesos/sandbox", MaxSize: 1 << 40, MaxFiles: 3},
 		Hostname: "h", Loopback: true,
 		Command: Command{
 			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},
@@ -55,6 +57,8 @@ func TestFullIsFull(t *testing.T) {
 			t.Errorf("%s is zero", path)
 		}
 		switch v.Kind() {
+		case reflect.Pointer:
+			check(path, v.Elem())
 		case reflect.Struct:
 			for i := range v.NumField() {
 				check(path+"."+v.Type().Field(i).Name, v.Field(i))
