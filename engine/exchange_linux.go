@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"syscall"
+	"time"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -71,8 +74,49 @@ func (i *Images) Load(ctx context.Context, file string) ([]store.Record, error) 
 	if !ok {
 		return nil, fmt.Errorf("load %s: %w: docker is not among --image_providers", file, container.ErrNotSupported)
 	}
-	if file == "-" {
-		return s.LoadStream(ctx, os.Stdin)
+	if file != "-" {
+		return s.Load(ctx, file)
 	}
-	return s.Load(ctx, file)
+	in, err := interruptible(ctx, os.Stdin)
+	if err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	loaded, err := s.LoadStream(ctx, in)
+	return loaded, errors.Join(err, in.Close())
+}
+
+// interruptible returns a reader of what is piped in that ends with ctx: whoever writes may
+// have stopped to. Close leaves from open.
+func interruptible(ctx context.Context, from *os.File) (io.ReadCloser, error) {
+	info, err := from.Stat()
+	if err != nil || info.Mode()&fs.ModeNamedPipe == 0 {
+		return io.NopCloser(from), err
+	}
+	// Opened once more: not to wait is a mode of the pipe's end, which others may share.
+	again, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", from.Fd()), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = again.SetReadDeadline(time.Now()) })
+	return &pipe{again, ctx, stop}, nil
+}
+
+// pipe is an end of one that is read until ctx ends.
+type pipe struct {
+	*os.File
+	ctx  context.Context
+	stop func() bool
+}
+
+func (p *pipe) Read(b []byte) (int, error) {
+	n, err := p.File.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = context.Cause(p.ctx)
+	}
+	return n, err
+}
+
+func (p *pipe) Close() error {
+	p.stop()
+	return p.File.Close()
 }

@@ -60,7 +60,7 @@ var providers = []provider{
 	{"appc", v1.Image_APPC, func(c Config, i *Images) (store.Store, error) {
 		return appc.New(appc.Options{
 			Options: fetch.Options{
-				Dir: cmp.Or(c.AppcStoreDir, c.besideLayers("appc"), i.Layout.AppcStore()), Layers: i.Layers,
+				Dir: cmp.Or(c.AppcStoreDir, c.besideLayers("appc"), i.Layout.AppcStore()), Layers: i.Layers, Slots: i.slots,
 				Progress: c.Progress, Metrics: i.metrics,
 			},
 			Web: registry.NewClient(c.Registry), Prefix: c.AppcSimpleDiscoveryURIPrefix,

@@ -355,6 +355,31 @@ func TestRegistriesConf(t *testing.T) {
 	check(t, err, container.ErrDenied, "blocked", conf)
 }
 
+// What Docker would take for the name of a user of Docker Hub is no registry, and nobody's
+// images are looked for there.
+func TestALocationIsNeverDockerHubUnsaid(t *testing.T) {
+	for _, location := range []string{"mirror/cache", "mirror.example.com/cache:5"} {
+		for _, text := range []string{
+			"[[registry]]\nprefix = 'r.example.com/a'\nlocation = '" + location + "'\n",
+			"[[registry]]\nprefix = 'r.example.com/a'\n[[registry.mirror]]\nlocation = '" + location + "'\n",
+		} {
+			conf := write(t, text, t.TempDir(), "registries.conf")
+			places, err := quickClient(Options{RegistriesConf: conf}).endpoints(mustName(t, "r.example.com/a"))
+			if !errors.Is(err, container.ErrInvalid) || !strings.Contains(err.Error(), location) {
+				t.Errorf("%s: asked at %v, %v", text, places, err)
+			}
+		}
+	}
+}
+
+func TestALocationMayEndWithASlash(t *testing.T) {
+	conf := write(t, "[[registry]]\nprefix = 'r.example.com/'\n[[registry.mirror]]\nlocation = 'm.example.com/cache/'\n", t.TempDir(), "registries.conf")
+	want := []string{"https://m.example.com/v2/cache/a mirror", "https://r.example.com/v2/a"}
+	if got := bases(t, Options{RegistriesConf: conf}, "r.example.com/a"); !slices.Equal(got, want) {
+		t.Errorf("asked at %q, want %q", got, want)
+	}
+}
+
 var (
 	badHosts = []string{"x", `server = 7`, `server = "ftp://r"`, `server = "https://user:hunter2@r"`, `[host."https://r?a=b"]`,
 		"[host.r]\nca = 7", "[host.r]\nca = [7]", "[host.r]\nclient = [['a','b','c']]", "[host.r.header]\nA = 7", "[host.r.header]\nA = \"a\\r\\nB: c\""}
@@ -563,6 +588,47 @@ func TestCertificateDirectories(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A header of the configuration may be a password, and a registry may send back what it was sent.
+func TestHeadersOfTheConfigurationAreNotShown(t *testing.T) {
+	for _, status := range []int{400, 404, 500} {
+		host := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			io.WriteString(w, `{"errors":[{"code":"X","message":"you sent `+r.Header.Get("X-Key")+`"}]}`)
+		})
+		dir := t.TempDir()
+		write(t, "server = 'http://"+host+"'\n[header]\nX-Key = 'hunter2'\n", dir, host, "hosts.toml")
+		_, err := quickClient(Options{HostsDir: dir, Attempts: 1}).Manifest(t.Context(), mustName(t, host+"/a"))
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%d: %v", status, err)
+		}
+	}
+}
+
+// What is configured of a mirror holds for the mirror of that registry. The same host under
+// its own name is another matter, whichever of them is asked first: there nobody has said that
+// its certificate is not to be checked.
+func TestCertificatesAreTrustedForThePlaceThatSaysSo(t *testing.T) {
+	host, ca := serveTLS(t, tls.NoClientCert, answer(image.MediaTypeOCIIndex, emptyIndex))
+	for _, trust := range []string{"skip_verify = true", "ca = '" + write(t, ca, t.TempDir(), "ca.crt") + "'"} {
+		dir := t.TempDir()
+		write(t, "[host.'https://"+host+"']\n"+trust+"\n", dir, "r.example.com", "hosts.toml")
+		none := filepath.Join(t.TempDir(), "certs")
+		write(t, "", none, host, "empty") // so that https is spoken to a loopback host
+		for _, order := range [][]string{{"r.example.com", host}, {host, "r.example.com"}} {
+			c := quickClient(Options{HostsDir: dir, CertDirs: []string{none}, Attempts: 1})
+			for _, registry := range order {
+				_, err := c.Manifest(t.Context(), mustName(t, registry+"/a"))
+				if registry == host {
+					check(t, err, container.ErrFailedPrecondition, "certificate")
+				} else if err != nil {
+					t.Errorf("%s: the mirror after %s: %v", trust, order[0], err)
+				}
+			}
+		}
+	}
 }
 
 // clientPair is a self-signed certificate, and its key.

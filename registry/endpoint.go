@@ -3,6 +3,7 @@ package registry
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"berth/image"
@@ -24,6 +25,17 @@ type endpoint struct {
 	// alone, beside those of the directories of certificates.
 	ca    []string
 	pairs []keyPair
+}
+
+// sent is what was granted, with the headers of the configuration: they may be passwords, too.
+func (e endpoint) sent(granted grant) grant {
+	granted.secrets = slices.Clone(granted.secrets)
+	for _, values := range e.header {
+		for _, value := range values {
+			granted.secrets = append(granted.secrets, strings.Fields(value)...)
+		}
+	}
+	return granted
 }
 
 // keyPair is a client certificate: the files with the certificate and its key.

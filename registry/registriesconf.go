@@ -122,7 +122,9 @@ func (e *registryEntry) check() error {
 	if e.Prefix == "" {
 		return fmt.Errorf("%w: it has neither a prefix nor a location", container.ErrInvalid)
 	}
-	for _, m := range e.Mirrors {
+	for i := range e.Mirrors {
+		m := &e.Mirrors[i]
+		m.Location = strings.TrimSuffix(m.Location, "/")
 		if m.Location == "" {
 			return fmt.Errorf("%w: a mirror of %q has no location", container.ErrInvalid, e.Prefix)
 		}
@@ -174,9 +176,14 @@ func (e registryEntry) endpoints(full string, covered int) (all []endpoint, err 
 	return append(all, place), err
 }
 
-// located is the place HOST[:PORT]/REPOSITORY.
+// located is the place HOST[:PORT]/REPOSITORY. What would be short for something else, as names
+// of Docker Hub are, is refused: whoever writes the name of a host without a dot does not mean
+// a stranger there.
 func located(location string, insecure bool) (endpoint, error) {
 	name, err := image.ParseName(location)
+	if err == nil && name.Registry+"/"+name.Repository != location {
+		err = fmt.Errorf("%.200q: %w: it is not HOST[:PORT]/REPOSITORY; a HOST has a dot or a port, or is localhost", location, container.ErrInvalid)
+	}
 	if err != nil {
 		return endpoint{}, fmt.Errorf("location: %w", err)
 	}

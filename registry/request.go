@@ -51,7 +51,7 @@ func withoutQuery(u *url.URL) string {
 // a second time: never a third.
 func (c *Client) get(ctx context.Context, e endpoint, r resource) (*reply, error) {
 	session := c.session(e)
-	request := request{method: cmp.Or(r.method, http.MethodGet), url: e.base.JoinPath(r.path...), accept: r.accept, header: e.header, from: r.from, size: r.size}
+	request := request{by: e, method: cmp.Or(r.method, http.MethodGet), url: e.base.JoinPath(r.path...), accept: r.accept, header: e.header, from: r.from, size: r.size}
 	granted, err := session.current(ctx)
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (c *Client) get(ctx context.Context, e endpoint, r resource) (*reply, error
 		return nil, err
 	}
 	if answer.StatusCode == http.StatusUnauthorized && !answer.foreign {
-		refused := statusError(answer, granted, deniedRemedy(e, granted))
+		refused := statusError(answer, e.sent(granted), deniedRemedy(e, granted))
 		if granted, err = c.renew(ctx, session, e, granted, answer, refused); err != nil {
 			return nil, err
 		}
@@ -71,13 +71,14 @@ func (c *Client) get(ctx context.Context, e endpoint, r resource) (*reply, error
 	}
 	ofRange := r.from > 0 && (answer.StatusCode == http.StatusPartialContent || answer.StatusCode == http.StatusRequestedRangeNotSatisfiable)
 	if answer.StatusCode != http.StatusOK && !ofRange {
-		return nil, statusError(answer, granted, remedy(e, granted, answer, r))
+		return nil, statusError(answer, e.sent(granted), remedy(e, granted, answer, r))
 	}
 	return answer, nil
 }
 
 // request is what follow carries from place to place.
 type request struct {
+	by     endpoint // who leads to url; zero: nobody
 	method string
 	url    *url.URL
 	accept string
@@ -105,7 +106,7 @@ func (c *Client) follow(ctx context.Context, r request, granted grant) (*reply, 
 		if !foreign && granted.header != "" {
 			header.Set("Authorization", granted.header)
 		}
-		resp, err := c.send(ctx, r.method, at, header, nil)
+		resp, err := c.send(ctx, r.by, r.method, at, header, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -191,8 +192,8 @@ func (c *Client) header(accept string) http.Header {
 
 // send makes one request, without following anything. http.Client is not used: it
 // keeps credentials on other ports and sub-domains, and prints whole URLs in errors.
-// The body of the answer ends when it stalls, and is to be closed.
-func (c *Client) send(ctx context.Context, method string, u *url.URL, header http.Header, form io.Reader) (*http.Response, error) {
+// by is that of transports.of. The body of the answer ends when it stalls, and is to be closed.
+func (c *Client) send(ctx context.Context, by endpoint, method string, u *url.URL, header http.Header, form io.Reader) (*http.Response, error) {
 	guarded, cancel := context.WithCancelCause(ctx)
 	req, err := http.NewRequestWithContext(guarded, method, u.String(), form)
 	if err != nil {
@@ -200,7 +201,7 @@ func (c *Client) send(ctx context.Context, method string, u *url.URL, header htt
 		return nil, fmt.Errorf("%s: %w: not a valid request", place(method, u), container.ErrInvalid)
 	}
 	req.Header = header
-	transport, err := c.transports.of(u)
+	transport, err := c.transports.of(u, by)
 	if err != nil {
 		cancel(nil)
 		return nil, fmt.Errorf("%s: %w", place(method, u), err)

@@ -16,74 +16,67 @@ import (
 	"berth/container"
 )
 
-// transports has a transport for each host that has certificates of its own, and one for
+// transports has a transport for each place that has certificates of its own, and one for
 // all others.
 type transports struct {
 	other    http.RoundTripper
 	certDirs []string
 
 	mu    sync.Mutex
-	hosts map[string]*hostTransport
-}
-
-// hostTransport is how one host is spoken to. The certificates are read when it is first
-// needed.
-type hostTransport struct {
-	endpoint  // of which the fields about certificates count
-	plain     bool
-	transport http.RoundTripper
+	plain map[string]bool // hosts that the configuration has plain http spoken to
+	made  map[string]http.RoundTripper
 }
 
 func newTransports(o Options) *transports {
-	t := &transports{other: o.Transport, certDirs: o.CertDirs, hosts: make(map[string]*hostTransport)}
+	t := &transports{other: o.Transport, certDirs: o.CertDirs, plain: make(map[string]bool), made: make(map[string]http.RoundTripper)}
 	if t.other == nil {
 		t.other = NewTransport()
 	}
 	return t
 }
 
-// learn remembers what the configuration says of a place.
+// learn remembers which hosts plain http is spoken to.
 func (t *transports) learn(e endpoint) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	known := t.hosts[e.base.Host]
-	if known == nil {
-		known = &hostTransport{endpoint: e}
-		t.hosts[e.base.Host] = known
+	if e.base.Scheme == "http" {
+		t.plain[e.base.Host] = true
 	}
-	known.plain = known.plain || e.base.Scheme == "http"
 }
 
 // isPlain reports whether a host is one that the configuration has plain http spoken to.
 func (t *transports) isPlain(host string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	known := t.hosts[host]
-	return known != nil && known.plain
+	return t.plain[host]
 }
 
-// of returns the transport for a URL.
-func (t *transports) of(u *url.URL) (http.RoundTripper, error) {
+// of returns the transport for a URL to which a place has led, or none (the zero endpoint).
+// What the configuration says of the place holds for its host alone, and for nobody else who
+// is led to that host. The certificates are read when they are first needed.
+func (t *transports) of(u *url.URL, by endpoint) (http.RoundTripper, error) {
 	if u.Scheme != "https" {
 		return t.other, nil
 	}
+	at := endpoint{base: u, registry: u.Host}
+	if by.base != nil && by.base.Host == u.Host {
+		at = by
+	}
+	key := fmt.Sprintf("%q %q %t %t %q %q", u.Host, at.registry, at.mirror, at.insecure, at.ca, at.pairs)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	known := t.hosts[u.Host]
-	if known == nil {
-		known = &hostTransport{endpoint: endpoint{base: u, registry: u.Host}}
-		if len(t.hosts) < maxSessions { // redirects name hosts, too
-			t.hosts[u.Host] = known
-		}
+	if made, found := t.made[key]; found {
+		return made, nil
 	}
-	if known.transport == nil {
-		made, err := t.make(known.endpoint)
-		if err != nil {
-			return nil, fmt.Errorf("certificates for %s: %w", u.Host, err)
-		}
-		known.transport = made
+	made, err := t.make(at)
+	if err != nil {
+		return nil, fmt.Errorf("certificates for %s: %w", u.Host, err)
 	}
-	return known.transport, nil
+	if len(t.made) >= maxSessions { // redirects name hosts, too
+		clear(t.made)
+	}
+	t.made[key] = made
+	return made, nil
 }
 
 func (t *transports) make(e endpoint) (http.RoundTripper, error) {

@@ -86,7 +86,7 @@ func (c *Client) getToken(ctx context.Context, realm *url.URL, r tokenRequest) (
 	query.Set("scope", r.scope())
 	withQuery := *realm
 	withQuery.RawQuery = query.Encode()
-	answer, err := c.follow(ctx, request{url: &withQuery, accept: "application/json"}, r.basic)
+	answer, err := c.follow(ctx, request{by: r.endpoint, url: &withQuery, accept: "application/json"}, r.basic)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (c *Client) postToken(ctx context.Context, realm *url.URL, r tokenRequest) 
 	}
 	header := c.header("application/json")
 	header.Set("Content-Type", "application/x-www-form-urlencoded")
-	resp, err := c.send(ctx, http.MethodPost, realm, header, strings.NewReader(form.Encode()))
+	resp, err := c.send(ctx, r.endpoint, http.MethodPost, realm, header, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, err
 	}

@@ -144,6 +144,8 @@ func TestPlace(t *testing.T) {
 		{string(Simple), "example.com/a,version=1.0.0,arch=i386", "aci.asc", "example.com/a-1.0.0-linux-i386.aci.asc"},
 		{"https://s.example.com/{os}/{arch}/{name}.{ext}?v={version}&env={env}", "b,env=canary", "aci",
 			"https://s.example.com/linux/amd64/b.aci?v=latest&env=canary"},
+		// Else a signature would be looked for where the image is.
+		{"https://x/{name}.{ext}", "b,ext=other", "aci.asc", "https://x/b.aci.asc"},
 	} {
 		if got, err := Template(c.template).Place(request(t, c.request), host, c.ext); err != nil || got != c.want {
 			t.Errorf("%s of %s: %q, %v; want %q", c.template, c.request, got, err, c.want)
@@ -245,6 +247,14 @@ func FuzzParseRequest(f *testing.F) {
 			t.Fatalf("%q leads to %q, %v", s, place, err)
 		}
 	})
+}
+
+// A page of a megabyte has room for thousands, each of which would be tried.
+func TestAPageOfTooManyTemplates(t *testing.T) {
+	tag := `<meta name="ac-discovery" content="a https://x/{name}">`
+	if n := len(Templates([]byte(strings.Repeat(tag, 10_000)), "a")); n > 100 {
+		t.Errorf("%d templates", n)
+	}
 }
 
 func FuzzTemplates(f *testing.F) {

@@ -32,12 +32,11 @@ var variableRE = regexp.MustCompile(`\{[^{}]*\}`)
 // version "latest", and the system. ErrInvalid for a template with a variable of which
 // nothing is known.
 func (t Template) Place(r Request, system System, ext string) (string, error) {
-	known := map[string]string{
-		"name": r.Name, "ext": ext, Version: DefaultVersion, OS: system.OS, Arch: system.Arch,
-	}
+	known := map[string]string{Version: DefaultVersion, OS: system.OS, Arch: system.Arch}
 	for _, l := range r.Labels {
 		known[l.Name] = cmp.Or(l.Value, known[l.Name])
 	}
+	known["name"], known["ext"] = r.Name, ext // whatever labels there are
 	var unknown string
 	place := variableRE.ReplaceAllStringFunc(string(t), func(variable string) string {
 		value, ok := known[strings.Trim(variable, "{}")]
@@ -56,6 +55,9 @@ func (t Template) Place(r Request, system System, ext string) (string, error) {
 // MaxPageSize bounds a page of the meta discovery.
 const MaxPageSize = 1 << 20
 
+// maxTemplates bounds those of a page, each of which is tried.
+const maxTemplates = 16
+
 // discoveryTag is the name of a meta tag with a prefix and a template.
 const discoveryTag = "ac-discovery"
 
@@ -63,13 +65,14 @@ const discoveryTag = "ac-discovery"
 // the tags <meta name="ac-discovery" content="PREFIX TEMPLATE"> in its head, those whose
 // prefix is the name or a whole part of its beginning. A template of something else than
 // https is left out: no page may have files of this machine read, or lead out of encryption.
+// Of many the first ones are returned.
 func Templates(page []byte, name string) (templates []Template) {
 	d := xml.NewDecoder(bytes.NewReader(page))
 	d.Strict, d.AutoClose, d.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity
 	d.CharsetReader = func(_ string, input io.Reader) (io.Reader, error) { return input, nil } // tags are ASCII
 	for {
 		token, err := d.RawToken()
-		if err != nil { // the end, or what is no markup any more
+		if err != nil || len(templates) == maxTemplates { // the end, or what is no markup any more
 			return templates
 		}
 		switch t := token.(type) {

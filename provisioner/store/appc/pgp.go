@@ -3,6 +3,7 @@ package appc
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"berth/container"
 )
@@ -35,11 +37,7 @@ func readKeyring(path string) (*keyring, error) {
 	if err != nil {
 		return nil, err
 	}
-	read := openpgp.ReadKeyRing
-	if bytes.HasPrefix(bytes.TrimSpace(data), []byte(armorBegin)) {
-		read = openpgp.ReadArmoredKeyRing
-	}
-	keys, err := read(bytes.NewReader(data))
+	keys, err := readKeys(data)
 	if err == nil && len(keys) == 0 {
 		err = errors.New("it has no key")
 	}
@@ -49,27 +47,80 @@ func readKeyring(path string) (*keyring, error) {
 	return &keyring{keys}, nil
 }
 
-func fingerprint(key *openpgp.Entity) string { return fmt.Sprintf("%X", key.PrimaryKey.Fingerprint) }
+// readKeys reads keys, armored or not. Several armors may follow each other, as those of keys
+// do that were exported one by one.
+func readKeys(data []byte) (openpgp.EntityList, error) {
+	if !bytes.HasPrefix(bytes.TrimSpace(data), []byte(armorBegin)) {
+		return openpgp.ReadKeyRing(bytes.NewReader(data))
+	}
+	var all openpgp.EntityList
+	text := bufio.NewReader(bytes.NewReader(data))
+	for {
+		block, err := armor.Decode(text)
+		if err == io.EOF {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		keys, err := openpgp.ReadKeyRing(block.Body)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, keys...)
+	}
+}
 
-// verify returns the fingerprint of the key that has signed content. ErrDenied: none of the
-// ring has.
+func fingerprint(key *packet.PublicKey) string { return fmt.Sprintf("%X", key.Fingerprint) }
+
+// verify returns the fingerprint of the key, or subkey, that has signed content. ErrDenied:
+// none of the ring has.
 func (k *keyring) verify(content io.Reader, signature []byte) (string, error) {
-	signer, err := openpgp.CheckArmoredDetachedSignature(k.keys, content, bytes.NewReader(signature), nil)
+	signer, err := k.signer(content, signature)
 	if err != nil {
 		return "", fmt.Errorf("%w: its signature is not that of a key in --appc_keyring: %w", container.ErrDenied, err)
 	}
-	return fingerprint(signer), nil
+	return signer, nil
 }
 
-// hasKey reports whether a key is in the ring and has neither expired nor been revoked.
+// signer is whose signature it is. The library has a look at everything but what one is made
+// of: of SHA-1, and of a text whose ends of lines do not count, others have the same.
+func (k *keyring) signer(content io.Reader, signature []byte) (string, error) {
+	block, err := armor.Decode(bytes.NewReader(signature))
+	if err != nil {
+		return "", err
+	}
+	if block.Type != openpgp.SignatureType {
+		return "", fmt.Errorf("it is a %.40q", block.Type)
+	}
+	made, by, err := openpgp.VerifyDetachedSignature(k.keys, content, block.Body, nil)
+	if err != nil {
+		return "", err
+	}
+	if made.SigType != packet.SigTypeBinary || made.Hash.Size() < sha256.Size224 {
+		return "", fmt.Errorf("it signs a text, or with %s: sign again with `gpg --digest-algo SHA256 --armor --detach-sign`", made.Hash)
+	}
+	for _, sub := range by.Subkeys {
+		if sub.PublicKey.KeyId == *made.IssuerKeyId {
+			return fingerprint(sub.PublicKey), nil
+		}
+	}
+	return fingerprint(by.PrimaryKey), nil
+}
+
+// hasKey reports whether a key or subkey is in the ring and has neither expired nor been
+// revoked.
 func (k *keyring) hasKey(wanted string) bool {
 	return slices.ContainsFunc(k.keys, func(key *openpgp.Entity) bool {
-		if fingerprint(key) != wanted || key.Revoked(time.Now()) {
-			return false
-		}
-		identity := key.PrimaryIdentity()
-		return identity != nil && !key.PrimaryKey.KeyExpired(identity.SelfSignature, time.Now())
+		return isValid(key, time.Now()) && (fingerprint(key.PrimaryKey) == wanted || slices.ContainsFunc(key.Subkeys, func(sub openpgp.Subkey) bool {
+			return fingerprint(sub.PublicKey) == wanted && !sub.Revoked(time.Now()) && !sub.PublicKey.KeyExpired(sub.Sig, time.Now())
+		}))
 	})
+}
+
+func isValid(key *openpgp.Entity, now time.Time) bool {
+	self, identity := key.PrimarySelfSignature()
+	return self != nil && !key.Revoked(now) && (identity == nil || !identity.Revoked(now)) && !key.PrimaryKey.KeyExpired(self, now)
 }
 
 func readPassphrase(path string) ([]byte, error) {

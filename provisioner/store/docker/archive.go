@@ -69,8 +69,12 @@ func (a *archiveSource) Open(_ context.Context, l fetch.Layer) (io.ReadCloser, e
 	return io.NopCloser(a.members.Open(a.at[l.DiffID])), nil
 }
 
-// find resolves the reference.
+// find resolves the reference. One with a digest is refused: that an archive gives an image
+// such a name proves nothing.
 func (a *archive) find(ctx context.Context) (found *fetch.Resolved, err error) {
+	if a.reference.Name.Digest != "" {
+		return nil, fmt.Errorf("image %s: %w: nothing in the archive proves the digest in its name", a.reference.Name, container.ErrInvalid)
+	}
 	if a.members.Has("manifest.json") {
 		found, err = a.findInManifest()
 	} else {

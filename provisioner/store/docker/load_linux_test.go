@@ -163,3 +163,22 @@ func TestSavedAndLoadedByTheDigestOfAnIndex(t *testing.T) {
 		})
 	}
 }
+
+// Nothing in such an archive proves a digest, so it cannot have the name of an image that
+// somebody has pinned.
+func TestAnArchiveDoesNotGiveNamesWithADigest(t *testing.T) {
+	pinned := "pinned@" + digestsOf(layerC)[0].String()
+	for _, format := range []string{"Docker 1.10", "before Docker 1.10"} {
+		t.Run(format, func(t *testing.T) {
+			b := newBench(t)
+			file := filepath.Join(b.dir, "pinned.tar")
+			writeArchive(t, file, layouts[format](archivedImage(pinned, layerA)))
+			loaded, err := b.Load(t.Context(), file)
+			wantError(t, err, container.ErrInvalid, pinned, "digest")
+			if len(loaded) > 0 {
+				t.Errorf("loaded %v", references(loaded))
+			}
+			b.wantNothing(t)
+		})
+	}
+}

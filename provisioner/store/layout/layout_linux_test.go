@@ -131,10 +131,13 @@ func TestDocumentsOfArtifactsProveNothing(t *testing.T) {
 	}
 	config := []byte(`{"os":"linux","rootfs":{"diff_ids":["` + image.DigestOf([]byte("another")).String() + `"]}}`)
 	tar := descriptor("application/vnd.oci.image.layer.v1.tar", weights)
+	id := strings.Repeat("0", 64)
+	old := []byte(`{"schemaVersion":1,"fsLayers":[{"blobSum":"` + tar.Digest.String() + `"}],"history":[{"v1Compatibility":"{\"id\":\"` + id + `\"}"}]}`)
 	for name, c := range map[string]struct{ entry, document []byte }{
 		"an image, proven by an artifact": {manifest(image.MediaTypeOCIConfig, config, tar), manifest("application/x.config", config, layer)},
 		"an artifact, proven by itself":   {manifest("application/x.config", nil, layer), manifest("application/x.config", nil, layer)},
 		"an artifact, proven by an image": {manifest("application/x.config", nil, layer), manifest(image.MediaTypeOCIConfig, nil, tar)},
+		"an artifact, by a schema 1":      {manifest("application/x.config", nil, layer), old},
 	} {
 		var all []storetest.Entry
 		for _, b := range [][]byte{c.entry, c.document, config, weights, {}} {

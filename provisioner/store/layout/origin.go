@@ -109,10 +109,13 @@ func prove(name image.Name, found *fetch.Resolved) ([]fetch.Layer, error) {
 			}
 		case *image.Manifest:
 			if i < len(chain)-1 || d.Artifact() || found.Parsed == nil || d.Config.Digest != image.DigestOf(found.Config) {
-				return nil, fmt.Errorf("%w: the manifest %s is not that of the configuration %s", container.ErrInvalid, image.DigestOf(body), image.DigestOf(found.Config))
+				return nil, errNotItsManifest(body, found)
 			}
 			return fetch.Pair(found.Parsed, d.Layers)
 		case *image.Schema1:
+			if found.Parsed == nil { // an artifact
+				return nil, errNotItsManifest(body, found)
+			}
 			return nil, proveSchema1(name, found, d)
 		}
 	}
@@ -127,9 +130,13 @@ func proveSchema1(name image.Name, found *fetch.Resolved, m *image.Schema1) erro
 	}
 	config, err := m.Config(found.Parsed.DiffIDs)
 	if err == nil && (len(found.Indexes) > 0 || !bytes.Equal(config, found.Config)) {
-		err = fmt.Errorf("%w: the manifest %s is not that of the configuration %s", container.ErrInvalid, image.DigestOf(found.Manifest), image.DigestOf(found.Config))
+		err = errNotItsManifest(found.Manifest, found)
 	}
 	return err
+}
+
+func errNotItsManifest(manifest []byte, found *fetch.Resolved) error {
+	return fmt.Errorf("%w: the manifest %s is not that of the configuration %s", container.ErrInvalid, image.DigestOf(manifest), image.DigestOf(found.Config))
 }
 
 func proveName(name image.Name, found *fetch.Resolved) error {
