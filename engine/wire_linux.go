@@ -12,7 +12,7 @@ import (
 	"berth/isolator/cgroups/cpu"
 	"berth/isolator/cgroups/mem"
 	"berth/isolator/cgroups/pids"
-	dockerruntime "berth/isolator/docker/runtime"
+	"berth/isolator/runtime"
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/filesystem/posix"
 	"berth/isolator/filesystem/shared"
@@ -20,7 +20,6 @@ import (
 	"berth/isolator/namespaces/net"
 	"berth/isolator/namespaces/pid"
 	"berth/isolator/namespaces/uts"
-	ociruntime "berth/isolator/oci/runtime"
 	"berth/isolator/volume/hostpath"
 	"berth/isolator/volume/image"
 	"berth/isolator/volume/sandboxpath"
@@ -125,8 +124,8 @@ var isolators = []tableEntry{
 	{"cgroups/cpu", func(p parts) isolator.Isolator { return cpu.New(p.launcher) }, "cpu"},
 	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher) }, "memory"},
 	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
-	{"docker/runtime", func(parts) isolator.Isolator { return dockerruntime.New() }, ""},
-	{"oci/runtime", func(parts) isolator.Isolator { return ociruntime.New() }, ""},
+	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_DOCKER) }, ""},
+	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},
 	{"namespaces/ipc", func(parts) isolator.Isolator { return ipc.New() }, ""},
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},

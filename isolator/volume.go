@@ -262,3 +262,30 @@ func MakeInSandbox(sandbox, name string, a Attributes) (err error) {
 	// The owner first: chown clears bits of the mode.
 	return errors.Join(dir.Chown(a.UID, a.GID), dir.Chmod(a.Mode))
 }
+
+// EachVolume calls make for each volume of the request that is a kind of its own, with its
+// mount as VolumeMount begins it, and puts together what make returns. Without any it
+// returns nil: the isolator says nothing. An error of make is of the volume at its place.
+func EachVolume(config *v1.ContainerConfig, sandboxDirectory string, isOfKind func(*v1.Volume) bool, make func(*LaunchInfo, *plan.Mount, *v1.Volume) error) (*LaunchInfo, error) {
+	if err := CheckVolumes(config); err != nil {
+		return nil, err
+	}
+	var info *LaunchInfo
+	for _, v := range config.GetContainerInfo().GetVolumes() {
+		if !isOfKind(v) {
+			continue
+		}
+		if info == nil {
+			info = &LaunchInfo{}
+		}
+		m, err := VolumeMount(config, sandboxDirectory, v)
+		if err != nil {
+			return nil, err
+		}
+		if err := make(info, &m, v); err != nil {
+			return nil, fmt.Errorf("volume at %s: %w", m.Target, err)
+		}
+		info.Volumes = append(info.Volumes, m)
+	}
+	return info, nil
+}

@@ -47,41 +47,22 @@ func New(o Options) *Isolator { return &Isolator{o} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	info := &isolator.LaunchInfo{}
-	if err := i.prepare(info, c.Config); err != nil {
+	isOfHost := func(v *v1.Volume) bool {
+		_, ok := isolator.HostPath(v)
+		return ok
+	}
+	info, err := isolator.EachVolume(c.Config, i.SandboxDirectory, isOfHost, func(info *isolator.LaunchInfo, m *plan.Mount, v *v1.Volume) error {
+		source, _ := isolator.HostPath(v)
+		if path.IsAbs(source) {
+			return i.ofHost(m, source, v)
+		}
+		m.Source, m.SubPath = c.Config.GetDirectory(), source
+		return inSandbox(info, c.Config, source, v.GetContainerPath())
+	})
+	if err != nil {
 		return nil, fmt.Errorf("volume/host_path: %w", err)
 	}
-	if len(info.Volumes) == 0 {
-		return nil, nil
-	}
 	return info, nil
-}
-
-func (i *Isolator) prepare(info *isolator.LaunchInfo, config *v1.ContainerConfig) error {
-	if err := isolator.CheckVolumes(config); err != nil {
-		return err
-	}
-	for _, v := range config.GetContainerInfo().GetVolumes() {
-		source, ok := isolator.HostPath(v)
-		if !ok {
-			continue
-		}
-		m, err := isolator.VolumeMount(config, i.SandboxDirectory, v)
-		if err != nil {
-			return err
-		}
-		if path.IsAbs(source) {
-			err = i.ofHost(&m, source, v)
-		} else {
-			m.Source, m.SubPath = config.GetDirectory(), source
-			err = inSandbox(info, config, source, v.GetContainerPath())
-		}
-		if err != nil {
-			return fmt.Errorf("volume at %s: %w", m.Target, err)
-		}
-		info.Volumes = append(info.Volumes, m)
-	}
-	return nil
 }
 
 // ofHost has a mount show a path of the host.

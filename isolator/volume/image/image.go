@@ -37,42 +37,34 @@ func New(o Options) *Isolator { return &Isolator{o} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(ctx context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	mounts, images, err := i.plan(c.Config)
+	info, err := i.prepare(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("volume/image: %w", err)
 	}
-	if len(images) == 0 {
-		return nil, nil
-	}
-	paths, err := i.Provision(ctx, c.ID, images)
-	if err != nil {
-		return nil, fmt.Errorf("volume/image: %w", err)
-	}
-	for n := range mounts {
-		mounts[n].Source = paths[n]
-	}
-	return &isolator.LaunchInfo{Volumes: mounts}, nil
+	return info, nil
 }
 
-// plan returns the image volumes of a request, which lack their sources, and their
-// images: all that can be said, and refused, before anything is pulled.
-func (i *Isolator) plan(config *v1.ContainerConfig) (mounts []plan.Mount, images []*v1.Image, err error) {
-	if err := isolator.CheckVolumes(config); err != nil {
-		return nil, nil, err
-	}
-	for _, v := range config.GetContainerInfo().GetVolumes() {
-		if v.Image == nil {
-			continue
-		}
-		m, err := isolator.VolumeMount(config, i.SandboxDirectory, v)
-		if err != nil {
-			return nil, nil, err
-		}
+func (i *Isolator) prepare(ctx context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
+	var images []*v1.Image
+	hasImage := func(v *v1.Volume) bool { return v.Image != nil }
+	info, err := isolator.EachVolume(c.Config, i.SandboxDirectory, hasImage, func(_ *isolator.LaunchInfo, m *plan.Mount, v *v1.Volume) error {
 		m.SubPath = v.GetImagePath()
 		m.Flags |= plan.NoDev | plan.NoSuid
-		mounts, images = append(mounts, m), append(images, v.Image)
+		images = append(images, v.Image)
+		return nil
+	})
+	if info == nil || err != nil {
+		return nil, err
 	}
-	return mounts, images, nil
+	// Not before all that can be refused was: nothing has been pulled until now.
+	paths, err := i.Provision(ctx, c.ID, images)
+	if err != nil {
+		return nil, err
+	}
+	for n := range info.Volumes {
+		info.Volumes[n].Source = paths[n]
+	}
+	return info, nil
 }
 
 // Cleanup implements isolator.Isolator: the root filesystems go with the container's.

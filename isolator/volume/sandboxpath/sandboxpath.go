@@ -16,6 +16,7 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/isolator"
+	"berth/launcher/plan"
 )
 
 // Options are what the isolator is made of.
@@ -36,35 +37,16 @@ func New(o Options) *Isolator { return &Isolator{o} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	info := &isolator.LaunchInfo{}
-	if err := i.prepare(info, c); err != nil {
+	isOfSandbox := func(v *v1.Volume) bool { return v.GetSource().GetType() == v1.Volume_Source_SANDBOX_PATH }
+	info, err := isolator.EachVolume(c.Config, i.SandboxDirectory, isOfSandbox, func(info *isolator.LaunchInfo, m *plan.Mount, v *v1.Volume) (err error) {
+		m.SubPath = path.Clean(v.GetSource().GetSandboxPath().GetPath())
+		m.Source, err = i.source(info, c, v)
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("volume/sandbox_path: %w", err)
 	}
-	if len(info.Volumes) == 0 {
-		return nil, nil
-	}
 	return info, nil
-}
-
-func (i *Isolator) prepare(info *isolator.LaunchInfo, c *isolator.Container) error {
-	if err := isolator.CheckVolumes(c.Config); err != nil {
-		return err
-	}
-	for _, v := range c.Config.GetContainerInfo().GetVolumes() {
-		if v.GetSource().GetType() != v1.Volume_Source_SANDBOX_PATH {
-			continue
-		}
-		m, err := isolator.VolumeMount(c.Config, i.SandboxDirectory, v)
-		if err != nil {
-			return err
-		}
-		m.SubPath = path.Clean(v.GetSource().GetSandboxPath().GetPath())
-		if m.Source, err = i.source(info, c, v); err != nil {
-			return fmt.Errorf("volume at %s: %w", m.Target, err)
-		}
-		info.Volumes = append(info.Volumes, m)
-	}
-	return nil
 }
 
 // source returns the sandbox that a volume is of, and makes what is missing in it.

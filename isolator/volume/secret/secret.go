@@ -30,37 +30,18 @@ func New(o Options) *Isolator { return &Isolator{o} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	info := &isolator.LaunchInfo{}
-	if err := i.prepare(info, c.Config); err != nil {
-		return nil, fmt.Errorf("volume/secret: %w", err)
-	}
-	if len(info.Volumes) == 0 {
-		return nil, nil
-	}
-	return info, nil
-}
-
-func (i *Isolator) prepare(info *isolator.LaunchInfo, config *v1.ContainerConfig) error {
-	if err := isolator.CheckVolumes(config); err != nil {
-		return err
-	}
-	for _, v := range config.GetContainerInfo().GetVolumes() {
-		if v.GetSource().GetType() != v1.Volume_Source_SECRET {
-			continue
-		}
-		m, err := isolator.VolumeMount(config, i.SandboxDirectory, v)
-		if err != nil {
-			return err
-		}
-		if m.Content, err = resolve(v.GetSource().GetSecret()); err != nil {
-			return fmt.Errorf("volume at %s: %w", m.Target, err)
-		}
+	isSecret := func(v *v1.Volume) bool { return v.GetSource().GetType() == v1.Volume_Source_SECRET }
+	info, err := isolator.EachVolume(c.Config, i.SandboxDirectory, isSecret, func(_ *isolator.LaunchInfo, m *plan.Mount, v *v1.Volume) (err error) {
 		// Unlike those of tmpfs, the pages of ramfs are never swapped.
 		m.Source, m.Type, m.File = "secret", "ramfs", true
 		m.Flags |= plan.NoSuid | plan.NoDev | plan.NoExec
-		info.Volumes = append(info.Volumes, m)
+		m.Content, err = resolve(v.GetSource().GetSecret())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("volume/secret: %w", err)
 	}
-	return nil
+	return info, nil
 }
 
 // resolve returns what a secret is. No error has any of it.
