@@ -30,6 +30,7 @@ import (
 	"berth/internal/testrig"
 	"berth/layer"
 	"berth/provisioner/store/fetch"
+	"berth/provisioner/store/storetest"
 	"berth/registry"
 )
 
@@ -182,7 +183,7 @@ func TestLabelsAndIDOfTheMessage(t *testing.T) {
 	}
 	wrong := proto.CloneOf(img)
 	wrong.Appc.Id = proto.String("sha512-" + strings.Repeat("0", 128))
-	wantError(t, b.fails(t, wrong), container.ErrInvalid, "image id", idOf(aci))
+	storetest.WantError(t, b.fails(t, wrong), container.ErrInvalid, "image id", idOf(aci))
 	if err := b.Store.Remove(t.Context(), img); err != nil {
 		t.Error(err)
 	}
@@ -246,7 +247,7 @@ func TestImagesThatAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			b.Put(place("a", "latest"), c.aci(t))
-			wantError(t, b.fails(t, ask("a")), c.class, "appc:"+domain+"a", c.says)
+			storetest.WantError(t, b.fails(t, ask("a")), c.class, "appc:"+domain+"a", c.says)
 			b.wantNothing(t)
 		})
 	}
@@ -295,7 +296,7 @@ func TestDependenciesThatAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			c.put(t, b)
-			wantError(t, b.fails(t, ask("a")), c.class, "appc:"+domain+"a", c.says)
+			storetest.WantError(t, b.fails(t, ask("a")), c.class, "appc:"+domain+"a", c.says)
 			b.wantNothing(t)
 		})
 	}
@@ -319,7 +320,7 @@ func TestADependencyOfEndlessDataEnds(t *testing.T) {
 			}
 		}
 	})
-	wantError(t, b.fails(t, ask("a")), container.ErrInvalid, "says 1048576")
+	storetest.WantError(t, b.fails(t, ask("a")), container.ErrInvalid, "says 1048576")
 	<-ended
 	if sent > 64<<20 { // what the buffers of both ends hold
 		t.Errorf("%d bytes were sent", sent)
@@ -342,7 +343,7 @@ func TestSignatures(t *testing.T) {
 	sign := func(name string, signature []byte) { b.Put(place(name, "latest")+".asc", signature) }
 	refused := func(says ...string) {
 		t.Helper()
-		wantError(t, b.fails(t, ask("app")), container.ErrDenied, says...)
+		storetest.WantError(t, b.fails(t, ask("app")), container.ErrDenied, says...)
 	}
 	refused("no signature") // what is recorded was not verified
 	sign("app", key.Sign(t, app))
@@ -426,7 +427,7 @@ func TestImagesOfGPG(t *testing.T) {
 	}
 	write("open says me\n")
 	b.open(t, set)
-	wantError(t, b.fails(t, uncached(ask("binary"))), container.ErrFailedPrecondition, "another passphrase")
+	storetest.WantError(t, b.fails(t, uncached(ask("binary"))), container.ErrFailedPrecondition, "another passphrase")
 	write("\n")
 	if _, err := New(Options{Options: fetch.Options{Dir: b.dir, Layers: b.layers}, PassphraseFile: passphrase}); err == nil {
 		t.Error("an empty passphrase is accepted")
@@ -501,12 +502,12 @@ func TestImagesOfADirectory(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		wantError(t, b.fails(t, uncached(ask("a"))), container.ErrNotFound, "example.com/a")
+		storetest.WantError(t, b.fails(t, uncached(ask("a"))), container.ErrNotFound, "example.com/a")
 		// A FIFO would block for ever.
 		if err := exec.Command("mkfifo", path).Run(); err != nil {
 			t.Fatal(err)
 		}
-		wantError(t, b.fails(t, uncached(ask("a"))), container.ErrInvalid, "not a regular file")
+		storetest.WantError(t, b.fails(t, uncached(ask("a"))), container.ErrInvalid, "not a regular file")
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
@@ -565,7 +566,7 @@ func TestMetaDiscovery(t *testing.T) {
 	if !slices.Equal(asked, want) {
 		t.Errorf("asked for %q", asked)
 	}
-	wantError(t, b.fails(t, ask("hostile")), container.ErrNotFound, "no page says where it is", "https://example.com/hostile")
+	storetest.WantError(t, b.fails(t, ask("hostile")), container.ErrNotFound, "no page says where it is", "https://example.com/hostile")
 	b.pull(t, img) // what is recorded needs no discovery
 }
 
@@ -605,7 +606,7 @@ func TestABrokenRecordIsReplacedAndANewerOneStays(t *testing.T) {
 		}
 	}
 	write(bytes.ReplaceAll(whole, []byte(`"version": 1,`), []byte(`"version": 2,`)))
-	wantError(t, b.fails(t, ask("a")), container.ErrNotSupported, "version 2")
+	storetest.WantError(t, b.fails(t, ask("a")), container.ErrNotSupported, "version 2")
 }
 
 func FuzzRead(f *testing.F) {
@@ -667,7 +668,7 @@ func TestAWrongPassphraseIsCalledSo(t *testing.T) {
 	}
 	for i := range 50 {
 		_, err := (&kind{passphrase: fmt.Appendf(nil, "wrong %d", i)}).read(t.Context(), b, nil, io.Discard)
-		wantError(t, err, container.ErrFailedPrecondition, "another passphrase")
+		storetest.WantError(t, err, container.ErrFailedPrecondition, "another passphrase")
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -120,69 +119,29 @@ func uncached(img *v1.Image) *v1.Image {
 	return img
 }
 
-// pulled is what the store had for a moment.
-type pulled struct {
-	store.Record
-	*image.Config
-}
-
-// pull gets an image, looks at its layers and releases it.
-func (b *bench) pull(t testing.TB, img *v1.Image) pulled {
+func (b *bench) pull(t testing.TB, img *v1.Image) storetest.Pulled {
 	t.Helper()
-	found, err := b.Get(t.Context(), img, layer.Tree)
-	if err != nil {
-		t.Fatalf("get: %v", err)
-	}
-	for _, id := range found.Layers {
-		problems, err := b.layers.Check(t.Context(), id, layer.Tree)
-		if err != nil || len(problems) > 0 {
-			t.Errorf("layer %s: %v, %v", id, problems, err)
-		}
-	}
-	if err := found.Release(); err != nil {
-		t.Errorf("release: %v", err)
-	}
-	b.wantNoTrace(t)
-	return pulled{found.Record, found.Config}
+	defer b.wantOnlyRecords(t)
+	return storetest.Pull(t, b.Store, b.layers, img)
 }
 
-// fails gets an image that cannot be had, says why, and proves that nothing is left.
 func (b *bench) fails(t testing.TB, img *v1.Image) error {
 	t.Helper()
-	found, err := b.Get(t.Context(), img, layer.Tree)
-	if err == nil {
-		t.Fatalf("get: no error, but %+v and %v", found.Record, found.Release())
-	}
-	b.wantNoTrace(t)
-	return err
+	defer b.wantOnlyRecords(t)
+	return storetest.Fails(t, b.Store, b.layers, img)
 }
 
-func (b *bench) wantNoTrace(t testing.TB) {
+// wantOnlyRecords says that nothing is left among the records, where they are made.
+func (b *bench) wantOnlyRecords(t testing.TB) {
 	t.Helper()
-	for _, sub := range []string{"layers/staging", "layers/leases", "appc/images"} {
-		left, err := os.ReadDir(filepath.Join(b.dir, sub))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range left {
-			if !strings.HasSuffix(e.Name(), ".json") {
-				t.Errorf("left behind: %s/%s", sub, e.Name())
-			}
-		}
+	if unknown, err := b.Unknown(); err != nil || len(unknown) > 0 {
+		t.Errorf("left behind: %q, %v", unknown, err)
 	}
 }
 
-// wantNothing says that the store has neither images nor layers.
 func (b *bench) wantNothing(t testing.TB) {
 	t.Helper()
-	recorded, err := b.List(t.Context())
-	if err != nil || len(recorded) > 0 {
-		t.Errorf("recorded: %v, %v", recorded, err)
-	}
-	visible, err := b.layers.List()
-	if err != nil || len(visible) > 0 {
-		t.Errorf("visible: %v, %v", visible, err)
-	}
+	storetest.WantNothing(t, b.Store, b.layers)
 }
 
 // seen is what a container of the image sees below its root: the content of the files, by
@@ -210,22 +169,6 @@ func (b *bench) seen(t testing.TB, layers []image.Digest) map[string]string {
 		}
 	}
 	return all
-}
-
-// wantError compares an error's class and text.
-func wantError(t testing.TB, err, class error, says ...string) {
-	t.Helper()
-	if err == nil {
-		t.Fatal("no error")
-	}
-	if class != nil && !errors.Is(err, class) {
-		t.Errorf("error is %q, want the class %q", err, class)
-	}
-	for _, words := range says {
-		if !strings.Contains(err.Error(), words) {
-			t.Errorf("error is %q, want it to say %q", err, words)
-		}
-	}
 }
 
 // inRootfs are the entries of a layer's tar as those of an image; nil for what is no tar.

@@ -230,10 +230,10 @@ func TestChoiceOfAnArchivedImage(t *testing.T) {
 					t.Errorf("%s has the layers %v, want %v", c.name, got.Record.Layers, c.layers)
 				}
 			}
-			wantError(t, b.fails(t, named("docker-archive:"+file+":one:2")), container.ErrNotFound,
+			storetest.WantError(t, b.fails(t, named("docker-archive:"+file+":one:2")), container.ErrNotFound,
 				"pull docker-archive:"+file+":docker.io/library/one:2: ", "image docker.io/library/one:2", "in the archive",
 				`it has ["one:1" "registry.example:5000/first:2" "two:latest"]`)
-			wantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrInvalid,
+			storetest.WantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrInvalid,
 				"does not hold exactly one image", "docker-archive:FILE:NAME", `"two:latest"`)
 
 			// Several names of one image are no choice.
@@ -257,7 +257,7 @@ func TestConfigurationOfAnArchivedImage(t *testing.T) {
 		if got.ID != image.DigestOf(img.configuration()) || !slices.Equal(got.Run.Env, []string{"FOR=linux/s390x"}) {
 			t.Errorf("%s: id %s, environment %q", name, got.ID, got.Run.Env)
 		}
-		wantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrNotFound, "it is for linux/s390x")
+		storetest.WantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrNotFound, "it is for linux/s390x")
 	}
 	// Its topmost layer speaks for the image.
 	writeArchive(t, file, savedBefore110(archivedImage("a:1", layerA, layerB)))
@@ -365,7 +365,7 @@ func TestBadArchives(t *testing.T) {
 			file := filepath.Join(b.dir, "bad.tar")
 			writeFile(t, file, c.content)
 			err := b.fails(t, named("docker-archive:"+file))
-			wantError(t, err, c.class, append(c.says, "pull docker-archive:"+file+": ")...)
+			storetest.WantError(t, err, c.class, append(c.says, "pull docker-archive:"+file+": ")...)
 			b.wantNothing(t)
 		})
 	}

@@ -53,7 +53,7 @@ func TestArchiveCutAnywhere(t *testing.T) {
 						t.Errorf("with one block of zeros: %v", err)
 					}
 				case at == 0:
-					wantError(t, err, container.ErrInvalid, "not a tar archive")
+					storetest.WantError(t, err, container.ErrInvalid, "not a tar archive")
 				default:
 					if !errors.Is(err, container.ErrInvalid) || !strings.Contains(err.Error(), fmt.Sprintf("the file is cut off: it ends after %d bytes", at)) {
 						t.Errorf("cut at %d of %d: %v", at, len(whole), err)
@@ -71,7 +71,7 @@ func TestMemberThatSaysToBeLargerThanTheFile(t *testing.T) {
 		must(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "manifest.json", Size: size, Format: tar.FormatGNU}))
 		out.Write(make([]byte, 8192))
 		_, err := findIn(t.Context(), out.Bytes(), image.Name{})
-		wantError(t, err, container.ErrInvalid, "the file is cut off")
+		storetest.WantError(t, err, container.ErrInvalid, "the file is cut off")
 	}
 }
 
@@ -80,7 +80,7 @@ func TestArchiveCutInHalf(t *testing.T) {
 	file := filepath.Join(b.dir, "half.tar")
 	whole := storetest.Tar(saved(archivedImage("a:1", layerA, layerB))...)
 	writeFile(t, file, whole[:len(whole)/2])
-	wantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrInvalid,
+	storetest.WantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrInvalid,
 		"pull docker-archive:"+file+": read archive: ", "the file is cut off")
 	b.wantNothing(t)
 	writeFile(t, file, whole)
@@ -103,7 +103,7 @@ func TestWhatIsNoArchiveFile(t *testing.T) {
 		{b.dir, container.ErrInvalid, "it is not a regular file"},
 		{"/dev/zero", container.ErrInvalid, "it is not a regular file"},
 	} {
-		wantError(t, b.fails(t, named("docker-archive:"+c.path)), c.class, "pull docker-archive:"+c.path+": ", c.says)
+		storetest.WantError(t, b.fails(t, named("docker-archive:"+c.path)), c.class, "pull docker-archive:"+c.path+": ", c.says)
 	}
 	b.wantNothing(t)
 }
@@ -149,7 +149,7 @@ func TestAChangedArchiveIsReadAgain(t *testing.T) {
 			if err := os.Remove(file); err != nil {
 				t.Fatal(err)
 			}
-			wantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrNotFound, file)
+			storetest.WantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrNotFound, file)
 		})
 	}
 }
@@ -194,7 +194,7 @@ func TestRelativePathOfAnArchive(t *testing.T) {
 	if n := opened.count() - before; n != 0 {
 		t.Errorf("by its other name, the file was opened %d times", n)
 	}
-	wantError(t, b.fails(t, named("docker-archive:a.tar")), container.ErrNotFound, "/a.tar")
+	storetest.WantError(t, b.fails(t, named("docker-archive:a.tar")), container.ErrNotFound, "/a.tar")
 	t.Chdir(b.dir)
 	if err := b.Remove(t.Context(), named("docker-archive:./a.tar")); err != nil {
 		t.Error(err)
@@ -210,7 +210,7 @@ func TestRelativePathBelowAnOddDirectory(t *testing.T) {
 		}
 		t.Chdir(dir)
 		writeArchive(t, "a.tar", saved(archivedImage("a:1", layerA)))
-		wantError(t, b.fails(t, named("docker-archive:a.tar")), container.ErrInvalid, "its path from the root", "move or link the file")
+		storetest.WantError(t, b.fails(t, named("docker-archive:a.tar")), container.ErrInvalid, "its path from the root", "move or link the file")
 		b.wantNothing(t)
 	}
 }
@@ -231,7 +231,7 @@ func TestSparseMembers(t *testing.T) {
 		if out, err := exec.CommandContext(t.Context(), "tar", "--sparse", "--format="+format, "-C", b.dir, "-cf", file, "holes").CombinedOutput(); err != nil {
 			t.Fatalf("tar: %v: %s", err, out)
 		}
-		wantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrNotSupported, `member "holes"`, "sparse", "pack the archive without --sparse")
+		storetest.WantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrNotSupported, `member "holes"`, "sparse", "pack the archive without --sparse")
 	}
 }
 
@@ -240,7 +240,7 @@ func TestReadingAnArchiveCanBeCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(enough)
 	_, err := findIn(ctx, storetest.Tar(saved(archivedImage("a:1", layerA))...), image.Name{})
-	wantError(t, err, enough)
+	storetest.WantError(t, err, enough)
 
 	content := storetest.Tar(savedBefore110(archivedImage("a:1", layerA))...)
 	members, err := fetch.IndexMembers(t.Context(), bytes.NewReader(content), int64(len(content)))
@@ -249,7 +249,7 @@ func TestReadingAnArchiveCanBeCancelled(t *testing.T) {
 	}
 	a := archive{want: image.HostPlatform(), members: members}
 	_, err = a.find(ctx) // digests the layers
-	wantError(t, err, enough, "layer.tar")
+	storetest.WantError(t, err, enough, "layer.tar")
 }
 
 // What skopeo makes of an image in a registry is the same image, in one file.
@@ -349,7 +349,7 @@ func TestCompressedArchives(t *testing.T) {
 				t.Errorf("refetch: %v, %v", fetched, err)
 			}
 			writeFile(t, file, content[:len(content)-100])
-			wantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrInvalid, "read archive: ", name)
+			storetest.WantError(t, b.fails(t, named("docker-archive:"+file)), container.ErrInvalid, "read archive: ", name)
 		})
 	}
 }

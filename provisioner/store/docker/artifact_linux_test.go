@@ -108,10 +108,10 @@ func TestALostFileIsFetchedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, img := range map[string]func() pulled{
-		"known":       func() pulled { return b.pull(t, r.ref("model:1")) },
-		"asked again": func() pulled { return b.pull(t, uncached(r.ref("model:1"))) },
-		"by another name": func() pulled {
+	for name, img := range map[string]func() storetest.Pulled{
+		"known":       func() storetest.Pulled { return b.pull(t, r.ref("model:1")) },
+		"asked again": func() storetest.Pulled { return b.pull(t, uncached(r.ref("model:1"))) },
+		"by another name": func() storetest.Pulled {
 			r.pushFiles(t, "model", "2", weights("w", "weights"))
 			return b.pull(t, r.ref("model:2"))
 		},
@@ -152,7 +152,7 @@ func TestAFileWithWrongBytesIsRefused(t *testing.T) {
 				_, _ = w.Write(wrong)
 				return true
 			})
-			wantError(t, b.fails(t, r.ref("model:1")), nil, "layer "+digest.String())
+			storetest.WantError(t, b.fails(t, r.ref("model:1")), nil, "layer "+digest.String())
 			b.wantNothing(t)
 		})
 	}
@@ -174,7 +174,7 @@ func TestArtifactsThatAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, b := newTestRegistry(t), newBench(t)
 			r.pushFiles(t, "bad", "1", c.files...)
-			wantError(t, b.fails(t, r.ref("bad:1")), c.class, c.says, "pull "+r.host+"/bad:1: ")
+			storetest.WantError(t, b.fails(t, r.ref("bad:1")), c.class, c.says, "pull "+r.host+"/bad:1: ")
 			b.wantNothing(t)
 		})
 	}

@@ -44,7 +44,7 @@ func TestLoadRecordsEveryName(t *testing.T) {
 			if got := references(loaded); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
 				t.Errorf("loaded %q, want %q", got, want)
 			}
-			b.wantNoTrace(t)
+			storetest.WantNoTrace(t, b.layers)
 			must(os.Remove(file)) // nobody needs it any more
 			if got := b.pull(t, named("registry.example:5000/first:2")); !slices.Equal(got.Record.Layers, digestsOf(layerA, layerB)) {
 				t.Errorf("layers are %v", got.Record.Layers)
@@ -79,11 +79,11 @@ func TestLoadOfBadArchives(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			writeArchive(t, file, c.all)
 			loaded, err := b.Load(t.Context(), file)
-			wantError(t, err, c.class, "load "+file+": ", c.says)
+			storetest.WantError(t, err, c.class, "load "+file+": ", c.says)
 			if len(loaded) > 0 {
 				t.Errorf("loaded %v", loaded)
 			}
-			b.wantNoTrace(t)
+			storetest.WantNoTrace(t, b.layers)
 			b.wantNothing(t)
 		})
 	}
@@ -101,7 +101,7 @@ func TestLoadSparesRecordsOfANewerBerth(t *testing.T) {
 	must(err)
 	writeFile(t, paths[0], []byte(`{"version": 2}`))
 	_, err = b.Load(t.Context(), file)
-	wantError(t, err, container.ErrNotSupported, "of version 2")
+	storetest.WantError(t, err, container.ErrNotSupported, "of version 2")
 }
 
 // An image that was pulled through an index by its digest is proven by the index.
@@ -158,7 +158,7 @@ func TestSavedAndLoadedByTheDigestOfAnIndex(t *testing.T) {
 			write(&forged)
 			b := newBench(t)
 			_, err := b.Load(t.Context(), file)
-			wantError(t, err, container.ErrInvalid, c.says)
+			storetest.WantError(t, err, container.ErrInvalid, c.says)
 			b.wantNothing(t)
 		})
 	}
@@ -174,7 +174,7 @@ func TestAnArchiveDoesNotGiveNamesWithADigest(t *testing.T) {
 			file := filepath.Join(b.dir, "pinned.tar")
 			writeArchive(t, file, layouts[format](archivedImage(pinned, layerA)))
 			loaded, err := b.Load(t.Context(), file)
-			wantError(t, err, container.ErrInvalid, pinned, "digest")
+			storetest.WantError(t, err, container.ErrInvalid, pinned, "digest")
 			if len(loaded) > 0 {
 				t.Errorf("loaded %v", references(loaded))
 			}

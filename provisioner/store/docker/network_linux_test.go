@@ -39,18 +39,18 @@ func TestCredentialsOfARequest(t *testing.T) {
 		return denied
 	})
 	img := r.ref("private:1")
-	wantError(t, b.fails(t, img), container.ErrDenied)
+	storetest.WantError(t, b.fails(t, img), container.ErrDenied)
 	wrong := b.fails(t, withConfig(img, `{"auths":{%q:{"username":"bob","password":"hunter1"}}}`, r.host))
-	wantError(t, wrong, container.ErrDenied)
+	storetest.WantError(t, wrong, container.ErrDenied)
 	if bytes.Contains([]byte(wrong.Error()), []byte("hunter1")) {
 		t.Errorf("the error tells the password: %v", wrong)
 	}
 	t.Setenv("PATH", filepath.Dir(executable(t, "docker-credential-mine", "#!/bin/sh\necho '{\"Username\":\"bob\",\"Secret\":\"hunter2\"}'\n")))
-	wantError(t, b.fails(t, withConfig(img, `{"credsStore":"mine"}`)), container.ErrDenied)
-	wantError(t, b.fails(t, withConfig(img, `hunter2`)), container.ErrInvalid, "credentials in the request")
+	storetest.WantError(t, b.fails(t, withConfig(img, `{"credsStore":"mine"}`)), container.ErrDenied)
+	storetest.WantError(t, b.fails(t, withConfig(img, `hunter2`)), container.ErrInvalid, "credentials in the request")
 	reference := withConfig(img, "")
 	reference.Docker.Config = &v1.Secret{Type: v1.Secret_REFERENCE.Enum(), Reference: &v1.Secret_Reference{Name: proto.String("s")}}
-	wantError(t, b.fails(t, reference), container.ErrNotSupported, "REFERENCE")
+	storetest.WantError(t, b.fails(t, reference), container.ErrNotSupported, "REFERENCE")
 	b.pull(t, withConfig(img, `{"auths":{%q:{"username":"bob","password":"hunter2"}}}`, r.host))
 	b.pull(t, reference) // from the store, where nobody is asked
 }
@@ -73,7 +73,7 @@ func TestCredentialsHavePullsOfTheirOwn(t *testing.T) {
 		t.Error(err)
 	}
 	close(answer)
-	wantError(t, <-plain, container.ErrDenied)
+	storetest.WantError(t, <-plain, container.ErrDenied)
 }
 
 func TestADirectoryOfArchives(t *testing.T) {
@@ -95,8 +95,8 @@ func TestADirectoryOfArchives(t *testing.T) {
 		if got := b.pull(t, named(c.name)); got.ID != image.DigestOf(m.configuration()) {
 			t.Errorf("%s from %s: %s", c.name, c.file, got.ID)
 		}
-		wantError(t, b.fails(t, named("other")), container.ErrNotFound, filepath.Join(archives, "other.tar"))
-		wantError(t, b.fails(t, named("a@"+image.DigestOf(nil).String())), container.ErrNotSupported, "by tag")
+		storetest.WantError(t, b.fails(t, named("other")), container.ErrNotFound, filepath.Join(archives, "other.tar"))
+		storetest.WantError(t, b.fails(t, named("a@"+image.DigestOf(nil).String())), container.ErrNotSupported, "by tag")
 	}
 }
 
@@ -155,7 +155,7 @@ func TestALargeLayerGoesOnWhereItWas(t *testing.T) {
 				}
 				panic(http.ErrAbortHandler)
 			})
-			wantError(t, b.fails(t, r.ref("large:1")), container.ErrUnavailable)
+			storetest.WantError(t, b.fails(t, r.ref("large:1")), container.ErrUnavailable)
 			path := filepath.Join(b.dir, "docker/partial", id.Hex())
 			if info, err := os.Stat(path); err != nil || info.Size() != int64(cut) {
 				t.Fatalf("kept are %v, %v", info, err)

@@ -18,6 +18,7 @@ import (
 	"berth/internal/disk"
 	"berth/provisioner/store"
 	"berth/provisioner/store/fetch"
+	"berth/provisioner/store/storetest"
 )
 
 // spoil changes the record of an image and returns its path.
@@ -84,7 +85,7 @@ func (b *bench) wantUnreadable(t testing.TB, other, path string, k fetch.Key, cl
 	if rec.Path != path || rec.Reference != k.Reference.String() || rec.Platform != k.Platform {
 		t.Errorf("unreadable is %s of %q for %q, want %s of %s", rec.Path, rec.Reference, rec.Platform, path, k)
 	}
-	wantError(t, err, class, append(says, path)...)
+	storetest.WantError(t, err, class, append(says, path)...)
 }
 
 // A broken record counts as none, and is in nobody's way: its image is pulled again or
@@ -158,9 +159,9 @@ func TestRecordOfANewerBerth(t *testing.T) {
 	says := []string{"of version 2", "this berth knows version 1", "use the berth that wrote it, or remove the file", path}
 	b.wantUnreadable(t, r.host+"/own:1", path, k, container.ErrNotSupported, says...)
 	before := len(r.requests(""))
-	wantError(t, b.fails(t, r.ref("newer:1")), container.ErrNotSupported, says...)
-	wantError(t, b.fails(t, uncached(r.ref("newer:1"))), container.ErrNotSupported, says...)
-	wantError(t, b.Remove(t.Context(), r.ref("newer:1")), container.ErrNotSupported, says...)
+	storetest.WantError(t, b.fails(t, r.ref("newer:1")), container.ErrNotSupported, says...)
+	storetest.WantError(t, b.fails(t, uncached(r.ref("newer:1"))), container.ErrNotSupported, says...)
+	storetest.WantError(t, b.Remove(t.Context(), r.ref("newer:1")), container.ErrNotSupported, says...)
 	if n := len(r.requests("")) - before; n != 0 {
 		t.Errorf("%d requests for an image that may not be recorded", n)
 	}
@@ -207,7 +208,7 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 		return nil
 	})()
 	before := len(r.requests(""))
-	wantError(t, b.fails(t, r.ref("a:1")), syscall.EIO, path)
+	storetest.WantError(t, b.fails(t, r.ref("a:1")), syscall.EIO, path)
 	if n := len(r.requests("")) - before; n != 0 {
 		t.Errorf("%d requests", n)
 	}
@@ -251,5 +252,5 @@ func TestListLeavesOtherFilesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := b.List(t.Context())
-	wantError(t, err, fs.ErrNotExist, "list images", b.recordsDir())
+	storetest.WantError(t, err, fs.ErrNotExist, "list images", b.recordsDir())
 }

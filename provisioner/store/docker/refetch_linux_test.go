@@ -36,7 +36,7 @@ func (b *bench) refetch(t testing.TB, layers ...[]byte) ([]image.Digest, error) 
 		if err := lease.Release(); err != nil {
 			t.Errorf("release: %v", err)
 		}
-		b.wantNoTrace(t)
+		storetest.WantNoTrace(t, b.layers)
 	}()
 	fetched, failed := b.Refetch(t.Context(), digestsOf(layers...), lease)
 	if err := lease.Commit(t.Context()); err != nil {
@@ -111,7 +111,7 @@ func TestRefetchTriesEveryPlaceOnce(t *testing.T) {
 	b.lose(t, layerB)
 	r.intercept(failing(http.StatusBadGateway, image.DigestOf(blob.blob).String()))
 	fetched, err = b.refetch(t, layerB)
-	wantError(t, err, container.ErrUnavailable, "fetch again from "+r.host+"/first:1", "fetch again from "+r.host+"/second:1", "502")
+	storetest.WantError(t, err, container.ErrUnavailable, "fetch again from "+r.host+"/first:1", "fetch again from "+r.host+"/second:1", "502")
 	if len(fetched) > 0 {
 		t.Errorf("fetched %v", fetched)
 	}
@@ -131,7 +131,7 @@ func TestRefetchThatFailsForSomeLayers(t *testing.T) {
 		return false
 	})
 	fetched, err := b.refetch(t, layerA, layerB, layerC)
-	wantError(t, err, container.ErrInvalid, "layer "+image.DigestOf(bad.blob).String())
+	storetest.WantError(t, err, container.ErrInvalid, "layer "+image.DigestOf(bad.blob).String())
 	if slices.Sort(fetched); !slices.Equal(fetched, slices.Sorted(slices.Values(digestsOf(layerA, layerC)))) {
 		t.Errorf("fetched %v, want the two others", fetched)
 	}
@@ -151,12 +151,12 @@ func TestRefetchFromAnArchive(t *testing.T) {
 			}
 			writeArchive(t, file, layout(archivedImage("a:1", layerA, layerB)))
 			_, err = b.refetch(t, layerA)
-			wantError(t, err, container.ErrNotFound, "fetch again from docker-archive:"+file, "it has changed since the image was read")
+			storetest.WantError(t, err, container.ErrNotFound, "fetch again from docker-archive:"+file, "it has changed since the image was read")
 			if err := os.Remove(file); err != nil {
 				t.Fatal(err)
 			}
 			_, err = b.refetch(t, layerA)
-			wantError(t, err, container.ErrNotFound, file, "no such file")
+			storetest.WantError(t, err, container.ErrNotFound, file, "no such file")
 		})
 	}
 }
@@ -222,7 +222,7 @@ func TestARecordedImageWhoseLayerIsGone(t *testing.T) {
 	r.intercept(func(w http.ResponseWriter, req *http.Request) bool {
 		return failing(http.StatusNotFound, r.blobPath("a", lost))(w, req) || failing(http.StatusForbidden, "/manifests/1")(w, req)
 	})
-	wantError(t, b.fails(t, r.ref("a:1")), container.ErrDenied,
+	storetest.WantError(t, b.fails(t, r.ref("a:1")), container.ErrDenied,
 		"fetch manifest", "403", "layer "+digestsOf(layerC)[0].String()+" is missing in the store", "404")
 }
 
@@ -232,7 +232,7 @@ func TestARecordedImageWhoseSourceIsAway(t *testing.T) {
 	b.pull(t, r.ref("a:1"))
 	b.lose(t, layerA, layerB)
 	r.intercept(failing(http.StatusServiceUnavailable, ""))
-	wantError(t, b.fails(t, r.ref("a:1")), container.ErrUnavailable,
+	storetest.WantError(t, b.fails(t, r.ref("a:1")), container.ErrUnavailable,
 		"pull "+r.host+"/a:1: ", "layer "+digestsOf(layerA)[0].String()+" is missing in the store, and 1 more", "503")
 	if n := len(r.requests("/manifests/")); n != 1 {
 		t.Errorf("%d requests for the manifest, want that of the first pull", n)
@@ -266,7 +266,7 @@ func TestManyGetsOfAnImageThatLacksALayerFetchItOnce(t *testing.T) {
 	if asked := r.since(before); len(asked) != 1 {
 		t.Errorf("asked for %q", asked)
 	}
-	b.wantNoTrace(t)
+	storetest.WantNoTrace(t, b.layers)
 }
 
 // crash lets the machine go down with the store open, and comes back: what is in it is
@@ -308,7 +308,7 @@ func TestAnUncleanShutdownHasBrokenALayer(t *testing.T) {
 	b.crash(t)
 
 	r.intercept(failing(http.StatusServiceUnavailable, ""))
-	wantError(t, b.fails(t, r.ref("a:1")), container.ErrUnavailable, "pull "+r.host+"/a:1: ",
+	storetest.WantError(t, b.fails(t, r.ref("a:1")), container.ErrUnavailable, "pull "+r.host+"/a:1: ",
 		"layer "+digestsOf(layerB)[0].String()+` in the store is broken ("b": `, "and it cannot be fetched again", "503")
 
 	r.intercept(nil)

@@ -170,7 +170,7 @@ func TestIndexChoosesThePlatform(t *testing.T) {
 			if c.platform != "" {
 				img = forPlatform(img, c.platform)
 			}
-			wantError(t, b.fails(t, img), c.class, c.says...)
+			storetest.WantError(t, b.fails(t, img), c.class, c.says...)
 			b.wantNothing(t)
 		})
 	}
@@ -200,7 +200,7 @@ func TestConfigurationThatStatesOtherThanWanted(t *testing.T) {
 				b.pull(t, img)
 				return
 			}
-			wantError(t, b.fails(t, img), container.ErrNotFound, c.says...)
+			storetest.WantError(t, b.fails(t, img), container.ErrNotFound, c.says...)
 			b.wantNothing(t)
 		})
 	}
@@ -301,7 +301,7 @@ func TestManyGetsFetchOnce(t *testing.T) {
 			t.Errorf("a layer was fetched %d times", n)
 		}
 	}
-	b.wantNoTrace(t)
+	storetest.WantNoTrace(t, b.layers)
 }
 
 // slowRegistry answers its first request once it is let go, with a status or as the registry.
@@ -374,7 +374,7 @@ func TestBadImages(t *testing.T) {
 			r, b := newTestRegistry(t), newBench(t)
 			r.push(t, "bad", "1", c.made)
 			err := b.fails(t, r.ref("bad:1"))
-			wantError(t, err, c.class, append(c.says, "pull "+r.host+"/bad:1: ")...)
+			storetest.WantError(t, err, c.class, append(c.says, "pull "+r.host+"/bad:1: ")...)
 			b.wantNothing(t)
 		})
 	}
@@ -452,7 +452,7 @@ func TestLyingRegistry(t *testing.T) {
 				return true
 			})
 			err := b.fails(t, r.ref("lies:1"))
-			wantError(t, err, c.class, append(c.says, "pull "+r.host+"/lies:1: ")...)
+			storetest.WantError(t, err, c.class, append(c.says, "pull "+r.host+"/lies:1: ")...)
 			b.wantNothing(t)
 
 			r.intercept(nil)
@@ -473,7 +473,7 @@ func TestAManifestThatIsNotItsDigest(t *testing.T) {
 		return false
 	})
 	err := b.fails(t, r.ref("lies@%s", pushed.Digest))
-	wantError(t, err, container.ErrInvalid, "expected bytes with the digest "+pushed.Digest.String())
+	storetest.WantError(t, err, container.ErrInvalid, "expected bytes with the digest "+pushed.Digest.String())
 	b.wantNothing(t)
 }
 
@@ -503,7 +503,7 @@ func TestWhatIsNotThere(t *testing.T) {
 		{"type", &v1.Image{Type: v1.Image_OCI.Enum()}, container.ErrInvalid, []string{"type OCI", "for the docker store"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			wantError(t, b.fails(t, c.img), c.class, c.says...)
+			storetest.WantError(t, b.fails(t, c.img), c.class, c.says...)
 			b.wantNothing(t)
 		})
 	}

@@ -102,14 +102,14 @@ func TestSchema1OfAnotherName(t *testing.T) {
 			b.pull(t, img)
 		} else {
 			digest := image.DigestOf(manifest)
-			wantError(t, b.fails(t, img), container.ErrInvalid, c.says+":1", r.host+"/"+c.repository+"@"+digest.String())
+			storetest.WantError(t, b.fails(t, img), container.ErrInvalid, c.says+":1", r.host+"/"+c.repository+"@"+digest.String())
 			b.wantNothing(t)
 			b.pull(t, r.ref("%s@%s", c.repository, digest))
 		}
 	}
 	r.put(t, "b", "2", image.MediaTypeSchema1, r.pushSchema1(t, "b", "1", "b", layerA))
 	b := newBench(t)
-	wantError(t, b.fails(t, r.ref("b:2")), container.ErrInvalid, "b:1")
+	storetest.WantError(t, b.fails(t, r.ref("b:2")), container.ErrInvalid, "b:1")
 }
 
 // What another image says of a blob is not believed: its maker may have put any two side by
@@ -158,7 +158,7 @@ func TestBadSchema1Images(t *testing.T) {
 		"no-tar":  {container.ErrInvalid, "layer " + image.DigestOf([]byte("no tar")).String()},
 	} {
 		b := newBench(t)
-		wantError(t, b.fails(t, r.ref("bad:%s", tag)), c.class, c.says)
+		storetest.WantError(t, b.fails(t, r.ref("bad:%s", tag)), c.class, c.says)
 		b.wantNothing(t)
 		if left, _ := filepath.Glob(filepath.Join(b.dir, "docker/images/*")); len(left) > 0 {
 			t.Errorf("left behind: %s", left)

@@ -42,7 +42,7 @@ func TestACompressedArchiveOnDisk(t *testing.T) {
 	}
 	bomb := open()
 	bomb.limits = layer.Limits{Base: 1 << 20, Ratio: 10}
-	wantError(t, bomb.Index(t.Context()), container.ErrInvalid, "a decompression bomb?")
+	storetest.WantError(t, bomb.Index(t.Context()), container.ErrInvalid, "a decompression bomb?")
 	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
 		t.Errorf("left is %v, %v", left, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"berth/image"
 	"berth/internal/testrig"
 	"berth/layer"
+	"berth/provisioner/store/storetest"
 )
 
 // made is a Kind that has one image, and its source. The first who asks for it is let
@@ -133,11 +134,11 @@ func TestOnePullForAllWhoWantIt(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errGivenUp)
 	_, err := s.Get(ctx, request("slow", true), layer.Tree)
-	wantError(t, err, errGivenUp, "slow")
+	storetest.WantError(t, err, errGivenUp, "slow")
 	s.callers(2)
 	close(m.answer)
-	wantError(t, <-first, container.ErrUnavailable, "503")
-	wantError(t, <-second, container.ErrUnavailable, "503")
+	storetest.WantError(t, <-first, container.ErrUnavailable, "503")
+	storetest.WantError(t, <-second, container.ErrUnavailable, "503")
 	if n := m.resolved.Load(); n != 1 {
 		t.Errorf("the source was asked %d times", n)
 	}
@@ -176,10 +177,10 @@ func TestAPullEndsWithTheLastWhoWantsIt(t *testing.T) {
 		second := s.get(secondCtx, request("slow", true))
 		s.callers(2)
 		endFirst()
-		wantError(t, <-first, context.Canceled, "slow")
+		storetest.WantError(t, <-first, context.Canceled, "slow")
 		if all {
 			endSecond()
-			wantError(t, <-second, context.Canceled, "slow")
+			storetest.WantError(t, <-second, context.Canceled, "slow")
 			if len(s.pulls.underWay) > 0 {
 				t.Error("it goes on")
 			}

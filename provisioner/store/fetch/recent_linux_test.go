@@ -10,6 +10,7 @@ import (
 	"berth/container"
 	"berth/internal/testrig"
 	"berth/layer"
+	"berth/provisioner/store/storetest"
 )
 
 // A record that was read is not read again, unless it has changed.
@@ -62,8 +63,8 @@ func TestRecordsAreReadAgainWhenTheyHaveChanged(t *testing.T) {
 	rewrite(func(d []byte) []byte { return bytes.Replace(d, []byte(`"sha256:`), []byte(`"sha257:`), 1) })
 	must(os.Chtimes(path, before.ModTime(), before.ModTime()))
 	_, err = records.load(k)
-	wantError(t, err, container.ErrInvalid, path)
+	storetest.WantError(t, err, container.ErrInvalid, path)
 	must(os.Remove(path))
 	_, err = records.load(k)
-	wantError(t, err, container.ErrNotFound, "")
+	storetest.WantError(t, err, container.ErrNotFound, "")
 }

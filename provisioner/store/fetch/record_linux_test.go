@@ -3,7 +3,6 @@ package fetch
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -46,14 +45,6 @@ func parsed(t testing.TB, s string) image.Reference {
 		t.Fatal(err)
 	}
 	return reference
-}
-
-// wantError compares an error's class and text.
-func wantError(t testing.TB, err, class error, says string) {
-	t.Helper()
-	if !errors.Is(err, class) || !strings.Contains(err.Error(), says) {
-		t.Errorf("error is %v, want the class %v and %q", err, class, says)
-	}
 }
 
 func testRecord() *record {
@@ -106,7 +97,7 @@ func TestRecordRoundTrip(t *testing.T) {
 		t.Errorf("the file of the record: %v, %v", info.Mode(), err)
 	}
 	want.Config = "{\"a\":\"\xff\"}"
-	wantError(t, records.save(k, want, lease), container.ErrInvalid, "is not UTF-8")
+	storetest.WantError(t, records.save(k, want, lease), container.ErrInvalid, "is not UTF-8")
 }
 
 // Every image has a file name of its own, and each name fits a file system.

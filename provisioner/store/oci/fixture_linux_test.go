@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
@@ -182,71 +181,14 @@ func openStore(t testing.TB, dir string, layers *layer.Store, progress store.Pro
 	return s
 }
 
-// pulled is what the store had for a moment.
-type pulled struct {
-	store.Record
-	*image.Config
-	fetched int
-}
-
-// pull gets an image, looks at its layers and releases it.
-func (b *bench) pull(t testing.TB, img *v1.Image) pulled {
+func (b *bench) pull(t testing.TB, img *v1.Image) storetest.Pulled {
 	t.Helper()
-	found, err := b.Get(t.Context(), img, layer.Tree)
-	if err != nil {
-		t.Fatalf("get: %v", err)
-	}
-	for _, id := range found.Layers {
-		problems, err := b.layers.Check(t.Context(), id, layer.Tree)
-		if err != nil || len(problems) > 0 {
-			t.Errorf("layer %s: %v, %v", id, problems, err)
-		}
-	}
-	fetched := 0
-	if found.Pull != nil {
-		fetched, _ = found.Pull.Fetched()
-	}
-	if err := found.Release(); err != nil {
-		t.Errorf("release: %v", err)
-	}
-	b.wantNoTrace(t)
-	return pulled{found.Record, found.Config, fetched}
+	return storetest.Pull(t, b.Store, b.layers, img)
 }
 
-// fails gets an image that cannot be had, and proves that nothing is left.
 func (b *bench) fails(t testing.TB, img *v1.Image) error {
 	t.Helper()
-	found, err := b.Get(t.Context(), img, layer.Tree)
-	if err == nil {
-		t.Fatalf("get: no error, but %+v and %v", found.Record, found.Release())
-	}
-	b.wantNoTrace(t)
-	return err
-}
-
-func (b *bench) wantNoTrace(t testing.TB) {
-	t.Helper()
-	for _, sub := range []string{"staging", "leases"} {
-		left, err := os.ReadDir(filepath.Join(b.layers.Dir(), sub))
-		must(err)
-		for _, e := range left {
-			t.Errorf("left behind: %s/%s", sub, e.Name())
-		}
-	}
-}
-
-// wantError compares an error's class and text.
-func wantError(t testing.TB, err, class error, says ...string) {
-	t.Helper()
-	if !errors.Is(err, class) {
-		t.Errorf("error is %v, want the class %v", err, class)
-		return
-	}
-	for _, words := range says {
-		if !strings.Contains(err.Error(), words) {
-			t.Errorf("error is %q, want it to say %q", err, words)
-		}
-	}
+	return storetest.Fails(t, b.Store, b.layers, img)
 }
 
 // opens counts how often files are opened.

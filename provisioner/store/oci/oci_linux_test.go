@@ -97,13 +97,13 @@ func TestChoiceOfAnImage(t *testing.T) {
 	})
 	offered := []string{`"one"`, `"registry.example:5000/two:2"`, "and 1 without a name"}
 	both(t, m, ":three", func(t *testing.T, b *bench, path string, img *v1.Image) {
-		wantError(t, b.fails(t, img), container.ErrNotFound, append(offered, path, `image "three"`)...)
+		storetest.WantError(t, b.fails(t, img), container.ErrNotFound, append(offered, path, `image "three"`)...)
 	})
 	both(t, m, "", func(t *testing.T, b *bench, path string, img *v1.Image) {
-		wantError(t, b.fails(t, img), container.ErrInvalid, append(offered, path, "oci:DIR:REF")...)
+		storetest.WantError(t, b.fails(t, img), container.ErrInvalid, append(offered, path, "oci:DIR:REF")...)
 	})
 	both(t, newMade().with(image.LayoutIndexFile, toJSON(&image.Index{MediaType: image.MediaTypeOCIIndex})), "", func(t *testing.T, b *bench, _ string, img *v1.Image) {
-		wantError(t, b.fails(t, img), container.ErrInvalid, "it has no image")
+		storetest.WantError(t, b.fails(t, img), container.ErrInvalid, "it has no image")
 	})
 }
 
@@ -121,13 +121,13 @@ func TestChoiceOfAPlatform(t *testing.T) {
 				if got := b.pull(t, forPlatform(proto.CloneOf(img), "linux/s390x")); !slices.Equal(got.Record.Layers, digestsOf(layerB)) || got.Run.Env[0] != "FOR=linux/s390x" {
 					t.Errorf("got %+v", got)
 				}
-				wantError(t, b.fails(t, forPlatform(proto.CloneOf(img), "linux/riscv64")), container.ErrNotFound, "linux/riscv64", "linux/arm64", "linux/s390x")
+				storetest.WantError(t, b.fails(t, forPlatform(proto.CloneOf(img), "linux/riscv64")), container.ErrNotFound, "linux/riscv64", "linux/arm64", "linux/s390x")
 			})
 		})
 	}
 	other := newMade()
 	both(t, other.name("tag", other.image(s390, layerA)), ":tag", func(t *testing.T, b *bench, _ string, img *v1.Image) {
-		wantError(t, b.fails(t, img), container.ErrNotFound, "it is for linux/s390x", "--platform")
+		storetest.WantError(t, b.fails(t, img), container.ErrNotFound, "it is for linux/s390x", "--platform")
 	})
 }
 
@@ -144,7 +144,7 @@ func nestedIn(depth int) *made {
 func TestNestedIndexes(t *testing.T) {
 	both(t, nestedIn(3), "", func(t *testing.T, b *bench, _ string, img *v1.Image) { b.pull(t, img) })
 	both(t, nestedIn(4), "", func(t *testing.T, b *bench, _ string, img *v1.Image) {
-		wantError(t, b.fails(t, img), container.ErrInvalid, "nested more than 3 deep")
+		storetest.WantError(t, b.fails(t, img), container.ErrInvalid, "nested more than 3 deep")
 	})
 	// An index cannot name itself by its digest, but it can try.
 	m := newMade()
@@ -154,7 +154,7 @@ func TestNestedIndexes(t *testing.T) {
 	body = toJSON(&image.Index{MediaType: image.MediaTypeOCIIndex, Manifests: []image.Descriptor{self}})
 	self.Size = int64(len(body))
 	both(t, m.with(image.BlobPath(self.Digest), body).name("tag", self), "", func(t *testing.T, b *bench, _ string, img *v1.Image) {
-		wantError(t, b.fails(t, img), container.ErrInvalid, "its bytes have the digest")
+		storetest.WantError(t, b.fails(t, img), container.ErrInvalid, "its bytes have the digest")
 	})
 }
 
@@ -223,7 +223,7 @@ func TestBadLayouts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			both(t, c.layout, "", func(t *testing.T, b *bench, path string, img *v1.Image) {
-				wantError(t, b.fails(t, img), c.class, append(c.says, "pull oci", path)...)
+				storetest.WantError(t, b.fails(t, img), c.class, append(c.says, "pull oci", path)...)
 				if recorded, err := b.List(t.Context()); err != nil || len(recorded) > 0 {
 					t.Errorf("recorded: %v, %v", recorded, err)
 				}
@@ -256,9 +256,9 @@ func TestAHostileDirectory(t *testing.T) {
 				err := b.fails(t, named("oci:"+path))
 				isFolder := !strings.Contains(filepath.Base(name), ".") && !strings.HasPrefix(name, "blobs/sha256/") && name != image.LayoutFile
 				if isFolder && !strings.HasPrefix(what, "a link") {
-					wantError(t, err, container.ErrNotFound, "blobs/")
+					storetest.WantError(t, err, container.ErrNotFound, "blobs/")
 				} else {
-					wantError(t, err, container.ErrInvalid, "layout")
+					storetest.WantError(t, err, container.ErrInvalid, "layout")
 				}
 			})
 		}
@@ -292,7 +292,7 @@ func TestWhatIsNoLayout(t *testing.T) {
 		{"alpine", container.ErrNotSupported, "oci:DIR[:REF]"},
 		{"docker-archive:" + file, container.ErrNotSupported, "oci-archive:FILE[:REF]"},
 	} {
-		wantError(t, b.fails(t, named(c.name)), c.class, c.says)
+		storetest.WantError(t, b.fails(t, named(c.name)), c.class, c.says)
 	}
 	m := single(layerA)
 	for _, wrap := range []func([]byte) []byte{func(b []byte) []byte { return b }, gzipped, zstandard} {
@@ -302,7 +302,7 @@ func TestWhatIsNoLayout(t *testing.T) {
 				continue
 			}
 			replace(t, file, whole[:at])
-			wantError(t, b.fails(t, named("oci-archive:"+file)), container.ErrInvalid, "read archive: ")
+			storetest.WantError(t, b.fails(t, named("oci-archive:"+file)), container.ErrInvalid, "read archive: ")
 		}
 	}
 }
@@ -317,7 +317,7 @@ func TestAChangedLayout(t *testing.T) {
 	b.pull(t, img)
 	opened := newOpens(t)
 	opened.add(filepath.Join(path, image.LayoutIndexFile))
-	if again := b.pull(t, img); opened.count() != 0 || again.fetched != 0 {
+	if again := b.pull(t, img); opened.count() != 0 || again.Fetched != 0 {
 		t.Error("the unchanged layout was read again")
 	}
 
@@ -325,11 +325,11 @@ func TestAChangedLayout(t *testing.T) {
 	both := single(layerA)
 	both.name("other", both.image(image.HostPlatform(), layerA, layerB))
 	both.write(t, path)
-	if again := b.pull(t, img); again.fetched != 0 {
-		t.Errorf("fetched %d layers", again.fetched)
+	if again := b.pull(t, img); again.Fetched != 0 {
+		t.Errorf("fetched %d layers", again.Fetched)
 	}
-	if other := b.pull(t, named("oci:"+path+":other")); other.fetched != 1 {
-		t.Errorf("of the other image, which shares a layer, %d were fetched", other.fetched)
+	if other := b.pull(t, named("oci:"+path+":other")); other.Fetched != 1 {
+		t.Errorf("of the other image, which shares a layer, %d were fetched", other.Fetched)
 	}
 
 	// The tag moves.
@@ -339,11 +339,11 @@ func TestAChangedLayout(t *testing.T) {
 	}
 	// A recorded image is restored by digest, whatever its name means now.
 	must(os.RemoveAll(filepath.Join(b.layers.Dir(), "layers", digestsOf(layerB)[0].String())))
-	if again := b.pull(t, img); again.fetched != 1 {
-		t.Errorf("fetched %d layers again", again.fetched)
+	if again := b.pull(t, img); again.Fetched != 1 {
+		t.Errorf("fetched %d layers again", again.Fetched)
 	}
 	must(os.RemoveAll(path))
-	wantError(t, b.fails(t, img), container.ErrNotFound, path)
+	storetest.WantError(t, b.fails(t, img), container.ErrNotFound, path)
 }
 
 // Images of other tools are the same in a layout, in an archive, and in each compression.
@@ -391,7 +391,7 @@ func TestLayoutsOfOtherTools(t *testing.T) {
 				t.Errorf("%s has the layers %v", tag, got.Record.Layers)
 			}
 		}
-		wantError(t, b.fails(t, named("oci:"+path)), container.ErrInvalid, `it has ["one" "two"]`)
+		storetest.WantError(t, b.fails(t, named("oci:"+path)), container.ErrInvalid, `it has ["one" "two"]`)
 	})
 	t.Run("buildah", func(t *testing.T) {
 		storage := []string{"--root", dir + "/root", "--runroot", dir + "/run", "--storage-driver", "vfs"}
@@ -437,8 +437,8 @@ func TestTheFilesOfAnArtifactInALayout(t *testing.T) {
 	m.name("tag", m.blob(image.MediaTypeOCIManifest, toJSON(&manifest)))
 	both(t, m, "", func(t *testing.T, b *bench, _ string, img *v1.Image) {
 		got := b.pull(t, img)
-		if got.fetched != 2 || len(got.Layers) != 2 {
-			t.Errorf("%d layers were fetched of %v", got.fetched, got.Layers)
+		if got.Fetched != 2 || len(got.Layers) != 2 {
+			t.Errorf("%d layers were fetched of %v", got.Fetched, got.Layers)
 		}
 		for i, l := range manifest.Layers {
 			name := l.Annotations["org.opencontainers.image.title"]
@@ -447,7 +447,7 @@ func TestTheFilesOfAnArtifactInALayout(t *testing.T) {
 				t.Errorf("%s: %q, %v", name, data, err)
 			}
 		}
-		if again := b.pull(t, img); again.ID != got.ID || again.fetched != 0 {
+		if again := b.pull(t, img); again.ID != got.ID || again.Fetched != 0 {
 			t.Errorf("again: %+v", again)
 		}
 	})
