@@ -426,7 +426,8 @@ func (r *root) link(l plan.Link) error {
 // file system, one for all. A path that does not exist needs no mask; every other
 // failure is one, because a mask that is missing shows the host.
 func (r *root) mask(paths []string) error {
-	var empty *mount.Detached
+	var empty emptyDirectory
+	defer empty.close()
 	for _, p := range paths {
 		target, isDir, err := r.openMaskable(p)
 		if errors.Is(err, unix.ENOENT) {
@@ -435,13 +436,11 @@ func (r *root) mask(paths []string) error {
 		if err != nil {
 			return step("mask "+p, err)
 		}
-		if isDir && empty == nil {
-			if empty, err = mount.New("tmpfs", "masked", []mount.Option{{Key: "mode", Value: "555"}}, mount.ReadOnly); err != nil {
-				return step("mask "+p, err)
-			}
-			defer empty.Close()
+		if isDir {
+			err = empty.cover(target)
+		} else {
+			err = r.coverFile(target)
 		}
-		err = r.cover(target, isDir, empty)
 		unix.Close(target)
 		if err != nil {
 			return step("mask "+p, err)
@@ -466,15 +465,33 @@ func isDirectory(fd int) (bool, error) {
 	return st.Mode&unix.S_IFMT == unix.S_IFDIR, err
 }
 
-func (r *root) cover(target int, isDir bool, empty *mount.Detached) error {
-	if isDir {
-		clone, err := mount.CloneFD(empty.FD(), false)
-		if err != nil {
+// emptyDirectory is a file system with nothing in it, made when it is first needed.
+type emptyDirectory struct{ fs *mount.Detached }
+
+// cover mounts it on a directory. It lies itself on the first one and is cloned for the
+// others: before Linux 6.15 only what is in the mount table can be cloned.
+func (e *emptyDirectory) cover(target int) (err error) {
+	if e.fs == nil {
+		if e.fs, err = mount.New("tmpfs", "masked", []mount.Option{{Key: "mode", Value: "555"}}, mount.ReadOnly); err != nil {
 			return err
 		}
-		defer clone.Close()
-		return clone.AttachAt(target)
+		return e.fs.AttachAt(target)
 	}
+	clone, err := mount.CloneFD(e.fs.FD(), false)
+	if err != nil {
+		return err
+	}
+	defer clone.Close()
+	return clone.AttachAt(target)
+}
+
+func (e *emptyDirectory) close() {
+	if e.fs != nil {
+		e.fs.Close()
+	}
+}
+
+func (r *root) coverFile(target int) error {
 	null, err := r.openNull()
 	if err != nil {
 		return err
