@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -165,14 +163,3 @@ func needKernel(t testing.TB) {
 	}
 	t.Skip(missing)
 }
-
-// buildInit builds berth-init, once, and returns its directory.
-var buildInit = sync.OnceValues(func() (string, error) {
-	dir := filepath.Join(testDir, "bin")
-	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "berth-init"), "berth/cmd/berth-init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.Join(err, errors.New(string(out)))
-	}
-	return dir, nil
-})

@@ -26,6 +26,7 @@ import (
 	"berth/internal/cgroup"
 	"berth/internal/mount"
 	"berth/internal/mount/mounttest"
+	"berth/internal/testrig"
 	linux "berth/launcher/linux"
 )
 
@@ -51,7 +52,7 @@ func newRig(t testing.TB) *rig { return newRigWith(t, "overlay", nil) }
 func newRigWith(t testing.TB, backend string, change func(*parts)) *rig {
 	t.Helper()
 	needKernel(t)
-	bin, err := buildInit()
+	bin, err := testrig.Binaries()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +128,7 @@ func (r *rig) tearDown() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	group, err := host.Group(r.world.CgroupsRoot, []string{"cpu", "memory", "pids", "devices"})
+	group, err := host.Group(r.world.CgroupsRoot, []string{"cpu", "memory", "pids"})
 	if err != nil {
 		r.Fatal(err)
 	}

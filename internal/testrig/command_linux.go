@@ -59,9 +59,9 @@ var commandCount atomic.Int64
 // removed.
 func Berth(tb testing.TB) *Command {
 	tb.Helper()
-	binaries, err := buildBerth()
+	binaries, err := Binaries()
 	if err != nil {
-		tb.Fatalf("build berth: %v", err)
+		tb.Fatal(err)
 	}
 	return newCommand(tb, filepath.Join(binaries, "berth"))
 }
@@ -88,14 +88,24 @@ func newCommand(tb testing.TB, path string) *Command {
 	return c
 }
 
-// buildBerth builds once in a test process, but then always, so that a test
-// never runs yesterday's berth.
-var buildBerth = sync.OnceValues(func() (dir string, err error) {
-	gomod, err := tool{}.try("go", "env", "GOMOD")
-	if err != nil {
-		return "", err
+// Binaries returns the directory with berth and berth-init, static as they are
+// shipped. They are built once in a test process, but then always, so that a test
+// never runs yesterday's; where BERTH_TEST_BINARIES names a directory, somebody else
+// has done so.
+func Binaries() (dir string, err error) { return binaries() }
+
+var binaries = sync.OnceValues(func() (dir string, err error) {
+	if dir := os.Getenv("BERTH_TEST_BINARIES"); dir != "" {
+		return dir, nil
 	}
-	return buildModule(filepath.Dir(strings.TrimSpace(gomod)))
+	gomod, err := tool{}.try("go", "env", "GOMOD")
+	if err == nil {
+		dir, err = buildModule(filepath.Dir(strings.TrimSpace(gomod)))
+	}
+	if err != nil {
+		return "", fmt.Errorf("build berth: %w", err)
+	}
+	return dir, nil
 })
 
 // buildModule leaves the binaries in the cache, a directory for each source

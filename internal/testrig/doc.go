@@ -35,6 +35,8 @@
 //	BERTH_TEST_REQUIRE_ROOT  1: a missing root or tool is a failure
 //	BERTH_TEST_CACHE         where images and binaries are kept between runs
 //	                         (default: berth-test in the user's cache directory)
+//	BERTH_TEST_BINARIES      where berth and berth-init were built already
+//	                         (default: they are built)
 //
 // All of it is Linux, so every file but this one is marked so.
 package testrig

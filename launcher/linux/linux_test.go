@@ -7,8 +7,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +18,7 @@ import (
 
 	"berth/container"
 	"berth/internal/cgroup"
+	"berth/internal/testrig"
 	"berth/launcher"
 	"berth/launcher/plan"
 	"berth/state"
@@ -34,11 +33,9 @@ func newLauncher(t *testing.T) *Launcher {
 		}
 		t.Skip("launching needs root")
 	}
-	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", filepath.Join(bin, initName), "berth/cmd/berth-init")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	bin, err := testrig.Binaries()
+	if err != nil {
+		t.Fatal(err)
 	}
 	layout, err := state.NewLayout(t.TempDir(), t.TempDir())
 	if err != nil {
