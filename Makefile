@@ -1,13 +1,13 @@
 # Targets for people and for CI; `make help` lists them.
 .POSIX:
-.PHONY: help build demo test soak bench lint check generate clean
+.PHONY: help build demo test test-vm soak bench lint check generate clean
 
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Static, and without paths of the machine in it.
 BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' Makefile
 
 build: ## bin/berth and bin/berth-init
 	$(BUILD) -o bin/ ./cmd/berth ./cmd/berth-init
@@ -19,6 +19,9 @@ demo: build ## run a container from an image that is pulled from a registry on l
 test: ## every test; root, and the packages it needs are installed
 	script/packages test
 	BERTH_TEST_REQUIRE_ROOT=1 go test -race -timeout 20m ./...
+
+test-vm: ## tests in virtual machines: cgroup v2 alone, cgroup v1 alone
+	script/vm
 
 soak: ## the tests with larger counts, for hours
 	script/packages test
@@ -35,7 +38,7 @@ lint: ## formatting, vet, staticcheck, the direction of imports, other systems
 	go test ./internal/imports
 	GOOS=darwin go build ./...
 
-check: lint test ## what CI runs, but for the demo
+check: lint test test-vm ## what CI runs, but for the demo
 
 generate: ## code that is generated from other files
 	script/packages test

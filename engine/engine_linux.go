@@ -136,10 +136,6 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	if err := images.chooseBackend(ctx, c.ImageProvisionerBackend); err != nil {
 		return nil, err
 	}
-	settings, err := c.cgroups()
-	if err != nil {
-		return nil, err
-	}
 	cgroups, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
@@ -148,7 +144,7 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l, cgroups: cgroups, images: images, settings: settings})
+	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l, cgroups: cgroups, images: images})
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"berth/isolator"
 	appcruntime "berth/isolator/appc/runtime"
 	"berth/isolator/cgroups/cpu"
-	"berth/isolator/cgroups/devices"
 	"berth/isolator/cgroups/mem"
 	"berth/isolator/cgroups/pids"
 	filesystem "berth/isolator/filesystem/linux"
@@ -102,7 +101,6 @@ type parts struct {
 	launcher *launcher.Launcher
 	cgroups  *cgroup.Host
 	images   *Images
-	settings cgroupSettings
 }
 
 // tableEntry is an isolator of berth's own.
@@ -126,7 +124,6 @@ var isolators = []tableEntry{
 	{"cgroups/cpu", func(p parts) isolator.Isolator { return cpu.New(p.launcher) }, "cpu"},
 	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher) }, "memory"},
 	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
-	{"cgroups/devices", func(p parts) isolator.Isolator { return devices.New(p.launcher, p.cgroups, p.settings.devices) }, "devices"},
 	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_DOCKER) }, ""},
 	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},
