@@ -113,6 +113,9 @@ type ContainerConfig struct {
 	WorkingDirectory *string `protobuf:"bytes,103,opt,name=working_directory,json=workingDirectory" json:"working_directory,omitempty"`
 	// The root filesystem itself cannot be written, only what is mounted into it.
 	ReadOnlyRootfs *bool `protobuf:"varint,104,opt,name=read_only_rootfs,json=readOnlyRootfs" json:"read_only_rootfs,omitempty"`
+	// Nor is this: once the container has ended, and everybody who waits for it was told, its
+	// result and its sandbox go. Of a container that an agent looks after.
+	AutoRemove *bool `protobuf:"varint,105,opt,name=auto_remove,json=autoRemove" json:"auto_remove,omitempty"`
 	// Paths on the host that hold what the container writes to its root filesystem.
 	// They live as long as the container and count as its disk.
 	EphemeralVolumes []string `protobuf:"bytes,15,rep,name=ephemeral_volumes,json=ephemeralVolumes" json:"ephemeral_volumes,omitempty"`
@@ -226,6 +229,13 @@ func (x *ContainerConfig) GetReadOnlyRootfs() bool {
 	return false
 }
 
+func (x *ContainerConfig) GetAutoRemove() bool {
+	if x != nil && x.AutoRemove != nil {
+		return *x.AutoRemove
+	}
+	return false
+}
+
 func (x *ContainerConfig) GetEphemeralVolumes() []string {
 	if x != nil {
 		return x.EphemeralVolumes
@@ -332,7 +342,7 @@ var File_berth_api_v1_containerizer_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_containerizer_proto_rawDesc = "" +
 	"\n" +
-	" berth/api/v1/containerizer.proto\x12\vmesos.slave\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\x81\x06\n" +
+	" berth/api/v1/containerizer.proto\x12\vmesos.slave\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\xa2\x06\n" +
 	"\x0fContainerConfig\x128\n" +
 	"\fcommand_info\x18\v \x01(\v2\x15.mesos.v1.CommandInfoR\vcommandInfo\x12>\n" +
 	"\x0econtainer_info\x18\f \x01(\v2\x17.mesos.v1.ContainerInfoR\rcontainerInfo\x120\n" +
@@ -345,7 +355,9 @@ const file_berth_api_v1_containerizer_proto_rawDesc = "" +
 	"entrypoint\x18f \x01(\tR\n" +
 	"entrypoint\x12+\n" +
 	"\x11working_directory\x18g \x01(\tR\x10workingDirectory\x12(\n" +
-	"\x10read_only_rootfs\x18h \x01(\bR\x0ereadOnlyRootfs\x12+\n" +
+	"\x10read_only_rootfs\x18h \x01(\bR\x0ereadOnlyRootfs\x12\x1f\n" +
+	"\vauto_remove\x18i \x01(\bR\n" +
+	"autoRemove\x12+\n" +
 	"\x11ephemeral_volumes\x18\x0f \x03(\tR\x10ephemeralVolumes\x12\x12\n" +
 	"\x04user\x18\x04 \x01(\tR\x04user\x12\x16\n" +
 	"\x06rootfs\x18\x05 \x01(\tR\x06rootfs\x1aQ\n" +

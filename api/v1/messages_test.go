@@ -48,7 +48,7 @@ func facts(t *testing.T) map[string][]string {
 // directions: none is missing, none is added unseen.
 func TestMessages(t *testing.T) {
 	described := map[string][]string{}
-	for _, pkg := range []protoreflect.FullName{"mesos.v1", "mesos.slave"} {
+	for _, pkg := range []protoreflect.FullName{"mesos.v1", "mesos.v1.agent", "mesos.slave"} {
 		protoregistry.GlobalFiles.RangeFilesByPackage(pkg, func(file protoreflect.FileDescriptor) bool {
 			describe(described, file)
 			return true
