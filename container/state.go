@@ -12,4 +12,5 @@ const (
 	Fetching     State = "FETCHING"     // what its command wants in the sandbox is fetched
 	Running      State = "RUNNING"      // its command was executed
 	Destroying   State = "DESTROYING"   // what it is made of is removed
+	Ended        State = "ENDED"        // nothing is left but how it ended; not one of Mesos
 )

@@ -78,6 +78,13 @@ type Launcher interface {
 	Destroy(ctx context.Context, id container.ID) error
 }
 
+// Lister is a launcher that knows the processes of a container.
+type Lister interface {
+	// Processes returns the ids, on the host, of the processes of a container and of those
+	// nested in it, in no order. ErrNotFound: it was never forked.
+	Processes(id container.ID) ([]int, error)
+}
+
 // Process is the init process of a container.
 type Process interface {
 	// Pid is that of the init process, on the host.

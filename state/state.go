@@ -30,7 +30,7 @@
 //	        pid                                         of the init process, and when that began
 //	        launch                                      what was made of the request: environment, directory...
 //	        status                                      wait status of the command
-//	        termination                                 how the container ended; alone with keeper: nothing is left of it
+//	        termination                                 how the container ended; with keeper and config alone: nothing is left of it
 //
 // The sandbox of a nested container is not in that of its parent, who could put a link in
 // its place.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"berth/container"
 	"berth/containerizer"
@@ -21,14 +22,21 @@ func (l *launch) settles() bool {
 	return l.parent != nil || l.req.Keeper == containerizer.Agent
 }
 
+// ending is the record of a termination.
+type ending struct {
+	container.Termination
+	Launched time.Time `json:"launched"`
+	Ended    time.Time `json:"ended"`
+}
+
 // recordTermination says how the container has ended, before what that was read from is
 // removed.
-func (l *launch) recordTermination(t container.Termination) error {
+func (l *launch) recordTermination(t container.Termination, ended time.Time) error {
 	if !l.settles() {
 		return nil
 	}
 	l.ended = true
-	data, err := json.Marshal(t)
+	data, err := json.Marshal(ending{t, l.made.Launched, ended})
 	if err == nil {
 		err = atomicfile.Write(l.records.Termination(), append(data, '\n'), 0o600, false)
 	}
@@ -39,16 +47,16 @@ func (l *launch) recordTermination(t container.Termination) error {
 }
 
 // readTermination reads what recordTermination wrote; false: there is nothing to be read.
-func (l *launch) readTermination() (t container.Termination, ok bool) {
+func (l *launch) readTermination() (e ending, ok bool) {
 	data, err := os.ReadFile(l.records.Termination())
-	return t, err == nil && json.Unmarshal(data, &t) == nil
+	return e, err == nil && json.Unmarshal(data, &e) == nil
 }
 
 // settle removes the records of an ended container but for its termination, for whom that
-// is, and those of the containers nested in it. That of the phase goes last: without it,
+// is, the request, and those of the containers nested in it. That of the phase goes last: without it,
 // nothing else is left. The caller holds own.
 func (l *launch) settle() error {
-	for _, path := range []string{l.records.Config(), l.records.Cgroup(), l.records.Pid(), l.records.Launch(), l.records.Status(), l.records.Phase()} {
+	for _, path := range []string{l.records.Cgroup(), l.records.Pid(), l.records.Launch(), l.records.Status(), l.records.Phase()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -49,7 +50,10 @@ type Options struct {
 	// Agent: Recover takes up again the containers whose keeper is the agent. One process
 	// at a time may be it.
 	Agent bool
-	Log   *slog.Logger
+	// Observe is told what has happened, one event at a time of each container; nil: nobody
+	// is. It must not wait.
+	Observe func(containerizer.Event)
+	Log     *slog.Logger
 }
 
 // Containerizer implements containerizer.Containerizer.
@@ -70,6 +74,7 @@ type entry struct {
 	// container; termination and err are set before.
 	launched, done chan struct{}
 	termination    container.Termination
+	ended          time.Time
 	err            error
 
 	// Of these the Containerizer's mu has the say. No child comes to be added to a
@@ -102,11 +107,13 @@ func (c *Containerizer) Launch(ctx context.Context, id container.ID, req contain
 	if err := e.launch.run(ctx, e.launch.phases()); err != nil {
 		e.err = err
 		c.remove(e)
+		c.tell(containerizer.Event{Kind: containerizer.LaunchFailed, ID: id, Err: err})
 		close(e.launched)
 		close(e.done)
 		return err
 	}
 	close(e.launched)
+	c.tell(containerizer.Event{Kind: containerizer.Launched, ID: id})
 	go c.supervise(e) // ends with the container
 	return nil
 }
@@ -196,7 +203,9 @@ func (c *Containerizer) supervise(e *entry) {
 	if limitation != nil {
 		e.termination.Message = limitation.Message
 	}
-	e.err = errors.Join(waitErr, watchErr, statusErr, l.recordTermination(e.termination), c.finish(ctx, e))
+	e.ended = time.Now()
+	e.err = errors.Join(waitErr, watchErr, statusErr, l.recordTermination(e.termination, e.ended), c.finish(ctx, e))
+	c.tell(containerizer.Event{Kind: containerizer.Ended, ID: l.id, Termination: &e.termination, Err: e.err})
 	close(e.done)
 }
 
@@ -370,5 +379,6 @@ func (c *Containerizer) Remove(ctx context.Context, id container.ID) error {
 		}
 	}
 	c.remove(e)
+	c.tell(containerizer.Event{Kind: containerizer.Removed, ID: id})
 	return nil
 }

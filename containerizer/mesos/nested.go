@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"syscall"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -22,6 +23,7 @@ import (
 
 // made is what was made of a request: what is to be known of a container once it runs.
 type made struct {
+	Launched   time.Time      `json:"launched"`
 	StopSignal syscall.Signal `json:"stop_signal,omitempty"`
 	Env        []string       `json:"env"`
 	Dir        string         `json:"dir"`
@@ -31,7 +33,7 @@ type made struct {
 }
 
 func (l *launch) recordMade(c plan.Command) error {
-	l.made = made{l.info.StopSignal, c.Env, c.Dir, c.UID, c.GID, c.Groups}
+	l.made = made{time.Now(), l.info.StopSignal, c.Env, c.Dir, c.UID, c.GID, c.Groups}
 	data, err := json.Marshal(l.made)
 	if err != nil {
 		return err

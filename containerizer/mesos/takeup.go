@@ -61,7 +61,7 @@ func (c *Containerizer) takeUpOne(ctx context.Context, l *launch) (*entry, error
 	e := newEntry(l, func(error) {})
 	close(e.launched)
 	if ended {
-		l.ended, e.termination = true, termination
+		l.ended, e.termination, e.ended, l.made.Launched = true, termination.Termination, termination.Ended, termination.Launched
 		if !l.settled() { // its destruction was interrupted
 			e.err = l.destroyTree(ctx)
 		}

@@ -20,6 +20,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/containerizer"
 	"berth/image"
 	"berth/internal/cgroup"
 	"berth/isolator"
@@ -66,6 +67,7 @@ type parts struct {
 	isolators []isolator.Isolator
 	log       *slog.Logger
 	agent     bool
+	observe   func(containerizer.Event)
 }
 
 func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error) {
@@ -108,7 +110,7 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 		return nil, nil, err
 	}
 	return New(Options{Layout: layout, Provisioner: made, Launcher: p.launcher, Isolators: p.isolators,
-		SandboxDirectory: sandboxDir, Log: p.log, Agent: p.agent}), l, nil
+		SandboxDirectory: sandboxDir, Log: p.log, Agent: p.agent, Observe: p.observe}), l, nil
 }
 
 // fileStore is a store whose images are configurations in files. Get is all that a

@@ -289,6 +289,15 @@ func closeAll(files []*os.File) {
 	}
 }
 
+// Processes implements launcher.Lister.
+func (l *Launcher) Processes(id container.ID) ([]int, error) {
+	group, err := l.Group(id)
+	if err != nil {
+		return nil, err
+	}
+	return group.Processes()
+}
+
 // Destroy implements launcher.Launcher.
 func (l *Launcher) Destroy(ctx context.Context, id container.ID) error {
 	group, err := l.Group(id)
