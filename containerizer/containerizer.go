@@ -44,11 +44,15 @@ type Request struct {
 	// (nil) the input is empty, and an output goes to the file of its name, stdout or
 	// stderr, in the sandbox: whatever becomes of the process that launched it.
 	Stdio [3]*os.File
+	// Input keeps the command's input open, for whoever comes to write it by
+	// Streams.AttachInput, now or when this process is gone. Stdio has none then.
+	Input bool
 	// Logs bounds these files.
 	Logs Logs
 	// Terminal is where the master of the container's terminal is sent, when Config has a
 	// tty_info: the other end of a unix socket that stays the caller's, as package
-	// internal/pty makes it. Stdio is of no use then: the terminal is all three.
+	// internal/pty makes it. Stdio is of no use then: the terminal is all three. Without it
+	// (nil) berth-init keeps the master: the output goes to the file stdout of the sandbox.
 	Terminal *os.File
 	// Keeper of a nested container is that of its root container, whatever is said here.
 	Keeper Keeper

@@ -38,6 +38,9 @@ type Config struct {
 	LauncherDir      string // where berth-init is; empty: beside this program
 	CgroupsRoot      string
 	SandboxDirectory string
+	// AllowedDevices is what containers may beyond the standard list: a DeviceWhitelist as
+	// JSON, or the name or file:// URL of a file with it; empty: nothing.
+	AllowedDevices string
 	// DefaultContainerInfo is that of containers that bring none: JSON, or the name or file://
 	// URL of a file with it; empty: they have none.
 	DefaultContainerInfo string
@@ -87,7 +90,7 @@ func DefaultConfig() Config {
 		WorkDir:    "/var/lib/berth",
 		RuntimeDir: "/run/berth",
 		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/net",
-			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "docker/runtime", "oci/runtime", "appc/runtime"},
+			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "docker/runtime", "oci/runtime", "appc/runtime"},
 		ImageProviders: []string{"appc", "docker", "oci"},
 		DockerRegistry: "https://registry-1.docker.io",
 		Registry: registry.Options{

@@ -136,6 +136,10 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	if err := images.chooseBackend(ctx, c.ImageProvisionerBackend); err != nil {
 		return nil, err
 	}
+	settings, err := c.cgroups()
+	if err != nil {
+		return nil, err
+	}
 	cgroups, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
@@ -144,7 +148,7 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l, cgroups: cgroups, images: images})
+	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l, cgroups: cgroups, images: images, settings: settings})
 	if err != nil {
 		return nil, err
 	}

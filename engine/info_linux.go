@@ -43,11 +43,15 @@ func Inspect(ctx context.Context, c Config) (info *Info, err error) {
 	}
 	info.Kernel = unix.ByteSliceToString(name.Release[:])
 	info.Backends = images.backendAbilities(ctx, c.ImageProvisionerBackend)
+	settings, err := c.cgroups()
+	if err != nil {
+		return nil, err
+	}
 	cgroups, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
 	}
-	info.Isolators, err = parts{config: c, cgroups: cgroups, images: images}.isolatorAbilities(ctx)
+	info.Isolators, err = parts{config: c, cgroups: cgroups, images: images, settings: settings}.isolatorAbilities(ctx)
 	for i := range info.Isolators {
 		info.Isolators[i].Needs = needsOf(info.Isolators[i].Name)
 	}

@@ -118,6 +118,8 @@ func (p parts) isolatorAbilities(ctx context.Context) (abilities []Ability, err 
 		var err error
 		if !p.hasController(own.controller) {
 			err = fmt.Errorf("the cgroup controller %q is not mounted", own.controller)
+		} else if prober, ok := own.make(p).(isolator.Prober); ok {
+			err = prober.Probe(ctx)
 		}
 		add(own.name, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"berth/isolator"
 	appcruntime "berth/isolator/appc/runtime"
 	"berth/isolator/cgroups/cpu"
+	"berth/isolator/cgroups/devices"
 	"berth/isolator/cgroups/mem"
 	"berth/isolator/cgroups/pids"
 	filesystem "berth/isolator/filesystem/linux"
@@ -101,6 +102,7 @@ type parts struct {
 	launcher *launcher.Launcher
 	cgroups  *cgroup.Host
 	images   *Images
+	settings cgroupSettings
 }
 
 // tableEntry is an isolator of berth's own.
@@ -124,6 +126,7 @@ var isolators = []tableEntry{
 	{"cgroups/cpu", func(p parts) isolator.Isolator { return cpu.New(p.launcher) }, "cpu"},
 	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher) }, "memory"},
 	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
+	{"cgroups/devices", func(p parts) isolator.Isolator { return devices.New(p.launcher, p.cgroups, p.settings.devices) }, "devices"},
 	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_DOCKER) }, ""},
 	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},

@@ -135,6 +135,12 @@ type Recoverer interface {
 	Recover(ctx context.Context, living []*Container) error
 }
 
+// Prober is an isolator that can tell whether it works on this host.
+type Prober interface {
+	// Probe tries, and leaves nothing. The error says what the host lacks.
+	Probe(ctx context.Context) error
+}
+
 // LaunchInfo is one isolator's part of a launch. The zero value adds nothing.
 type LaunchInfo struct {
 	Namespaces []launcher.Namespace

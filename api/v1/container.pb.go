@@ -285,7 +285,9 @@ type ContainerInfo struct {
 	LinuxInfo    *LinuxInfo     `protobuf:"bytes,8,opt,name=linux_info,json=linuxInfo" json:"linux_info,omitempty"`
 	RlimitInfo   *RLimitInfo    `protobuf:"bytes,9,opt,name=rlimit_info,json=rlimitInfo" json:"rlimit_info,omitempty"`
 	// Being set gives the container a terminal.
-	TtyInfo       *TTYInfo `protobuf:"bytes,10,opt,name=tty_info,json=ttyInfo" json:"tty_info,omitempty"`
+	TtyInfo *TTYInfo `protobuf:"bytes,10,opt,name=tty_info,json=ttyInfo" json:"tty_info,omitempty"`
+	// Not in Mesos.
+	Cgroups       *CgroupSettings `protobuf:"bytes,101,opt,name=cgroups" json:"cgroups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,6 +381,13 @@ func (x *ContainerInfo) GetRlimitInfo() *RLimitInfo {
 func (x *ContainerInfo) GetTtyInfo() *TTYInfo {
 	if x != nil {
 		return x.TtyInfo
+	}
+	return nil
+}
+
+func (x *ContainerInfo) GetCgroups() *CgroupSettings {
+	if x != nil {
+		return x.Cgroups
 	}
 	return nil
 }
@@ -1270,10 +1279,10 @@ var File_berth_api_v1_container_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_container_proto_rawDesc = "" +
 	"\n" +
-	"\x1cberth/api/v1/container.proto\x12\bmesos.v1\x1a\x18berth/api/v1/image.proto\x1a\x18berth/api/v1/linux.proto\x1a\x1aberth/api/v1/network.proto\x1a\x18berth/api/v1/value.proto\x1a\x19berth/api/v1/volume.proto\"R\n" +
+	"\x1cberth/api/v1/container.proto\x12\bmesos.v1\x1a\x1aberth/api/v1/cgroups.proto\x1a\x18berth/api/v1/image.proto\x1a\x18berth/api/v1/linux.proto\x1a\x1aberth/api/v1/network.proto\x1a\x18berth/api/v1/value.proto\x1a\x19berth/api/v1/volume.proto\"R\n" +
 	"\vContainerID\x12\x14\n" +
 	"\x05value\x18\x01 \x02(\tR\x05value\x12-\n" +
-	"\x06parent\x18\x02 \x01(\v2\x15.mesos.v1.ContainerIDR\x06parent\"\xc5\b\n" +
+	"\x06parent\x18\x02 \x01(\v2\x15.mesos.v1.ContainerIDR\x06parent\"\xf9\b\n" +
 	"\rContainerInfo\x120\n" +
 	"\x04type\x18\x01 \x02(\x0e2\x1c.mesos.v1.ContainerInfo.TypeR\x04type\x12:\n" +
 	"\x06docker\x18\x03 \x01(\v2\".mesos.v1.ContainerInfo.DockerInfoR\x06docker\x127\n" +
@@ -1286,7 +1295,8 @@ const file_berth_api_v1_container_proto_rawDesc = "" +
 	"\vrlimit_info\x18\t \x01(\v2\x14.mesos.v1.RLimitInfoR\n" +
 	"rlimitInfo\x12,\n" +
 	"\btty_info\x18\n" +
-	" \x01(\v2\x11.mesos.v1.TTYInfoR\attyInfo\x1a\x96\x04\n" +
+	" \x01(\v2\x11.mesos.v1.TTYInfoR\attyInfo\x122\n" +
+	"\acgroups\x18e \x01(\v2\x18.mesos.v1.CgroupSettingsR\acgroups\x1a\x96\x04\n" +
 	"\n" +
 	"DockerInfo\x12\x14\n" +
 	"\x05image\x18\x01 \x02(\tR\x05image\x12J\n" +
@@ -1415,9 +1425,10 @@ var file_berth_api_v1_container_proto_goTypes = []any{
 	(*NetworkInfo)(nil),                            // 21: mesos.v1.NetworkInfo
 	(*LinuxInfo)(nil),                              // 22: mesos.v1.LinuxInfo
 	(*RLimitInfo)(nil),                             // 23: mesos.v1.RLimitInfo
-	(*Parameter)(nil),                              // 24: mesos.v1.Parameter
-	(*Image)(nil),                                  // 25: mesos.v1.Image
-	(*Device_Number)(nil),                          // 26: mesos.v1.Device.Number
+	(*CgroupSettings)(nil),                         // 24: mesos.v1.CgroupSettings
+	(*Parameter)(nil),                              // 25: mesos.v1.Parameter
+	(*Image)(nil),                                  // 26: mesos.v1.Image
+	(*Device_Number)(nil),                          // 27: mesos.v1.Device.Number
 }
 var file_berth_api_v1_container_proto_depIdxs = []int32{
 	3,  // 0: mesos.v1.ContainerID.parent:type_name -> mesos.v1.ContainerID
@@ -1429,34 +1440,35 @@ var file_berth_api_v1_container_proto_depIdxs = []int32{
 	22, // 6: mesos.v1.ContainerInfo.linux_info:type_name -> mesos.v1.LinuxInfo
 	23, // 7: mesos.v1.ContainerInfo.rlimit_info:type_name -> mesos.v1.RLimitInfo
 	5,  // 8: mesos.v1.ContainerInfo.tty_info:type_name -> mesos.v1.TTYInfo
-	11, // 9: mesos.v1.TTYInfo.window_size:type_name -> mesos.v1.TTYInfo.WindowSize
-	3,  // 10: mesos.v1.ContainerStatus.container_id:type_name -> mesos.v1.ContainerID
-	21, // 11: mesos.v1.ContainerStatus.network_infos:type_name -> mesos.v1.NetworkInfo
-	7,  // 12: mesos.v1.ContainerStatus.cgroup_info:type_name -> mesos.v1.CgroupInfo
-	13, // 13: mesos.v1.CgroupInfo.net_cls:type_name -> mesos.v1.CgroupInfo.NetCls
-	1,  // 14: mesos.v1.ContainerInfo.DockerInfo.network:type_name -> mesos.v1.ContainerInfo.DockerInfo.Network
-	10, // 15: mesos.v1.ContainerInfo.DockerInfo.port_mappings:type_name -> mesos.v1.ContainerInfo.DockerInfo.PortMapping
-	24, // 16: mesos.v1.ContainerInfo.DockerInfo.parameters:type_name -> mesos.v1.Parameter
-	25, // 17: mesos.v1.ContainerInfo.MesosInfo.image:type_name -> mesos.v1.Image
-	2,  // 18: mesos.v1.CgroupInfo.Blkio.Value.op:type_name -> mesos.v1.CgroupInfo.Blkio.Operation
-	18, // 19: mesos.v1.CgroupInfo.Blkio.Statistics.cfq:type_name -> mesos.v1.CgroupInfo.Blkio.CFQ.Statistics
-	18, // 20: mesos.v1.CgroupInfo.Blkio.Statistics.cfq_recursive:type_name -> mesos.v1.CgroupInfo.Blkio.CFQ.Statistics
-	19, // 21: mesos.v1.CgroupInfo.Blkio.Statistics.throttling:type_name -> mesos.v1.CgroupInfo.Blkio.Throttling.Statistics
-	26, // 22: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.device:type_name -> mesos.v1.Device.Number
-	14, // 23: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_serviced:type_name -> mesos.v1.CgroupInfo.Blkio.Value
-	14, // 24: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_service_bytes:type_name -> mesos.v1.CgroupInfo.Blkio.Value
-	14, // 25: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_service_time:type_name -> mesos.v1.CgroupInfo.Blkio.Value
-	14, // 26: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_wait_time:type_name -> mesos.v1.CgroupInfo.Blkio.Value
-	14, // 27: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_merged:type_name -> mesos.v1.CgroupInfo.Blkio.Value
-	14, // 28: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_queued:type_name -> mesos.v1.CgroupInfo.Blkio.Value
-	26, // 29: mesos.v1.CgroupInfo.Blkio.Throttling.Statistics.device:type_name -> mesos.v1.Device.Number
-	14, // 30: mesos.v1.CgroupInfo.Blkio.Throttling.Statistics.io_serviced:type_name -> mesos.v1.CgroupInfo.Blkio.Value
-	14, // 31: mesos.v1.CgroupInfo.Blkio.Throttling.Statistics.io_service_bytes:type_name -> mesos.v1.CgroupInfo.Blkio.Value
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	24, // 9: mesos.v1.ContainerInfo.cgroups:type_name -> mesos.v1.CgroupSettings
+	11, // 10: mesos.v1.TTYInfo.window_size:type_name -> mesos.v1.TTYInfo.WindowSize
+	3,  // 11: mesos.v1.ContainerStatus.container_id:type_name -> mesos.v1.ContainerID
+	21, // 12: mesos.v1.ContainerStatus.network_infos:type_name -> mesos.v1.NetworkInfo
+	7,  // 13: mesos.v1.ContainerStatus.cgroup_info:type_name -> mesos.v1.CgroupInfo
+	13, // 14: mesos.v1.CgroupInfo.net_cls:type_name -> mesos.v1.CgroupInfo.NetCls
+	1,  // 15: mesos.v1.ContainerInfo.DockerInfo.network:type_name -> mesos.v1.ContainerInfo.DockerInfo.Network
+	10, // 16: mesos.v1.ContainerInfo.DockerInfo.port_mappings:type_name -> mesos.v1.ContainerInfo.DockerInfo.PortMapping
+	25, // 17: mesos.v1.ContainerInfo.DockerInfo.parameters:type_name -> mesos.v1.Parameter
+	26, // 18: mesos.v1.ContainerInfo.MesosInfo.image:type_name -> mesos.v1.Image
+	2,  // 19: mesos.v1.CgroupInfo.Blkio.Value.op:type_name -> mesos.v1.CgroupInfo.Blkio.Operation
+	18, // 20: mesos.v1.CgroupInfo.Blkio.Statistics.cfq:type_name -> mesos.v1.CgroupInfo.Blkio.CFQ.Statistics
+	18, // 21: mesos.v1.CgroupInfo.Blkio.Statistics.cfq_recursive:type_name -> mesos.v1.CgroupInfo.Blkio.CFQ.Statistics
+	19, // 22: mesos.v1.CgroupInfo.Blkio.Statistics.throttling:type_name -> mesos.v1.CgroupInfo.Blkio.Throttling.Statistics
+	27, // 23: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.device:type_name -> mesos.v1.Device.Number
+	14, // 24: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_serviced:type_name -> mesos.v1.CgroupInfo.Blkio.Value
+	14, // 25: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_service_bytes:type_name -> mesos.v1.CgroupInfo.Blkio.Value
+	14, // 26: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_service_time:type_name -> mesos.v1.CgroupInfo.Blkio.Value
+	14, // 27: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_wait_time:type_name -> mesos.v1.CgroupInfo.Blkio.Value
+	14, // 28: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_merged:type_name -> mesos.v1.CgroupInfo.Blkio.Value
+	14, // 29: mesos.v1.CgroupInfo.Blkio.CFQ.Statistics.io_queued:type_name -> mesos.v1.CgroupInfo.Blkio.Value
+	27, // 30: mesos.v1.CgroupInfo.Blkio.Throttling.Statistics.device:type_name -> mesos.v1.Device.Number
+	14, // 31: mesos.v1.CgroupInfo.Blkio.Throttling.Statistics.io_serviced:type_name -> mesos.v1.CgroupInfo.Blkio.Value
+	14, // 32: mesos.v1.CgroupInfo.Blkio.Throttling.Statistics.io_service_bytes:type_name -> mesos.v1.CgroupInfo.Blkio.Value
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_container_proto_init() }
@@ -1464,6 +1476,7 @@ func file_berth_api_v1_container_proto_init() {
 	if File_berth_api_v1_container_proto != nil {
 		return
 	}
+	file_berth_api_v1_cgroups_proto_init()
 	file_berth_api_v1_image_proto_init()
 	file_berth_api_v1_linux_proto_init()
 	file_berth_api_v1_network_proto_init()

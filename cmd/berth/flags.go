@@ -45,6 +45,7 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.IsolatorDir, "isolator_dir", c.IsolatorDir, "directory of the executables of the isolators external/NAME")
 	f.StringVar(&c.LauncherDir, "launcher_dir", c.LauncherDir, "directory of berth-init (default: that of berth)")
 	f.StringVar(&c.CgroupsRoot, "cgroups_root", c.CgroupsRoot, "cgroup that the containers' cgroups are made in")
+	f.StringVar(&c.AllowedDevices, "allowed_devices", "", "DeviceWhitelist of what containers may beyond the standard devices, as `JSON` or a file with it")
 	f.StringVar(&c.DefaultContainerInfo, "default_container_info", "", "ContainerInfo of containers that bring none, as `JSON` or a file with it")
 	f.StringSliceVar(&c.HostPathVolumePrefixes, "host_path_volume_prefixes", nil, "`DIR,...` of the host of which there may be volumes (default: all of the host)")
 	f.StringVar(&c.SandboxDirectory, "sandbox_directory", c.SandboxDirectory, "where a container with an image finds its sandbox")

@@ -128,7 +128,7 @@ func (r *rig) tearDown() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	group, err := host.Group(r.world.CgroupsRoot, []string{"cpu", "memory", "pids"})
+	group, err := host.Group(r.world.CgroupsRoot, []string{"cpu", "memory", "pids", "devices"})
 	if err != nil {
 		r.Fatal(err)
 	}

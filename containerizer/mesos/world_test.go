@@ -25,6 +25,7 @@ import (
 	"berth/internal/cgroup"
 	"berth/isolator"
 	"berth/isolator/cgroups/cpu"
+	"berth/isolator/cgroups/devices"
 	"berth/isolator/cgroups/mem"
 	"berth/isolator/cgroups/pids"
 	filesystem "berth/isolator/filesystem/linux"
@@ -90,7 +91,7 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 	var made *provisioner.Provisioner
 	p := parts{store: fileStore{dir: w.Store, layers: layers}, launcher: l, log: slog.New(slog.DiscardHandler), isolators: []isolator.Isolator{
 		filesystem.New(filesystem.Options{SandboxDirectory: sandboxDir, Volume: layout.PersistentVolume}),
-		cpu.New(l), mem.New(l), pids.New(l), runtime.New(v1.Image_DOCKER), ipc.New(), pid.New(), uts.New(), net.New(),
+		cpu.New(l), mem.New(l), pids.New(l), devices.New(l, host, nil), runtime.New(v1.Image_DOCKER), ipc.New(), pid.New(), uts.New(), net.New(),
 		sandboxpath.New(sandboxpath.Options{SandboxDirectory: sandboxDir, Sandbox: layout.Sandbox}),
 		hostpath.New(hostpath.Options{SandboxDirectory: sandboxDir}), secret.New(secret.Options{SandboxDirectory: sandboxDir}),
 		imagevolume.New(imagevolume.Options{SandboxDirectory: sandboxDir, Provision: func(ctx context.Context, id container.ID, images []*v1.Image) (paths []string, err error) {

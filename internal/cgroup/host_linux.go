@@ -186,6 +186,12 @@ func (h *Host) Version(controller string) (Version, bool) {
 	return 0, false
 }
 
+// Only returns the host as it is without the hierarchies of the other version: a hybrid
+// host can so stand for each kind.
+func (h *Host) Only(version Version) *Host {
+	return &Host{hierarchies: slices.DeleteFunc(slices.Clone(h.hierarchies), func(h hierarchy) bool { return h.version != version })}
+}
+
 // find returns the hierarchy that serves the controller, or nil.
 func (h *Host) find(controller string) *hierarchy {
 	for i := range h.hierarchies {

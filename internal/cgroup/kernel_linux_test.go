@@ -74,17 +74,12 @@ func realHost(t testing.TB) *Host {
 	return host
 }
 
-// only returns the host without the hierarchies of the other version.
-func (h *Host) only(version Version) *Host {
-	return &Host{hierarchies: slices.DeleteFunc(slices.Clone(h.hierarchies), func(h hierarchy) bool { return h.version != version })}
-}
-
 // flavours returns the kinds of host that this one can stand for.
 func flavours(t testing.TB) map[string]*Host {
 	host := realHost(t)
 	all := map[string]*Host{"as it is": host}
 	for _, version := range []Version{V1, V2} {
-		part := host.only(version)
+		part := host.Only(version)
 		if _, err := part.Group(testRoot, nil); err == nil && len(part.hierarchies) < len(host.hierarchies) {
 			all[version.String()+" only"] = part
 		}
@@ -712,7 +707,7 @@ func TestKillReachesTheFrozen(t *testing.T) {
 }
 
 func TestKillNamesWhoDoesNotDie(t *testing.T) {
-	host := realHost(t).only(V1)
+	host := realHost(t).Only(V1)
 	if len(host.available("freezer")) == 0 {
 		t.Skip("only a v1 freezer keeps a process from dying")
 	}

@@ -29,6 +29,18 @@ type Groups struct {
 // the test none is left. The test is skipped where it cannot make any.
 func NewGroups(t testing.TB, controllers ...string) *Groups {
 	t.Helper()
+	return newGroups(t, detect(t), controllers)
+}
+
+// NewGroupsOf is NewGroups with cgroups of one version. A hybrid host can have the v2 part
+// of what v1 hierarchies serve, too.
+func NewGroupsOf(t testing.TB, version cgroup.Version, controllers ...string) *Groups {
+	t.Helper()
+	return newGroups(t, detect(t).Only(version), controllers)
+}
+
+func detect(t testing.TB) *cgroup.Host {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		skip(t, "making cgroups needs root")
 	}
@@ -36,10 +48,18 @@ func NewGroups(t testing.TB, controllers ...string) *Groups {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return host
+}
+
+func newGroups(t testing.TB, host *cgroup.Host, controllers []string) *Groups {
+	t.Helper()
 	for _, controller := range controllers {
 		if _, ok := host.Version(controller); !ok {
-			t.Skipf("this host has no cgroup controller %q", controller)
+			t.Skipf("this host has no such cgroup controller %q", controller)
 		}
+	}
+	if _, err := host.Group("berth-test", controllers); err != nil {
+		t.Skip(err)
 	}
 	return &Groups{host: host, root: "berth-test-" + strings.ToLower(rand.Text()[:8]), controllers: controllers,
 		groups: make(map[container.ID]*cgroup.Group)}
@@ -68,7 +88,7 @@ func (g *Groups) Group(id container.ID) (*cgroup.Group, error) {
 // Fork makes the cgroup of a container, in which no process is.
 func (g *Groups) Fork(t *testing.T, id container.ID) int {
 	t.Helper()
-	group, err := g.host.Group(filepath.Join(g.root, id.String()), g.controllers)
+	group, err := g.host.Group(filepath.Join(append([]string{g.root}, id.Values()...)...), g.controllers)
 	if err != nil {
 		t.Fatal(err)
 	}
