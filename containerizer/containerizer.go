@@ -80,6 +80,8 @@ const MinLogSize = 4096
 // Containerizer launches containers and looks after them. Its methods may be called
 // concurrently. Several processes may work in the same directories.
 type Containerizer interface {
+	Streams
+
 	// Recover destroys what dead processes have left. Call it before anything else. A
 	// failure for one container does not keep the others from being recovered.
 	//

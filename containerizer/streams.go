@@ -26,10 +26,11 @@ const (
 	FromNow                   // with what comes next
 )
 
-// ErrLost is what a Read of an output returns where something is missing: its bounded files
-// were filled faster than they were read, or the container has cut one. It is not the end:
-// the next Read goes on with the oldest that is there.
-var ErrLost = errors.New("a part of the output was lost: it was overwritten before it was read")
+// ErrLost is what a Read of an output returns where something may be missing: its bounded
+// files were filled faster than they were read, or the container has cut or replaced one. It
+// is not the end: the next Read goes on with the oldest that is there. With one file alone
+// (Logs.MaxFiles is 1) nobody can tell, and it comes with each new one.
+var ErrLost = errors.New("a part of the output may be missing: it was removed before it was read")
 
 // Streams are the standard streams of containers that were launched without anybody to
 // hold them. They are files: outputs are those of the sandbox, the input is a pipe in the
@@ -44,8 +45,8 @@ type Streams interface {
 	//
 	// io.EOF comes when the container has ended and all is read. That may be at once: of a
 	// container that has ended, its output can be read as long as there is its sandbox.
-	// An output that is followed does not keep the container or the sandbox from being removed;
-	// what was not read then may be lost (ErrLost).
+	// An output that is followed does not keep the container or the sandbox from being removed,
+	// and then has an end.
 	//
 	// As many as wish may follow an output, each at its own pace: a reader that is slow keeps
 	// nobody waiting. A Read waits for something to read; Close, from whichever

@@ -53,6 +53,9 @@ type Spec struct {
 	// Terminal is the socket to which the master of the Plan's terminal is sent; the
 	// terminal takes the place of Stdio.
 	Terminal *os.File
+	// Logs, Input and Control are what the init process works with while the command runs, as
+	// plan.Files describes them; nil: the Plan has no use for it.
+	Logs, Input, Control *os.File
 	// Status is the path of the file that takes the wait status of the command; it is
 	// made by Fork.
 	Status string

@@ -29,8 +29,9 @@
 //	        cgroup                                      path and controllers of its cgroup
 //	        pid                                         of the init process, and when that began
 //	        launch                                      what was made of the request: environment, directory...
+//	        input, control                              pipes to the command's input and to berth-init, see containerizer/mesos
 //	        status                                      wait status of the command
-//	        termination                                 how the container ended; with keeper and config alone: nothing is left of it
+//	        termination                                 how the container ended; without phase: nothing is left but its request and logs
 //
 // The sandbox of a nested container is not in that of its parent, who could put a link in
 // its place.
@@ -171,6 +172,12 @@ func (c Container) Pid() string { return filepath.Join(c.Dir, "pid") }
 
 // Launch is what was made of the request.
 func (c Container) Launch() string { return filepath.Join(c.Dir, "launch") }
+
+// Input is the pipe by which the command's input is written.
+func (c Container) Input() string { return filepath.Join(c.Dir, "input") }
+
+// Control is the pipe by which berth-init is told of sizes and of the end of the input.
+func (c Container) Control() string { return filepath.Join(c.Dir, "control") }
 
 // Termination is how the container ended, for who asks later.
 func (c Container) Termination() string { return filepath.Join(c.Dir, "termination") }

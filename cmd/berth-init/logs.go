@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"sync"
@@ -20,38 +21,54 @@ import (
 // outputNames are the files of the sandbox, by descriptor.
 var outputNames = map[int]string{1: "stdout", 2: "stderr"}
 
-// logs writes what the command says to bounded files. nil: there is nothing to write.
+// logs writes what the command says to files. nil: there is nothing to write.
 type logs struct {
-	readers []*os.File
+	sources []source
 	copies  sync.WaitGroup
 }
 
-// startLogs gives the command pipes for the outputs that are to be bounded. It is called
-// in the container's root: the directory that stays open, within reach of the container
-// by /proc/1/fd, leads nowhere else.
-func startLogs(p plan.Plan, s *streams) (*logs, error) {
+// source is where what the command says comes from. After Finish, which does not wait, its
+// reads return what is there, and then io.EOF.
+type source interface {
+	io.ReadCloser
+	Finish()
+}
+
+// startLogs gives the command pipes for the outputs that are to be written to dir, unless
+// they are its terminal.
+func startLogs(p plan.Plan, dir *os.File, s *streams) (*logs, error) {
 	if p.Logs == nil {
-		return nil, nil
-	}
-	dir, err := openLogDirectory(p.Logs.Directory)
-	if err != nil {
-		return nil, step("open "+p.Logs.Directory, err)
+		return nil, dir.Close()
 	}
 	l := &logs{}
 	for _, output := range p.Logs.Outputs {
 		log := &boundedLog{dir: dir, name: outputNames[output], maxSize: p.Logs.MaxSize, maxFiles: p.Logs.MaxFiles, uid: int(p.Command.UID), gid: int(p.Command.GID)}
+		if log.maxSize == 0 {
+			log.maxSize = math.MaxInt64
+		}
 		if err := log.open(); err != nil {
 			return nil, step("open the log "+log.name, err)
 		}
-		reader, writer, err := userPipe(p.Command)
+		from, err := l.source(output, s, p.Command)
 		if err != nil {
 			return nil, step("make a pipe for "+log.name, err)
 		}
-		s.take(output, writer)
-		l.readers = append(l.readers, reader)
-		l.copies.Go(func() { log.copy(reader) })
+		l.sources = append(l.sources, from)
+		l.copies.Go(func() { log.copy(from) })
 	}
 	return l, nil
+}
+
+func (l *logs) source(output int, s *streams, user plan.Command) (source, error) {
+	if s.kept != nil {
+		return s.kept, nil
+	}
+	reader, writer, err := userPipe(user)
+	if err != nil {
+		return nil, err
+	}
+	s.take(output, writer)
+	return pipe{reader}, nil
 }
 
 // userPipe returns a pipe that its user can open by name, as /dev/stdout.
@@ -65,14 +82,20 @@ func userPipe(user plan.Command) (reader, writer *os.File, err error) {
 	return reader, writer, nil
 }
 
-func openLogDirectory(path string) (int, error) {
-	r, err := openRoot("")
-	if err != nil {
-		return -1, err
+// pipe is the end of an output that is read.
+type pipe struct{ *os.File }
+
+// Read implements source.
+func (p pipe) Read(buffer []byte) (int, error) {
+	n, err := p.File.Read(buffer)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return readNow(p.File, buffer)
 	}
-	defer r.close()
-	return r.openDirectory(path)
+	return n, err
 }
+
+// Finish implements source.
+func (p pipe) Finish() { _ = p.SetReadDeadline(time.Now()) } // pipes have deadlines
 
 // finish writes what the command has said before it ended. Others who have the pipe may go
 // on for ever; they are about to be killed.
@@ -80,8 +103,8 @@ func (l *logs) finish() {
 	if l == nil {
 		return
 	}
-	for _, r := range l.readers {
-		_ = r.SetReadDeadline(time.Now()) // pipes have deadlines
+	for _, s := range l.sources {
+		s.Finish()
 	}
 	l.copies.Wait()
 }
@@ -90,7 +113,7 @@ func (l *logs) finish() {
 // of them is removed. Only files that this process has made are written to, whatever the
 // container puts in their place.
 type boundedLog struct {
-	dir      int
+	dir      *os.File
 	name     string
 	maxSize  int64
 	maxFiles int
@@ -106,14 +129,11 @@ const logBuffer = 16 << 10
 
 // copy copies until the output ends, or finish was called and it is read. A full disk loses
 // what does not fit: the container must not wait for whoever makes room.
-func (l *boundedLog) copy(reader *os.File) {
-	defer reader.Close()
+func (l *boundedLog) copy(from io.ReadCloser) {
+	defer from.Close()
 	buffer := make([]byte, logBuffer)
 	for {
-		n, err := reader.Read(buffer)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			n, err = readNow(reader, buffer)
-		}
+		n, err := from.Read(buffer)
 		l.write(buffer[:n])
 		if err != nil {
 			return
@@ -171,7 +191,7 @@ func (l *boundedLog) append(data []byte) {
 // anew: the bound holds.
 func (l *boundedLog) rotate() {
 	full := l.fd
-	if l.maxFiles == 1 || l.shift() != nil || l.open() != nil {
+	if l.shift() != nil || l.open() != nil {
 		l.fd = full
 		_ = unix.Ftruncate(full, 0) // of a file of its own, opened for writing
 		l.size = 0
@@ -180,10 +200,18 @@ func (l *boundedLog) rotate() {
 	unix.Close(full)
 }
 
-// shift makes name.1 of name, and so on.
+// shift makes name.1 of name, and so on. One that is removed is not cut: whoever reads it
+// has it to its end.
 func (l *boundedLog) shift() error {
+	dir := int(l.dir.Fd())
+	if l.maxFiles == 1 {
+		if err := unix.Unlinkat(dir, l.name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove %s: %w", l.name, err)
+		}
+		return nil
+	}
 	for i := l.maxFiles - 1; i > 0; i-- {
-		err := unix.Renameat(l.dir, l.numbered(i-1), l.dir, l.numbered(i))
+		err := unix.Renameat(dir, l.numbered(i-1), dir, l.numbered(i))
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("rename %s: %w", l.numbered(i-1), err)
 		}
@@ -201,7 +229,7 @@ func (l *boundedLog) numbered(i int) string {
 // open makes the file. One that is there already is not taken: it, or what it links to,
 // may be anything.
 func (l *boundedLog) open() error {
-	fd, err := unix.Openat(l.dir, l.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	fd, err := unix.Openat(int(l.dir.Fd()), l.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
 		return err
 	}

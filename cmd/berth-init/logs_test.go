@@ -14,7 +14,7 @@ import (
 func newLog(t *testing.T, maxSize int64, maxFiles int) (*boundedLog, string) {
 	t.Helper()
 	path := t.TempDir()
-	dir, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +22,7 @@ func newLog(t *testing.T, maxSize int64, maxFiles int) (*boundedLog, string) {
 	if err := l.open(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(l.fd); unix.Close(dir) })
+	t.Cleanup(func() { unix.Close(l.fd); dir.Close() })
 	return l, path
 }
 
@@ -52,8 +52,8 @@ func TestFinishWritesWhatWasSaid(t *testing.T) {
 		if _, err := writer.WriteString(said); err != nil {
 			t.Fatal(err)
 		}
-		l := &logs{readers: []*os.File{reader}}
-		l.copies.Go(func() { log.copy(reader) })
+		l := &logs{sources: []source{pipe{reader}}}
+		l.copies.Go(func() { log.copy(pipe{reader}) })
 		l.finish()
 		assertFiles(t, dir, map[string]string{"stdout": said})
 	}

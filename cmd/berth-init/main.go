@@ -75,8 +75,11 @@ func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, err
 	if err := setUp(p, files.Parent, &streams, files.Terminal); err != nil {
 		return 0, err
 	}
-	logs, err := startLogs(p, &streams)
+	logs, err := startLogs(p, files.Logs, &streams)
 	if err != nil {
+		return 0, err
+	}
+	if err := startInput(p, files, &streams); err != nil {
 		return 0, err
 	}
 	signals := <-caught

@@ -34,7 +34,10 @@ func setUp(p plan.Plan, parent *os.File, s *streams, sender *os.File) (err error
 		return err
 	}
 	if p.EnterMounts {
-		return step("enter the container's file system", enterMounts(parent))
+		if err := step("enter the container's file system", enterMounts(parent)); err != nil {
+			return err
+		}
+		return step("make the terminal", makeTerminal(p, s, sender))
 	}
 	r, err := openRoot(p.Rootfs)
 	if err != nil {
@@ -142,6 +145,19 @@ func enterMounts(of *os.File) error {
 		return fmt.Errorf("setns: %w", err)
 	}
 	return nil
+}
+
+// makeTerminal makes a terminal of the devpts that is there already.
+func makeTerminal(p plan.Plan, s *streams, sender *os.File) (err error) {
+	if p.Terminal == nil {
+		return nil
+	}
+	r, err := openRoot("")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	return r.terminal(p, s, sender)
 }
 
 // enter makes the root filesystem the root of this mount namespace and drops the

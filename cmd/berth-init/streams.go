@@ -17,6 +17,7 @@ import (
 type streams struct {
 	files    [3]uintptr
 	terminal *os.File   // what all of them are, or nil
+	kept     *terminal  // that, if this process is to keep it
 	given    []*os.File // those that only the command needs
 }
 
@@ -38,8 +39,18 @@ func (s *streams) close() error {
 	return errors.Join(errs...)
 }
 
-// terminal makes the terminal of the container, of its own devpts, and sends the master
-// out. On the way out nothing of the container's is looked at: who receives it has
+// terminal is a pseudo terminal that this process keeps. The end of the command is kept
+// open, too: a command that has closed its own can open it again, and is heard.
+type terminal struct {
+	*pty.Master
+	peer *os.File
+}
+
+// Close closes both ends.
+func (t *terminal) Close() error { return errors.Join(t.Master.Close(), t.peer.Close()) }
+
+// terminal makes the terminal of the container, of its own devpts, and keeps the master or
+// sends it out. On the way out nothing of the container's is looked at: who receives it has
 // only a descriptor, whose other end cannot be changed.
 func (r *root) terminal(p plan.Plan, s *streams, sender *os.File) error {
 	size := pty.Size{Rows: p.Terminal.Rows, Columns: p.Terminal.Columns}
@@ -53,11 +64,29 @@ func (r *root) terminal(p plan.Plan, s *streams, sender *os.File) error {
 			return err
 		}
 	}
-	s.terminal, s.given = peer, []*os.File{peer}
+	s.terminal = peer
 	for stream := range s.files {
 		s.files[stream] = peer.Fd()
 	}
+	if p.Terminal.Kept {
+		return s.keep(master)
+	}
+	s.given = []*os.File{peer}
 	return pty.Send(sender, master)
+}
+
+// keep makes the terminal one of this process.
+func (s *streams) keep(master *os.File) error {
+	fd, err := unix.FcntlInt(master.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	m, err := pty.NewMaster(fd)
+	if err != nil {
+		return err
+	}
+	s.kept = &terminal{m, s.terminal}
+	return nil
 }
 
 // console mounts the open terminal, not what has its name.

@@ -117,6 +117,10 @@ type helper struct {
 	Die string
 	// Logs are those of the container's outputs, which go to its sandbox; nil: to nowhere.
 	Logs *containerizer.Logs
+	// Input is what it writes to the container's input before it says that it has launched it;
+	// the outputs go to the sandbox, or with a Terminal to that.
+	Input    string
+	Terminal bool
 	// Operator makes it provision only.
 	Operator bool
 	// Agent makes that the keeper, and Nested are the values of containers in the one with
@@ -175,8 +179,23 @@ func (h helper) run() error {
 	if h.Logs != nil {
 		req.Stdio, req.Logs = [3]*os.File{}, *h.Logs
 	}
+	if h.Input != "" {
+		req.Stdio, req.Input = [3]*os.File{}, true
+	}
+	if h.Terminal {
+		withTerminal(request)
+	}
 	if err := c.Launch(ctx, id, req); err != nil {
 		return err
+	}
+	if h.Input != "" {
+		in, err := c.AttachInput(ctx, id)
+		if err != nil {
+			return err
+		}
+		if _, err := io.WriteString(in, h.Input); err != nil {
+			return err
+		}
 	}
 	for n, value := range h.Nested {
 		if id, err = id.Child(value); err != nil {

@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
 
@@ -42,6 +43,9 @@ type launch struct {
 	made      made
 	process   launcher.Process
 	watch     *watch
+
+	// written says that somebody is attached to the input.
+	written atomic.Bool
 
 	// updating guards container once that runs.
 	updating sync.Mutex
@@ -280,19 +284,19 @@ func (l *launch) fork(ctx context.Context) error {
 	if err := l.giveSandbox(int(p.Command.UID), int(p.Command.GID)); err != nil {
 		return fmt.Errorf("launch %s: give the sandbox to the user: %w", l.id, err)
 	}
-	stdio, opened, err := l.openStdio(p.Command)
-	defer closeFiles(opened)
-	if err != nil {
-		return fmt.Errorf("launch %s: %w", l.id, err)
-	}
 	spec := launcher.Spec{
 		Plan:        p,
 		Namespaces:  l.info.Namespaces,
 		Controllers: l.info.Controllers,
 		Enter:       l.info.Enter,
-		Stdio:       stdio,
+		Stdio:       l.req.Stdio,
 		Terminal:    l.req.Terminal,
 		Status:      l.records.Status(),
+	}
+	err = l.openStreams(p, &spec)
+	defer l.closeStreams(spec)
+	if err != nil {
+		return fmt.Errorf("launch %s: open its streams: %w", l.id, err)
 	}
 	if l.parent != nil {
 		spec.Parent, spec.SharesCgroups = l.parent.id, l.container.SharesCgroups()
@@ -416,7 +420,7 @@ func (l *launch) plan() (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	logs, err := l.logs(sandbox)
+	logs, err := l.logs()
 	if err != nil {
 		return plan.Plan{}, err
 	}
@@ -432,6 +436,7 @@ func (l *launch) plan() (plan.Plan, error) {
 		Volumes:        l.info.Volumes,
 		Terminal:       terminal,
 		Logs:           logs,
+		Input:          l.req.Input,
 		Hostname:       l.info.Hostname,
 		Loopback:       l.info.Loopback,
 		Command: plan.Command{

@@ -23,6 +23,7 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer"
+	"berth/internal/follow"
 	"berth/isolator"
 	"berth/launcher"
 	"berth/provisioner"
@@ -59,6 +60,8 @@ type Options struct {
 // Containerizer implements containerizer.Containerizer.
 type Containerizer struct {
 	Options
+
+	follow follow.Hub
 
 	mu         sync.Mutex
 	containers map[container.ID]*entry

@@ -12,7 +12,6 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
-	"berth/containerizer"
 	"berth/internal/atomicfile"
 	"berth/internal/inroot"
 	"berth/internal/mount"
@@ -30,10 +29,11 @@ type made struct {
 	UID        uint32         `json:"uid"`
 	GID        uint32         `json:"gid"`
 	Groups     []uint32       `json:"groups"`
+	Streams    streams        `json:"streams"`
 }
 
 func (l *launch) recordMade(c plan.Command) error {
-	l.made = made{time.Now(), l.info.StopSignal, c.Env, c.Dir, c.UID, c.GID, c.Groups}
+	l.made = made{time.Now(), l.info.StopSignal, c.Env, c.Dir, c.UID, c.GID, c.Groups, l.streams()}
 	data, err := json.Marshal(l.made)
 	if err != nil {
 		return err
@@ -80,16 +80,19 @@ var everyNamespace = []launcher.Namespace{launcher.Mount, launcher.PID, launcher
 // debugPlan is for a command in the place of the parent.
 func (l *launch) debugPlan() (plan.Plan, error) {
 	config, parent := l.container.Config, l.parent.made
-	if config.GetContainerInfo().GetTtyInfo() != nil || l.req.Logs != (containerizer.Logs{}) {
-		return plan.Plan{}, fmt.Errorf("a DEBUG container with a terminal or bounded logs: %w", container.ErrNotSupported)
-	}
 	command, err := isolator.ResolveCommand(config, nil, nil)
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	p := plan.Plan{EnterMounts: true, Command: plan.Command{
+	p := plan.Plan{EnterMounts: true, Input: l.req.Input, Command: plan.Command{
 		Path: command.Path, Args: command.Args, Dir: firstOf(config.GetWorkingDirectory(), parent.Dir),
 		UID: parent.UID, GID: parent.GID, Groups: parent.Groups}}
+	if p.Terminal, err = l.terminal(); err != nil {
+		return plan.Plan{}, err
+	}
+	if p.Logs, err = l.logs(); err != nil {
+		return plan.Plan{}, err
+	}
 	var home string
 	if asked := firstOf(config.GetUser(), config.GetCommandInfo().GetUser()); asked != "" && asked != l.parent.container.Config.GetUser() {
 		root := firstOf(l.parent.container.Config.GetRootfs(), "/")

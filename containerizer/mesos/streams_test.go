@@ -23,16 +23,30 @@ import (
 // launchLogged launches a container whose outputs go to its sandbox, which it returns.
 func (r *rig) launchLogged(config *v1.ContainerConfig, logs containerizer.Logs) (container.ID, string) {
 	r.Helper()
+	id := r.launchFor(config, func(req *containerizer.Request) { req.Logs = logs })
+	return id, r.Layout.Sandbox(id)
+}
+
+// launchFor launches a container that nobody holds a stream of.
+func (r *rig) launchFor(config *v1.ContainerConfig, change func(*containerizer.Request)) container.ID {
+	r.Helper()
 	id := r.newID()
-	if err := r.Launch(r.Context(), id, containerizer.Request{Config: config, Logs: logs, Keeper: containerizer.Foreground}); err != nil {
+	req := containerizer.Request{Config: config, Keeper: containerizer.Foreground}
+	if change != nil {
+		change(&req)
+	}
+	if err := r.Launch(r.Context(), id, req); err != nil {
 		r.Fatal(err)
 	}
 	r.Cleanup(func() {
 		if _, err := r.Destroy(context.Background(), id); err != nil {
 			r.Error(err)
 		}
+		if err := r.Remove(context.Background(), id); err != nil {
+			r.Error(err)
+		}
 	})
-	return id, r.Layout.Sandbox(id)
+	return id
 }
 
 func read(t *testing.T, path string) string {
@@ -182,35 +196,33 @@ func TestBoundsThatAreNone(t *testing.T) {
 	}
 }
 
-// A terminal without anybody who holds it.
-func TestATerminalWantsSomebodyWhoHoldsIt(t *testing.T) {
-	r := newRig(t)
-	c := shell("true")
-	c.ContainerInfo.TtyInfo = &v1.TTYInfo{}
-	if _, err := r.try(r.newID(), c); !errors.Is(err, container.ErrNotSupported) {
-		t.Errorf("error %v", err)
-	}
-}
-
-// What bounds the logs stays in memory with each container, so it must cost next to
-// nothing while the command is silent.
-func TestTheMemoryOfIdleLogs(t *testing.T) {
+// What berth-init does for the streams stays in memory with each container, so it must cost
+// next to nothing while nobody uses it.
+func TestTheMemoryOfIdleStreams(t *testing.T) {
 	const most = 100 // KiB
-	unbounded, bounded := idleMemory(t, containerizer.Logs{}), idleMemory(t, bounds["bounded files"])
-	t.Logf("berth-init takes %d KiB for each container, and %d KiB with bounded logs", unbounded, bounded)
-	if bounded > unbounded+most {
-		t.Errorf("berth-init takes %d KiB for each container, and %d KiB with bounded logs", unbounded, bounded)
+	plain := idleMemory(t, nil)
+	t.Logf("berth-init takes %d KiB for each container", plain)
+	for name, change := range map[string]func(*containerizer.Request){
+		"bounded logs": func(req *containerizer.Request) { req.Logs = bounds["bounded files"] },
+		"an input":     func(req *containerizer.Request) { req.Input = true },
+		"a terminal":   func(req *containerizer.Request) { req.Input = true; withTerminal(req.Config) },
+	} {
+		if got := idleMemory(t, change); got > plain+most {
+			t.Errorf("berth-init takes %d KiB for each container, and %d KiB with %s", plain, got, name)
+		} else {
+			t.Logf("with %s it takes %d KiB", name, got)
+		}
 	}
 }
 
 // idleMemory is what berth-init takes for each of 20 containers, in KiB.
-func idleMemory(t *testing.T, logs containerizer.Logs) int {
+func idleMemory(t *testing.T, change func(*containerizer.Request)) int {
 	t.Helper()
 	r := newRig(t)
 	var pids []string
 	for range 20 {
-		id, sandbox := r.launchLogged(shell("echo up; exec sleep 1000"), logs)
-		soon(t, "the output", func() bool { return read(t, sandbox+"/stdout") == "up\n" })
+		id := r.launchFor(shell("echo up; exec sleep 1000"), change)
+		soon(t, "the output", func() bool { return strings.TrimSpace(read(t, r.Layout.Sandbox(id)+"/stdout")) == "up" })
 		pids = append(pids, strings.Fields(read(t, r.Layout.Container(id).Pid()))[0])
 	}
 	total := 0

@@ -169,7 +169,8 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 		}
 		defer files.Parent.Close()
 	}
-	files.Terminal = spec.Terminal // the caller's: after the others are to be closed
+	// The caller's: after the others are to be closed.
+	files.Terminal, files.Logs, files.Input, files.Control = spec.Terminal, spec.Logs, spec.Input, spec.Control
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, errors.Join(err, p.closeChannels())

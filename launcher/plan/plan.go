@@ -15,7 +15,7 @@ import (
 
 // Version is that of the encoding. berth and berth-init of different versions refuse to
 // work together.
-const Version = 3
+const Version = 4
 
 // Plan is what to make of a freshly cloned process. Paths of the container are
 // absolute and below Rootfs; they are resolved there, never on the host.
@@ -46,6 +46,10 @@ type Plan struct {
 	Terminal *Terminal // nil: the standard streams of the command are those of berth-init
 
 	Logs *Logs // nil: berth-init writes none
+
+	// Input: berth-init keeps Files.Input open while the command runs, so that it has no end
+	// before a Control says so. With a kept terminal it types there what comes of it.
+	Input bool
 
 	Hostname string // needs a UTS namespace
 	Loopback bool   // bring lo up; needs a network namespace
@@ -116,9 +120,11 @@ type Link struct {
 	Target string
 }
 
-// Terminal is a new pseudo terminal, the standard streams of the command. Its master is
-// sent by the socket Files.Terminal.
+// Terminal is a new pseudo terminal, the standard streams of the command.
 type Terminal struct {
+	// Kept: berth-init keeps the master, and what comes of it is output 1 of Logs. Otherwise
+	// the master is sent by the socket Files.Terminal.
+	Kept        bool
 	Multiplexer string // the ptmx of the devpts that the terminal is on; a Fixed path
 	// Console is where the terminal is found too, in a mount that the plan made; empty:
 	// nowhere else.
@@ -127,12 +133,36 @@ type Terminal struct {
 }
 
 // Logs are outputs of the command that berth-init writes to files called stdout and
-// stderr. A full one is renamed, to stdout.1 and so on.
+// stderr, in the directory Files.Logs. A full one is renamed, to stdout.1 and so on.
 type Logs struct {
-	Outputs   []int // 1, 2
-	Directory string
-	MaxSize   int64 // of a file, in bytes; positive
-	MaxFiles  int   // of each output, that which is written to included; positive
+	Outputs  []int // 1, 2
+	MaxSize  int64 // of a file, in bytes; 0: there is no bound
+	MaxFiles int   // of each output, that which is written to included; positive with a MaxSize
+}
+
+// Control is what berth-init is told while the command runs, by Files.Control: to take
+// another size for the terminal that it keeps, or to close the input.
+type Control struct {
+	CloseInput    bool
+	Rows, Columns uint16
+}
+
+// ControlSize is the size of an encoded Control. What is so small is written to a pipe as a
+// whole, or not at all.
+const ControlSize = 5
+
+// Encode returns the message as it is written.
+func (c Control) Encode() []byte {
+	text := []byte{0, byte(c.Rows >> 8), byte(c.Rows), byte(c.Columns >> 8), byte(c.Columns)}
+	if c.CloseInput {
+		text[0] = 1
+	}
+	return text
+}
+
+// DecodeControl is the reverse of Encode. Every text is a message.
+func DecodeControl(text [ControlSize]byte) Control {
+	return Control{CloseInput: text[0] != 0, Rows: uint16(text[1])<<8 | uint16(text[2]), Columns: uint16(text[3])<<8 | uint16(text[4])}
 }
 
 // Command is what to execute in the end.
@@ -160,6 +190,9 @@ const (
 	statusFD
 	parentFD
 	terminalFD
+	logsFD
+	inputFD
+	controlFD
 	// FirstForeignFD and those above it are not the launcher's.
 	FirstForeignFD
 )
@@ -174,11 +207,17 @@ type Files struct {
 	// Terminal is a socket that takes the master of the terminal. Without a terminal
 	// whatever is there is of no use.
 	Terminal *os.File
+	// Logs is the directory of the Plan's Logs. It is a mount of its own, so that it leads
+	// nowhere else.
+	Logs *os.File
+	// Input is the write end of the command's input, or with a kept terminal a pipe that what
+	// is typed comes by. Control is a pipe of Controls, if there is an input or a kept terminal.
+	Input, Control *os.File
 }
 
 // List returns the files in the order of their descriptors.
 func (f Files) List() []*os.File {
-	return []*os.File{f.Plan, f.Release, f.Report, f.Status, f.Parent, f.Terminal}
+	return []*os.File{f.Plan, f.Release, f.Report, f.Status, f.Parent, f.Terminal, f.Logs, f.Input, f.Control}
 }
 
 // Inherited returns the files that the launcher has handed to this process.
@@ -190,6 +229,9 @@ func Inherited() Files {
 		Status:   os.NewFile(statusFD, "status"),
 		Parent:   os.NewFile(parentFD, "parent"),
 		Terminal: os.NewFile(terminalFD, "terminal"),
+		Logs:     os.NewFile(logsFD, "logs"),
+		Input:    os.NewFile(inputFD, "input"),
+		Control:  os.NewFile(controlFD, "control"),
 	}
 }
 

@@ -25,8 +25,9 @@ func full() Plan {
 		Volumes: []Mount{{Target: "/v", Source: "/host", SubPath: "a/b", Type: "x", Flags: ReadOnly, Fixed: true, Options: []Option{{"a", "b"}},
 			Propagation: FromHost, File: true, Content: []byte{1}}},
 		Masked: []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
-		Terminal: &Terminal{Multiplexer: "/dev/pts/ptmx", Console: "/dev/console", Rows: 24, Columns: 1<<16 - 1},
-		Logs:     &Logs{Outputs: []int{1, 2}, Directory: "/mnt/mesos/sandbox", MaxSize: 1 << 40, MaxFiles: 3},
+		Terminal: &Terminal{Kept: true, Multiplexer: "/dev/pts/ptmx", Console: "/dev/console", Rows: 24, Columns: 1<<16 - 1},
+		Logs:     &Logs{Outputs: []int{1, 2}, MaxSize: 1 << 40, MaxFiles: 3},
+		Input:    true,
 		Hostname: "h", Loopback: true,
 		Command: Command{
 			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},
@@ -138,5 +139,17 @@ func TestReport(t *testing.T) {
 	}
 	if _, err := DecodeReport(&encoded); err != io.EOF {
 		t.Errorf("no report: got %v, want io.EOF, which says that the command was executed", err)
+	}
+}
+
+func TestAControlArrives(t *testing.T) {
+	for _, want := range []Control{{}, {CloseInput: true}, {Rows: 1, Columns: 1<<16 - 1}, {Rows: 24<<8 | 1, Columns: 80}} {
+		text := want.Encode()
+		if len(text) != ControlSize {
+			t.Fatalf("%+v has %d bytes", want, len(text))
+		}
+		if got := DecodeControl([ControlSize]byte(text)); got != want {
+			t.Errorf("%+v came as %+v", want, got)
+		}
 	}
 }
