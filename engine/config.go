@@ -41,6 +41,14 @@ type Config struct {
 	// AllowedDevices is what containers may beyond the standard list: a DeviceWhitelist as
 	// JSON, or the name or file:// URL of a file with it; empty: nothing.
 	AllowedDevices string
+	// The tags of packets of cgroups/net_cls: a primary handle as 0xAAAA (empty: none), and a
+	// range of secondary ones as 0xLOW,0xHIGH (empty: all).
+	NetClsPrimaryHandle    string
+	NetClsSecondaryHandles string
+	// What cgroups/perf_event counts (none: the usual events that the host has), how often,
+	// and for how long each time.
+	PerfEvents                 []string
+	PerfInterval, PerfDuration time.Duration
 	// DefaultContainerInfo is that of containers that bring none: JSON, or the name or file://
 	// URL of a file with it; empty: they have none.
 	DefaultContainerInfo string
@@ -100,6 +108,9 @@ func DefaultConfig() Config {
 		},
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",
+
+		PerfInterval: time.Minute,
+		PerfDuration: 10 * time.Second,
 
 		FetcherCacheSize:    2 << 30,
 		FetcherStallTimeout: time.Minute,

@@ -117,6 +117,11 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--launcher_dir: %w", err)
 	}
+	cgroups, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	c.Isolation = expandCgroups(c.Isolation, cgroups)
 	defaultInfo, err := c.defaultContainerInfo()
 	if err := errors.Join(err, c.checkIsolation(), c.checkPrefixes()); err != nil {
 		return nil, err
@@ -125,14 +130,14 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	containerizer, err := openContainerizer(ctx, c, dir, images)
+	containerizer, err := openContainerizer(ctx, c, cgroups, dir, images)
 	if err != nil {
 		return nil, errors.Join(err, images.Close())
 	}
 	return &Engine{Images: images, Containerizer: containerizer, defaultInfo: defaultInfo, imagesRun: c.isolates("filesystem/linux")}, nil
 }
 
-func openContainerizer(ctx context.Context, c Config, launcherDir string, images *Images) (*mesos.Containerizer, error) {
+func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, launcherDir string, images *Images) (*mesos.Containerizer, error) {
 	if err := images.chooseBackend(ctx, c.ImageProvisionerBackend); err != nil {
 		return nil, err
 	}
@@ -140,8 +145,7 @@ func openContainerizer(ctx context.Context, c Config, launcherDir string, images
 	if err != nil {
 		return nil, err
 	}
-	cgroups, err := cgroup.Detect()
-	if err != nil {
+	if err := c.checkCgroupsRoot(cgroups); err != nil {
 		return nil, err
 	}
 	l, err := launcher.New(launcher.Options{Layout: images.Layout, Cgroups: cgroups, CgroupsRoot: c.CgroupsRoot, Dir: launcherDir})

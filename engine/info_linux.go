@@ -43,11 +43,12 @@ func Inspect(ctx context.Context, c Config) (info *Info, err error) {
 	}
 	info.Kernel = unix.ByteSliceToString(name.Release[:])
 	info.Backends = images.backendAbilities(ctx, c.ImageProvisionerBackend)
-	settings, err := c.cgroups()
+	cgroups, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
 	}
-	cgroups, err := cgroup.Detect()
+	c.Isolation = expandCgroups(c.Isolation, cgroups)
+	settings, err := c.cgroups()
 	if err != nil {
 		return nil, err
 	}

@@ -34,15 +34,19 @@ func makeIsolators(ctx context.Context, p parts) (chosen []isolator.Isolator, er
 		return at >= 0
 	}
 	var errs []error
+	var without, missing []string
 	for _, i := range isolators {
 		switch {
 		case !take(i.name): // it is not configured
 		case !p.hasController(i.controller):
-			errs = append(errs, fmt.Errorf("--isolation: %s: the cgroup controller %q is not mounted: %w; mount it or leave the isolator out",
-				i.name, i.controller, container.ErrNotSupported))
+			without, missing = append(without, i.name), append(missing, i.controller)
 		default:
 			chosen = append(chosen, i.make(p))
 		}
+	}
+	if len(without) > 0 {
+		errs = append(errs, fmt.Errorf("--isolation: %s: the cgroup controller %q is not mounted: %w; mount it or leave the isolator out",
+			strings.Join(without, ", "), strings.Join(missing, ", "), container.ErrNotSupported))
 	}
 	for _, i := range p.config.Isolators {
 		if take(i.Name) {

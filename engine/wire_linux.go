@@ -9,9 +9,13 @@ import (
 	"berth/internal/metrics"
 	"berth/isolator"
 	appcruntime "berth/isolator/appc/runtime"
+	"berth/isolator/cgroups/blkio"
 	"berth/isolator/cgroups/cpu"
+	"berth/isolator/cgroups/cpuset"
 	"berth/isolator/cgroups/devices"
+	"berth/isolator/cgroups/hugetlb"
 	"berth/isolator/cgroups/mem"
+	"berth/isolator/cgroups/netprio"
 	"berth/isolator/cgroups/pids"
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/filesystem/posix"
@@ -127,6 +131,12 @@ var isolators = []tableEntry{
 	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher) }, "memory"},
 	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
 	{"cgroups/devices", func(p parts) isolator.Isolator { return devices.New(p.launcher, p.cgroups, p.settings.devices) }, "devices"},
+	{"cgroups/cpuset", func(p parts) isolator.Isolator { return cpuset.New(p.launcher) }, "cpuset"},
+	{"cgroups/blkio", func(p parts) isolator.Isolator { return blkio.New(p.launcher) }, "blkio"},
+	{"cgroups/hugetlb", func(p parts) isolator.Isolator { return hugetlb.New(p.launcher) }, "hugetlb"},
+	{"cgroups/perf_event", func(p parts) isolator.Isolator { return p.perfEvent() }, "perf_event"},
+	{"cgroups/net_cls", func(p parts) isolator.Isolator { return p.netCls() }, "net_cls"},
+	{"cgroups/net_prio", func(p parts) isolator.Isolator { return netprio.New(p.launcher) }, "net_prio"},
 	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_DOCKER) }, ""},
 	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},

@@ -21,6 +21,7 @@
 //	    backend                                         backends that were found to work, and where
 //	    agent                                           as in <work>
 //	    agent.sock                                      where the agent answers
+//	    net_cls/<handle>                                a tag of packets, and the container that has it
 //	    containers/<id>[/containers/<child>...]/
 //	        keeper                                      who may judge the container, locked by it
 //	        external/<isolator>                         the executable that has prepared the container
@@ -141,6 +142,9 @@ func (l Layout) AgentLocks() []string {
 
 // AgentSocket is where the agent answers.
 func (l Layout) AgentSocket() string { return filepath.Join(l.Runtime, "agent.sock") }
+
+// NetCls has a file for each tag of packets that a container has.
+func (l Layout) NetCls() string { return filepath.Join(l.Runtime, "net_cls") }
 
 // RuntimeContainers holds a directory for each root container.
 func (l Layout) RuntimeContainers() string { return filepath.Join(l.Runtime, "containers") }

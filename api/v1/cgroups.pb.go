@@ -108,7 +108,7 @@ func (x *CgroupSettings) GetNetPrio() []*InterfacePriority {
 
 type BlkioSettings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The share of a device that several want, 1 to 1000. Unset: 100.
+	// The share of a device that several want, 1 to 1000. Unset: that of 100.
 	Weight        *uint32                 `protobuf:"varint,1,opt,name=weight" json:"weight,omitempty"`
 	Devices       []*BlkioSettings_Device `protobuf:"bytes,2,rep,name=devices" json:"devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -215,13 +215,11 @@ type BlkioSettings_Device struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A block device, whole: the kernel throttles no partitions.
 	Device *Device `protobuf:"bytes,1,req,name=device" json:"device,omitempty"`
-	// As that of BlkioSettings, for this device.
-	Weight *uint32 `protobuf:"varint,2,opt,name=weight" json:"weight,omitempty"`
 	// The most that may be read and written: bytes and operations in a second.
-	ReadBps       *uint64 `protobuf:"varint,3,opt,name=read_bps,json=readBps" json:"read_bps,omitempty"`
-	WriteBps      *uint64 `protobuf:"varint,4,opt,name=write_bps,json=writeBps" json:"write_bps,omitempty"`
-	ReadIops      *uint64 `protobuf:"varint,5,opt,name=read_iops,json=readIops" json:"read_iops,omitempty"`
-	WriteIops     *uint64 `protobuf:"varint,6,opt,name=write_iops,json=writeIops" json:"write_iops,omitempty"`
+	ReadBps       *uint64 `protobuf:"varint,2,opt,name=read_bps,json=readBps" json:"read_bps,omitempty"`
+	WriteBps      *uint64 `protobuf:"varint,3,opt,name=write_bps,json=writeBps" json:"write_bps,omitempty"`
+	ReadIops      *uint64 `protobuf:"varint,4,opt,name=read_iops,json=readIops" json:"read_iops,omitempty"`
+	WriteIops     *uint64 `protobuf:"varint,5,opt,name=write_iops,json=writeIops" json:"write_iops,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -261,13 +259,6 @@ func (x *BlkioSettings_Device) GetDevice() *Device {
 		return x.Device
 	}
 	return nil
-}
-
-func (x *BlkioSettings_Device) GetWeight() uint32 {
-	if x != nil && x.Weight != nil {
-		return *x.Weight
-	}
-	return 0
 }
 
 func (x *BlkioSettings_Device) GetReadBps() uint64 {
@@ -310,18 +301,17 @@ const file_berth_api_v1_cgroups_proto_rawDesc = "" +
 	"\vcpuset_mems\x18\x03 \x01(\tR\n" +
 	"cpusetMems\x12-\n" +
 	"\x05blkio\x18\x04 \x01(\v2\x17.mesos.v1.BlkioSettingsR\x05blkio\x126\n" +
-	"\bnet_prio\x18\x05 \x03(\v2\x1b.mesos.v1.InterfacePriorityR\anetPrio\"\xa2\x02\n" +
+	"\bnet_prio\x18\x05 \x03(\v2\x1b.mesos.v1.InterfacePriorityR\anetPrio\"\x8a\x02\n" +
 	"\rBlkioSettings\x12\x16\n" +
 	"\x06weight\x18\x01 \x01(\rR\x06weight\x128\n" +
-	"\adevices\x18\x02 \x03(\v2\x1e.mesos.v1.BlkioSettings.DeviceR\adevices\x1a\xbe\x01\n" +
+	"\adevices\x18\x02 \x03(\v2\x1e.mesos.v1.BlkioSettings.DeviceR\adevices\x1a\xa6\x01\n" +
 	"\x06Device\x12(\n" +
-	"\x06device\x18\x01 \x02(\v2\x10.mesos.v1.DeviceR\x06device\x12\x16\n" +
-	"\x06weight\x18\x02 \x01(\rR\x06weight\x12\x19\n" +
-	"\bread_bps\x18\x03 \x01(\x04R\areadBps\x12\x1b\n" +
-	"\twrite_bps\x18\x04 \x01(\x04R\bwriteBps\x12\x1b\n" +
-	"\tread_iops\x18\x05 \x01(\x04R\breadIops\x12\x1d\n" +
+	"\x06device\x18\x01 \x02(\v2\x10.mesos.v1.DeviceR\x06device\x12\x19\n" +
+	"\bread_bps\x18\x02 \x01(\x04R\areadBps\x12\x1b\n" +
+	"\twrite_bps\x18\x03 \x01(\x04R\bwriteBps\x12\x1b\n" +
+	"\tread_iops\x18\x04 \x01(\x04R\breadIops\x12\x1d\n" +
 	"\n" +
-	"write_iops\x18\x06 \x01(\x04R\twriteIops\"M\n" +
+	"write_iops\x18\x05 \x01(\x04R\twriteIops\"M\n" +
 	"\x11InterfacePriority\x12\x1c\n" +
 	"\tinterface\x18\x01 \x02(\tR\tinterface\x12\x1a\n" +
 	"\bpriority\x18\x02 \x02(\rR\bpriorityB\x11Z\x0fberth/api/v1;v1"

@@ -29,7 +29,8 @@ import (
 type runFlags struct {
 	name, workdir, user, network, hostname, shell, pull, platform, containerInfo string
 	entrypoint                                                                   string
-	env, imageVolumes, uris, devices                                             []string
+	env, imageVolumes, uris                                                      []string
+	limited                                                                      cgroupFlags
 	cpus                                                                         float64
 	memory                                                                       string
 	pidsLimit                                                                    int
@@ -53,7 +54,7 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&r.platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of the image (default: the host's)")
 	f.StringVar(&r.containerInfo, "container_info", "", "a ContainerInfo as JSON, or a file with one")
 	f.StringArrayVar(&r.imageVolumes, "image_volume", nil, "mount an image: `IMAGE:DST[:ro][:subpath=DIR]`, DST absolute, DIR in the image")
-	f.StringArrayVar(&r.devices, "device", nil, "let the container use a device of the host: `PATH[:rwm]`")
+	r.limited.add(f)
 	f.StringArrayVar(&r.uris, "uri", nil, "`URI` of a file to bring into the sandbox, or a whole CommandInfo.URI as JSON")
 	f.BoolVarP(&r.interactive, "interactive", "i", false, "give the command berth's standard input")
 	f.BoolVarP(&r.tty, "tty", "t", false, "give the command a terminal; with -i it is berth's own")
@@ -171,7 +172,7 @@ func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
 		}
 		info.Volumes = append(info.Volumes, volume)
 	}
-	if err := r.cgroups(info); err != nil {
+	if err := r.limited.into(info); err != nil {
 		return nil, err
 	}
 	if r.tty && info.TtyInfo == nil {
@@ -192,26 +193,6 @@ func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
 	}
 	info.Type = v1.ContainerInfo_MESOS.Enum()
 	return info, nil
-}
-
-// cgroups adds what the flags say of the kernel's controllers, if anything.
-func (r *runFlags) cgroups(info *v1.ContainerInfo) error {
-	settings := &v1.CgroupSettings{}
-	for _, value := range r.devices {
-		allowed, err := allowDevice(value)
-		if err != nil {
-			return err
-		}
-		settings.Devices = append(settings.Devices, allowed)
-	}
-	if proto.Size(settings) == 0 {
-		return nil
-	}
-	if info.Cgroups == nil {
-		info.Cgroups = &v1.CgroupSettings{}
-	}
-	proto.Merge(info.Cgroups, settings)
-	return nil
 }
 
 // commandURIs are those of --uri.
@@ -266,7 +247,7 @@ func (r *runFlags) limits(f *pflag.FlagSet, config *v1.ContainerConfig) error {
 	if f.Changed("pids_limit") {
 		limit("pids", float64(r.pidsLimit))
 	}
-	return nil
+	return r.limited.hugePages(config.Limits)
 }
 
 // run launches the container, waits for it and cleans up.

@@ -24,21 +24,16 @@ import (
 
 const controller = "devices"
 
-// Groups finds the cgroup of a container.
-type Groups interface {
-	Group(id container.ID) (*cgroup.Group, error)
-}
-
 // Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Updater and
 // isolator.Prober.
 type Isolator struct {
-	groups  Groups
+	groups  cgroup.Groups
 	host    *cgroup.Host
 	allowed []*v1.DeviceAccess
 }
 
 // New returns the isolator. allowed is what every container may beyond the standard list.
-func New(groups Groups, host *cgroup.Host, allowed []*v1.DeviceAccess) *Isolator {
+func New(groups cgroup.Groups, host *cgroup.Host, allowed []*v1.DeviceAccess) *Isolator {
 	return &Isolator{groups, host, allowed}
 }
 
@@ -133,11 +128,7 @@ func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
 	if err != nil {
 		return err
 	}
-	group, err := i.groups.Group(c.ID)
-	if err != nil {
-		return err
-	}
-	dir, err := group.Dir(controller)
+	dir, err := cgroup.DirOf(i.groups, c.ID, controller)
 	if err != nil {
 		return err
 	}
