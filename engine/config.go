@@ -56,6 +56,11 @@ type Config struct {
 	// none: all of the host.
 	HostPathVolumePrefixes []string
 
+	// Disks of containers are measured each ContainerDiskWatchInterval. A container ends that
+	// exceeds a limit of its disk, with EnforceContainerDiskQuota also what it requested.
+	ContainerDiskWatchInterval time.Duration
+	EnforceContainerDiskQuota  bool
+
 	// What CommandInfo.URI names is kept for others in FetcherCacheDir (empty: in WorkDir), as
 	// many bytes as FetcherCacheSize says (0: none). A download that brings next to nothing
 	// for FetcherStallTimeout fails. Relative paths are below FrameworksHome (empty:
@@ -98,7 +103,7 @@ func DefaultConfig() Config {
 		WorkDir:    "/var/lib/berth",
 		RuntimeDir: "/run/berth",
 		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/net",
-			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "docker/runtime", "oci/runtime", "appc/runtime"},
+			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "docker/runtime", "oci/runtime", "appc/runtime"},
 		ImageProviders: []string{"appc", "docker", "oci"},
 		DockerRegistry: "https://registry-1.docker.io",
 		Registry: registry.Options{
@@ -109,8 +114,9 @@ func DefaultConfig() Config {
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",
 
-		PerfInterval: time.Minute,
-		PerfDuration: 10 * time.Second,
+		PerfInterval:               time.Minute,
+		PerfDuration:               10 * time.Second,
+		ContainerDiskWatchInterval: 15 * time.Second,
 
 		FetcherCacheSize:    2 << 30,
 		FetcherStallTimeout: time.Minute,

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -14,6 +15,9 @@ import (
 // them. One has the file system: filesystem/posix if no other does.
 func (c Config) isolation() []string {
 	all := slices.Clone(c.Isolation)
+	for i, name := range all {
+		all[i] = cmp.Or(aliases[name], name)
+	}
 	if len(fileSystemsOf(all)) == 0 {
 		all = append(all, "filesystem/posix")
 	}
@@ -29,6 +33,9 @@ func (c Config) isolation() []string {
 
 // isolates reports whether an isolator is configured, or comes with one that is.
 func (c Config) isolates(name string) bool { return slices.Contains(c.isolation(), name) }
+
+// aliases are names that Mesos has for isolators, too.
+var aliases = map[string]string{"posix/disk": "disk/du"}
 
 func fileSystemsOf(isolation []string) []string {
 	return slices.DeleteFunc(slices.Clone(isolation), func(name string) bool { return !strings.HasPrefix(name, "filesystem/") })
@@ -46,6 +53,13 @@ func (c Config) checkIsolation() (err error) {
 		}
 	}
 	return err
+}
+
+func (c Config) checkDisk() error {
+	if c.ContainerDiskWatchInterval <= 0 {
+		return fmt.Errorf("--container_disk_watch_interval: %w: %v is no time between two measurements; the least is a positive one, as 15s", container.ErrInvalid, c.ContainerDiskWatchInterval)
+	}
+	return nil
 }
 
 func (c Config) checkPrefixes() error {

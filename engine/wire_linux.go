@@ -17,6 +17,7 @@ import (
 	"berth/isolator/cgroups/mem"
 	"berth/isolator/cgroups/netprio"
 	"berth/isolator/cgroups/pids"
+	"berth/isolator/disk/du"
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/filesystem/posix"
 	"berth/isolator/filesystem/shared"
@@ -137,6 +138,7 @@ var isolators = []tableEntry{
 	{"cgroups/perf_event", func(p parts) isolator.Isolator { return p.perfEvent() }, "perf_event"},
 	{"cgroups/net_cls", func(p parts) isolator.Isolator { return p.netCls() }, "net_cls"},
 	{"cgroups/net_prio", func(p parts) isolator.Isolator { return netprio.New(p.launcher) }, "net_prio"},
+	{"disk/du", func(p parts) isolator.Isolator { return du.New(p.diskUsage()) }, ""},
 	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_DOCKER) }, ""},
 	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},
@@ -157,6 +159,13 @@ var isolators = []tableEntry{
 	{"volume/image", func(p parts) isolator.Isolator {
 		return image.New(image.Options{SandboxDirectory: p.config.SandboxDirectory, Provision: p.images.provisionVolumes})
 	}, ""},
+}
+
+func (p parts) diskUsage() du.Options {
+	return du.Options{
+		Volume: p.images.Layout.PersistentVolume, Nested: p.images.Layout.NestedSandboxes,
+		Interval: p.config.ContainerDiskWatchInterval, EnforceRequests: p.config.EnforceContainerDiskQuota,
+	}
 }
 
 // implied are the isolators that come with another one, as in Mesos.

@@ -13,6 +13,9 @@ type PersistentVolume struct {
 	Role, ID string // which name it
 	Shared   bool   // by several containers at a time
 	Volume   *v1.Volume
+	Amount   float64 // in MiB
+	// Persistence is what the request says of it.
+	Persistence *v1.Resource_DiskInfo_Persistence
 }
 
 // PersistentVolumes returns those of a request: resources "disk" with a persistence. The
@@ -23,7 +26,10 @@ func PersistentVolumes(config *v1.ContainerConfig) (volumes []PersistentVolume, 
 		if r.GetDisk().GetPersistence() == nil {
 			continue
 		}
-		p := PersistentVolume{Role: roleOf(r), ID: r.GetDisk().GetPersistence().GetId(), Shared: r.Shared != nil, Volume: r.GetDisk().GetVolume()}
+		p := PersistentVolume{
+			Role: roleOf(r), ID: r.GetDisk().GetPersistence().GetId(), Shared: r.Shared != nil, Volume: r.GetDisk().GetVolume(),
+			Amount: r.GetScalar().GetValue(), Persistence: r.GetDisk().GetPersistence(),
+		}
 		if err := p.check(r); err != nil {
 			return nil, fmt.Errorf("persistent volume %q of role %q: %w", p.ID, p.Role, err)
 		}

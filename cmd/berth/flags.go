@@ -54,6 +54,8 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.DefaultContainerInfo, "default_container_info", "", "ContainerInfo of containers that bring none, as `JSON` or a file with it")
 	f.StringSliceVar(&c.HostPathVolumePrefixes, "host_path_volume_prefixes", nil, "`DIR,...` of the host of which there may be volumes (default: all of the host)")
 	f.StringVar(&c.SandboxDirectory, "sandbox_directory", c.SandboxDirectory, "where a container with an image finds its sandbox")
+	f.DurationVar(&c.ContainerDiskWatchInterval, "container_disk_watch_interval", c.ContainerDiskWatchInterval, "time between two measurements of a container's disk")
+	f.BoolVar(&c.EnforceContainerDiskQuota, "enforce_container_disk_quota", false, "end containers that have more on disk than they requested, not only those that exceed a limit")
 	f.StringVar(&c.FetcherCacheDir, "fetcher_cache_dir", c.FetcherCacheDir, "directory of downloads that are cached (default: in --work_dir)")
 	f.Var((*byteSize)(&c.FetcherCacheSize), "fetcher_cache_size", "`BYTES` that cached downloads may have, as 500MB or 2GB; 0: none are")
 	f.DurationVar(&c.FetcherStallTimeout, "fetcher_stall_timeout", c.FetcherStallTimeout, "how long a download may bring next to nothing")

@@ -32,7 +32,7 @@ type runFlags struct {
 	env, imageVolumes, uris                                                      []string
 	limited                                                                      cgroupFlags
 	cpus                                                                         float64
-	memory                                                                       string
+	memory, disk                                                                 string
 	pidsLimit                                                                    int
 	readOnly, interactive, tty, remove                                           bool
 }
@@ -44,6 +44,7 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringVarP(&r.user, "user", "u", "", "USER[:GROUP], names or numbers, as the image knows them")
 	f.Float64Var(&r.cpus, "cpus", 0, "limit of CPUs, as 0.5")
 	f.StringVar(&r.memory, "memory", "", "limit of memory, as 64m or 2g")
+	f.StringVar(&r.disk, "disk", "", "limit of what the container writes to its root file system and its sandbox, as 100m or 2g")
 	f.IntVar(&r.pidsLimit, "pids_limit", 0, "limit of processes and threads")
 	f.StringVar(&r.network, "network", "host", "host or none")
 	f.StringVar(&r.hostname, "hostname", "", "host name (default: the id)")
@@ -243,6 +244,13 @@ func (r *runFlags) limits(f *pflag.FlagSet, config *v1.ContainerConfig) error {
 			return fmt.Errorf("--memory: %w", err)
 		}
 		limit("mem", bytes/(1<<20))
+	}
+	if f.Changed("disk") {
+		bytes, err := parseBytes(r.disk)
+		if err != nil {
+			return fmt.Errorf("--disk: %w", err)
+		}
+		limit("disk", bytes/(1<<20))
 	}
 	if f.Changed("pids_limit") {
 		limit("pids", float64(r.pidsLimit))

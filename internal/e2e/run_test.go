@@ -125,6 +125,10 @@ func TestCommandLine(t *testing.T) {
 		{"reference that is none", []string{"UPPER/case"}, 125, "", "UPPER/case"},
 		{"platform that is none", []string{"--platform", "linux", image}, 125, "", "platform"},
 		{"host's file system", []string{"--", "sh", "-c", "test -d " + b.WorkDir + " && echo $$"}, 0, "", ""},
+		{"disk that is none", []string{"--disk", "some", image}, 125, "", "--disk"},
+		{"disk below the minimum", []string{"--disk", "100k", image}, 125, "", "it must be from 1 to"},
+		{"no time between measurements", []string{"--container_disk_watch_interval", "0s", image}, 125, "", "no time between two measurements"},
+		{"disk limit", []string{"--disk", "10m", "--container_disk_watch_interval", "50ms", image, "--", "sh", "-c", "dd if=/dev/zero of=/file bs=1M count=20; sleep 1000"}, 137, "", "exceeds the limit of 10.0 MiB"},
 		{"memory limit", []string{"--memory", "32m", image, "--", "dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=100"}, 137, "", "memory limit of 32 MiB exceeded"},
 	}
 	for _, test := range tests {
