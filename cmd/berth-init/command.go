@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -140,45 +140,56 @@ func execError(file string, c plan.Command, err error) error {
 	return exitError{code, fmt.Errorf("execute %q as %d:%d: %w", c.Path, c.UID, c.GID, err)}
 }
 
-// catchSignals keeps signals from ending this process, from when the channel has one
-// on. One that berth's own parent ignored is not ignored by the command then. The
-// runtime takes a millisecond for it, in which this process need not wait.
-func catchSignals() <-chan (chan os.Signal) {
-	caught := make(chan (chan os.Signal), 1)
-	go func() {
-		signals := make(chan os.Signal, 64)
-		signal.Notify(signals)
-		caught <- signals
-	}()
-	return caught
+// whileYoung is for how long a command has to be quiet before this process expects to wait
+// for longer.
+const whileYoung = 500 * time.Millisecond
+
+// forever is a time that does not end.
+const forever = -1 * time.Millisecond
+
+// wait forwards signals to the command and reaps, until the command has ended. With settle,
+// which returns when it cannot, this is given up for something better after a while. The
+// rest of the container ends with this process: the kernel kills a PID namespace with its
+// first process, and berth the cgroup.
+func (c *child) wait(s *signals, settle func()) (unix.WaitStatus, error) {
+	patience := whileYoung
+	for {
+		switch signal, came, err := s.next(patience); {
+		case err != nil:
+			return 0, step("wait for signals", err)
+		case !came:
+			settle()
+			patience = forever
+		case signal == unix.SIGCHLD:
+			if status, ended, err := c.reap(); ended || err != nil {
+				return status, err
+			}
+		default:
+			c.forward(signal)
+		}
+	}
 }
 
-// wait forwards signals to the command and reaps, until the command has ended. The
-// rest of the container ends with this process: the kernel kills a PID namespace
-// with its first process, and berth the cgroup.
-func (c *child) wait(signals <-chan os.Signal) (unix.WaitStatus, error) {
-	go func() {
-		for s := range signals {
-			c.forward(s.(syscall.Signal))
-		}
-	}()
+// reap reaps what has ended, and says whether the command was among it.
+func (c *child) reap() (status unix.WaitStatus, ended bool, err error) {
 	for {
-		var status unix.WaitStatus
-		switch pid, err := unix.Wait4(-1, &status, 0, nil); {
+		switch pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil); {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
-			return 0, step("wait for the command", err)
+			return 0, false, step("wait for the command", err)
 		case pid == c.pid:
-			return status, nil
+			return status, true, nil
+		case pid == 0:
+			return 0, false, nil
 		}
 	}
 }
 
 // forward sends a signal on to the command. By descriptor: its pid may be another's
 // by now.
-func (c *child) forward(s syscall.Signal) {
+func (c *child) forward(s unix.Signal) {
 	switch s {
-	case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // this process's own; the Go runtime uses SIGURG
+	case unix.SIGURG, unix.SIGPIPE: // this process's own; the Go runtime uses SIGURG
 		return
 	}
 	// ESRCH: it has just ended.

@@ -36,8 +36,11 @@ func main() {
 	// on it.
 	_ = os.WriteFile("/proc/self/comm", []byte("berth-init"), 0)
 	// Before the command exists: berth may send one as soon as it does.
-	caught := catchSignals()
+	caught, err := catchSignals()
 	files := plan.Inherited()
+	if err != nil {
+		os.Exit(fail(files, err))
+	}
 	if !released(files.Release) {
 		os.Exit(1) // berth has died before it let go; nothing was done
 	}
@@ -46,10 +49,15 @@ func main() {
 		os.Exit(fail(files, err))
 	}
 	files.Status.WriteString(strconv.Itoa(int(status)))
+	os.Exit(exitCode(status))
+}
+
+// exitCode is that of a shell.
+func exitCode(status unix.WaitStatus) int {
 	if status.Exited() {
-		os.Exit(status.ExitStatus())
+		return status.ExitStatus()
 	}
-	os.Exit(128 + int(status.Signal()))
+	return 128 + int(status.Signal())
 }
 
 // released waits for the byte that lets this process go.
@@ -60,7 +68,7 @@ func released(release *os.File) bool {
 }
 
 // run does the whole work and returns the wait status of the command.
-func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, error) {
+func run(files plan.Files, caught *signals) (unix.WaitStatus, error) {
 	// Not that of whoever started berth: everyone shall be able to enter what is made here.
 	unix.Umask(0o022)
 	// The command gets the standard streams and nothing else.
@@ -82,7 +90,6 @@ func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, err
 	if err := startInput(p, files, &streams); err != nil {
 		return 0, err
 	}
-	signals := <-caught
 	child, err := start(p, streams)
 	if err != nil {
 		return 0, err
@@ -95,9 +102,20 @@ func run(files plan.Files, caught <-chan (chan os.Signal)) (unix.WaitStatus, err
 	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close(), files.Parent.Close()); err != nil {
 		return 0, err
 	}
-	status, err := child.wait(signals)
+	status, err := child.wait(caught, func() {
+		if onlyWaits(p) {
+			_ = becomeWaiter(child, caught, files.Status) // where that is not possible, all stays as it is
+		}
+	})
 	logs.finish() // before anyone hears of the end
 	return status, err
+}
+
+// onlyWaits reports whether this process does nothing while the command runs but what
+// child.wait does, so that the waiter can take its place. Whatever else it comes to do
+// belongs here.
+func onlyWaits(p plan.Plan) bool {
+	return p.Logs == nil && !p.Input && (p.Terminal == nil || !p.Terminal.Kept)
 }
 
 // fail reports why the command was not executed, and records the exit status that
