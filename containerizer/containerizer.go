@@ -63,6 +63,9 @@ type Status struct {
 	State container.State
 	// Pid is that of its init process, on the host; 0: there is none yet.
 	Pid int
+	// Given is what isolators have given a running container: the networks as joined, with
+	// their addresses.
+	Given *v1.ContainerStatus
 }
 
 // Logs bounds the files stdout and stderr of a sandbox. The zero value does not.

@@ -61,6 +61,15 @@ type Config struct {
 	ContainerDiskWatchInterval time.Duration
 	EnforceContainerDiskQuota  bool
 
+	// NetworkCNIConfigDir has the configurations of networks, NetworkCNIPluginsDir the
+	// directories of plugins, with colons between them.
+	NetworkCNIConfigDir  string
+	NetworkCNIPluginsDir string
+	// NetworkCNIRootDirPersist: which addresses containers were given is recorded in WorkDir,
+	// so that they are given back after a reboot; else in RuntimeDir.
+	NetworkCNIRootDirPersist bool
+	NetworkCNIMetrics        bool // Usage tells of traffic
+
 	// What CommandInfo.URI names is kept for others in FetcherCacheDir (empty: in WorkDir), as
 	// many bytes as FetcherCacheSize says (0: none). A download that brings next to nothing
 	// for FetcherStallTimeout fails. Relative paths are below FrameworksHome (empty:
@@ -102,7 +111,7 @@ func DefaultConfig() Config {
 	return Config{
 		WorkDir:    "/var/lib/berth",
 		RuntimeDir: "/run/berth",
-		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/net",
+		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "network/cni",
 			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "docker/runtime", "oci/runtime", "appc/runtime"},
 		ImageProviders: []string{"appc", "docker", "oci"},
 		DockerRegistry: "https://registry-1.docker.io",
@@ -117,6 +126,11 @@ func DefaultConfig() Config {
 		PerfInterval:               time.Minute,
 		PerfDuration:               10 * time.Second,
 		ContainerDiskWatchInterval: 15 * time.Second,
+
+		NetworkCNIConfigDir:      "/etc/cni/net.d",
+		NetworkCNIPluginsDir:     "/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni",
+		NetworkCNIRootDirPersist: true,
+		NetworkCNIMetrics:        true,
 
 		FetcherCacheSize:    2 << 30,
 		FetcherStallTimeout: time.Minute,

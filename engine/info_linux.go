@@ -18,6 +18,7 @@ type Info struct {
 	FileSystem string    `json:"file_system"` // of WorkDir
 	Backends   []Ability `json:"backends"`
 	Isolators  []Ability `json:"isolators"`
+	Networks   []Ability `json:"networks"` // that containers can name
 }
 
 // Ability is whether something works.
@@ -52,7 +53,11 @@ func Inspect(ctx context.Context, c Config) (info *Info, err error) {
 	if err != nil {
 		return nil, err
 	}
-	info.Isolators, err = parts{config: c, cgroups: cgroups, images: images, settings: settings}.isolatorAbilities(ctx)
+	p := parts{config: c, cgroups: cgroups, images: images, settings: settings}
+	if info.Networks, err = p.networkAbilities(ctx); err != nil {
+		return nil, err
+	}
+	info.Isolators, err = p.isolatorAbilities(ctx)
 	for i := range info.Isolators {
 		info.Isolators[i].Needs = needsOf(info.Isolators[i].Name)
 	}

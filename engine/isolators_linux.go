@@ -11,6 +11,7 @@ import (
 	"berth/container"
 	"berth/isolator"
 	"berth/isolator/external"
+	"berth/isolator/network/cni"
 	"berth/state"
 )
 
@@ -25,7 +26,11 @@ func makeIsolators(ctx context.Context, p parts) (chosen []isolator.Isolator, er
 		return nil, err
 	}
 	options := p.config.external(p.images.Layout)
-	chosen = append(chosen, external.NewOthers(options, wanted)) // the first to prepare is the last to clean up
+	// The first to prepare are the last to clean up.
+	chosen = append(chosen, external.NewOthers(options, wanted))
+	if !slices.Contains(wanted, "network/cni") {
+		chosen = append(chosen, cni.NewLeftovers(p.networks()))
+	}
 	take := func(name string) bool {
 		at := slices.Index(wanted, name)
 		if at >= 0 {

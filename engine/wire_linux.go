@@ -22,9 +22,9 @@ import (
 	"berth/isolator/filesystem/posix"
 	"berth/isolator/filesystem/shared"
 	"berth/isolator/namespaces/ipc"
-	"berth/isolator/namespaces/net"
 	"berth/isolator/namespaces/pid"
 	"berth/isolator/namespaces/uts"
+	"berth/isolator/network/cni"
 	"berth/isolator/runtime"
 	"berth/isolator/volume/hostpath"
 	"berth/isolator/volume/image"
@@ -145,7 +145,7 @@ var isolators = []tableEntry{
 	{"namespaces/ipc", func(parts) isolator.Isolator { return ipc.New() }, ""},
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},
-	{"namespaces/net", func(parts) isolator.Isolator { return net.New() }, ""},
+	{"network/cni", func(p parts) isolator.Isolator { return cni.New(p.networks()) }, ""},
 	{"volume/sandbox_path", func(p parts) isolator.Isolator {
 		return sandboxpath.New(sandboxpath.Options{SandboxDirectory: p.config.SandboxDirectory, Sandbox: p.images.Layout.Sandbox})
 	}, ""},

@@ -127,6 +127,13 @@ type Meter interface {
 	Usage(ctx context.Context, id container.ID, to *v1.ResourceStatistics) error
 }
 
+// Reporter is an isolator that knows what a container has been given.
+type Reporter interface {
+	// Status adds what it knows to the status of a running container, by fields that no
+	// other isolator has.
+	Status(ctx context.Context, c *Container, to *v1.ContainerStatus) error
+}
+
 // Recoverer is an isolator that keeps more of containers than Cleanup finds by their ids.
 type Recoverer interface {
 	// Recover is called before anything else, with the containers that another process

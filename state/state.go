@@ -13,6 +13,7 @@
 //	    containers/<id>[.nested/<child>...]/            sandbox: the container's own files, stdout and stderr
 //	    containers/<id>.foreground                      the sandbox is to go with its container
 //	    fetch/                                          downloads of the fetcher, see package fetcher
+//	    network/                                        attachments to networks, see package network/cni
 //	    volumes/roles/<role>/<id>                       persistent volumes; a "/" in a role is a blank
 //	    agent                                           process id of the agent, locked by it
 //	<runtime>                                           gone after a reboot; 0700
@@ -29,6 +30,7 @@
 //	        phase                                       the phase of the launch entered last
 //	        cgroup                                      path and controllers of its cgroup
 //	        pid                                         of the init process, and when that began
+//	        netns                                       its network namespace is bound to it
 //	        launch                                      what was made of the request: environment, directory...
 //	        input, control                              pipes to the command's input and to berth-init, see containerizer/mesos
 //	        status                                      wait status of the command
@@ -96,6 +98,15 @@ func (l Layout) FetcherCache() string { return filepath.Join(l.Work, "fetch") }
 // Provisioner is the root of what the provisioner makes.
 func (l Layout) Provisioner() Provisioner {
 	return Provisioner{root: filepath.Join(l.Work, "provisioner")}
+}
+
+// Networks holds the attachments of containers to networks: in the directory that survives
+// a reboot, or in the one that does not.
+func (l Layout) Networks(survive bool) string {
+	if survive {
+		return filepath.Join(l.Work, "network")
+	}
+	return filepath.Join(l.Runtime, "network")
 }
 
 // Sandbox is the directory of the container's own files.
@@ -173,6 +184,9 @@ func (c Container) Cgroup() string { return filepath.Join(c.Dir, "cgroup") }
 
 // Pid identifies the init process.
 func (c Container) Pid() string { return filepath.Join(c.Dir, "pid") }
+
+// Netns is the file to which the network namespace is bound.
+func (c Container) Netns() string { return filepath.Join(c.Dir, "netns") }
 
 // Launch is what was made of the request.
 func (c Container) Launch() string { return filepath.Join(c.Dir, "launch") }

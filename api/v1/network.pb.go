@@ -86,9 +86,11 @@ type NetworkInfo struct {
 	// The name of a configured network. Unset: the network of the host.
 	Name *string `protobuf:"bytes,6,opt,name=name" json:"name,omitempty"`
 	// For the network's own use, such as allowing members of a group to meet.
-	Groups        []string                   `protobuf:"bytes,3,rep,name=groups" json:"groups,omitempty"`
-	Labels        *Labels                    `protobuf:"bytes,4,opt,name=labels" json:"labels,omitempty"`
-	PortMappings  []*NetworkInfo_PortMapping `protobuf:"bytes,7,rep,name=port_mappings,json=portMappings" json:"port_mappings,omitempty"`
+	Groups       []string                   `protobuf:"bytes,3,rep,name=groups" json:"groups,omitempty"`
+	Labels       *Labels                    `protobuf:"bytes,4,opt,name=labels" json:"labels,omitempty"`
+	PortMappings []*NetworkInfo_PortMapping `protobuf:"bytes,7,rep,name=port_mappings,json=portMappings" json:"port_mappings,omitempty"`
+	// Not in Mesos: the hardware address of the container's interface; unset: any.
+	MacAddress    *string `protobuf:"bytes,101,opt,name=mac_address,json=macAddress" json:"mac_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -158,6 +160,13 @@ func (x *NetworkInfo) GetPortMappings() []*NetworkInfo_PortMapping {
 	return nil
 }
 
+func (x *NetworkInfo) GetMacAddress() string {
+	if x != nil && x.MacAddress != nil {
+		return *x.MacAddress
+	}
+	return ""
+}
+
 type NetworkInfo_IPAddress struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Protocol *NetworkInfo_Protocol  `protobuf:"varint,1,opt,name=protocol,enum=mesos.v1.NetworkInfo_Protocol,def=1" json:"protocol,omitempty"`
@@ -222,7 +231,9 @@ type NetworkInfo_PortMapping struct {
 	HostPort      *uint32                `protobuf:"varint,1,req,name=host_port,json=hostPort" json:"host_port,omitempty"`
 	ContainerPort *uint32                `protobuf:"varint,2,req,name=container_port,json=containerPort" json:"container_port,omitempty"`
 	// "tcp" or "udp"; unset: tcp.
-	Protocol      *string `protobuf:"bytes,3,opt,name=protocol" json:"protocol,omitempty"`
+	Protocol *string `protobuf:"bytes,3,opt,name=protocol" json:"protocol,omitempty"`
+	// Not in Mesos: the address of the host at which the port is; unset: each.
+	HostIp        *string `protobuf:"bytes,101,opt,name=host_ip,json=hostIp" json:"host_ip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -278,25 +289,35 @@ func (x *NetworkInfo_PortMapping) GetProtocol() string {
 	return ""
 }
 
+func (x *NetworkInfo_PortMapping) GetHostIp() string {
+	if x != nil && x.HostIp != nil {
+		return *x.HostIp
+	}
+	return ""
+}
+
 var File_berth_api_v1_network_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_network_proto_rawDesc = "" +
 	"\n" +
-	"\x1aberth/api/v1/network.proto\x12\bmesos.v1\x1a\x18berth/api/v1/value.proto\"\xf8\x03\n" +
+	"\x1aberth/api/v1/network.proto\x12\bmesos.v1\x1a\x18berth/api/v1/value.proto\"\xb3\x04\n" +
 	"\vNetworkInfo\x12B\n" +
 	"\fip_addresses\x18\x05 \x03(\v2\x1f.mesos.v1.NetworkInfo.IPAddressR\vipAddresses\x12\x12\n" +
 	"\x04name\x18\x06 \x01(\tR\x04name\x12\x16\n" +
 	"\x06groups\x18\x03 \x03(\tR\x06groups\x12(\n" +
 	"\x06labels\x18\x04 \x01(\v2\x10.mesos.v1.LabelsR\x06labels\x12F\n" +
-	"\rport_mappings\x18\a \x03(\v2!.mesos.v1.NetworkInfo.PortMappingR\fportMappings\x1al\n" +
+	"\rport_mappings\x18\a \x03(\v2!.mesos.v1.NetworkInfo.PortMappingR\fportMappings\x12\x1f\n" +
+	"\vmac_address\x18e \x01(\tR\n" +
+	"macAddress\x1al\n" +
 	"\tIPAddress\x12@\n" +
 	"\bprotocol\x18\x01 \x01(\x0e2\x1e.mesos.v1.NetworkInfo.Protocol:\x04IPv4R\bprotocol\x12\x1d\n" +
 	"\n" +
-	"ip_address\x18\x02 \x01(\tR\tipAddress\x1am\n" +
+	"ip_address\x18\x02 \x01(\tR\tipAddress\x1a\x86\x01\n" +
 	"\vPortMapping\x12\x1b\n" +
 	"\thost_port\x18\x01 \x02(\rR\bhostPort\x12%\n" +
 	"\x0econtainer_port\x18\x02 \x02(\rR\rcontainerPort\x12\x1a\n" +
-	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"\x1e\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x17\n" +
+	"\ahost_ip\x18e \x01(\tR\x06hostIp\"\x1e\n" +
 	"\bProtocol\x12\b\n" +
 	"\x04IPv4\x10\x01\x12\b\n" +
 	"\x04IPv6\x10\x02J\x04\b\x01\x10\x02J\x04\b\x02\x10\x03B\x11Z\x0fberth/api/v1;v1"

@@ -155,6 +155,30 @@ func explainDirectory(err error) error {
 	return err
 }
 
+// removeLink removes a symbolic link. What is anything else, or cannot be removed, stays.
+func (r *root) removeLink(target string) error {
+	parent, err := r.open(path.Dir(target), false)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(parent)
+	if err := r.checkLink(parent, path.Dir(target)); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	base := path.Base(target)
+	if err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return nil
+	}
+	if err := unix.Unlinkat(parent, base, 0); !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	return nil
+}
+
 func makeNode(parent int, name string, directory bool) error {
 	if directory {
 		return unix.Mkdirat(parent, name, 0o755)
@@ -189,7 +213,15 @@ func (r *root) mount(m plan.Mount) error {
 		return err
 	}
 	defer source.Close()
+	if m.Replace {
+		if err := r.removeLink(m.Target); err != nil {
+			return step("remove the image's symbolic link", err)
+		}
+	}
 	target, err := r.make(m.Target, directory, m.Fixed)
+	if m.Replace && errors.Is(err, unix.EROFS) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

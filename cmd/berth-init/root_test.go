@@ -240,3 +240,31 @@ func TestOpenLeaksNoDescriptors(t *testing.T) {
 		t.Errorf("%d descriptors are open, %d were", after, before)
 	}
 }
+
+// What is mounted in the place of a link of the image leads nowhere.
+func TestLinksAreReplaced(t *testing.T) {
+	r, dir, host := newRoot(t)
+	symlink(t, "/run/absent/resolv.conf", dir+"/etc/resolv.conf")
+	symlink(t, host, dir+"/etc/hosts")
+	symlink(t, "/etc", dir+"/elsewhere")
+	if err := os.WriteFile(dir+"/etc/hostname", []byte("image"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{"/etc/resolv.conf", "/etc/hosts", "/elsewhere/hostname", "/absent/hosts"} {
+		if err := r.removeLink(target); err != nil {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+	for name, there := range map[string]bool{"resolv.conf": false, "hosts": false, "hostname": true} {
+		if _, err := os.Lstat(dir + "/etc/" + name); (err == nil) != there {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	r.fixed = []string{"/proc"}
+	symlink(t, "x", dir+"/proc/link")
+	symlink(t, "/proc", dir+"/lib")
+	if err := r.removeLink("/lib/link"); err == nil || !strings.Contains(err.Error(), "the kernel's") {
+		t.Errorf("a link that leads to the kernel's files: %v", err)
+	}
+	assertEmpty(t, host)
+}

@@ -38,6 +38,7 @@ func printInfo(info *engine.Info) error {
 	fmt.Fprintf(table, "work_dir\t%s (%s)\n", info.WorkDir, info.FileSystem)
 	printAbilities(table, "BACKEND\tWORKS", info.Backends)
 	printAbilities(table, "ISOLATOR\tWORKS\tNEEDS", info.Isolators)
+	printAbilities(table, "NETWORK\tWORKS", info.Networks)
 	return table.Flush()
 }
 

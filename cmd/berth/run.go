@@ -22,19 +22,19 @@ import (
 	"berth/container"
 	"berth/containerizer"
 	"berth/engine"
-	"berth/isolator/namespaces/net"
 )
 
 // runFlags are the flags of `berth run` that concern one container.
 type runFlags struct {
-	name, workdir, user, network, hostname, shell, pull, platform, containerInfo string
-	entrypoint                                                                   string
-	env, imageVolumes, uris                                                      []string
-	limited                                                                      cgroupFlags
-	cpus                                                                         float64
-	memory, disk                                                                 string
-	pidsLimit                                                                    int
-	readOnly, interactive, tty, remove                                           bool
+	name, workdir, user, hostname, shell, pull, platform, containerInfo string
+	entrypoint                                                          string
+	env, imageVolumes, uris                                             []string
+	limited                                                             cgroupFlags
+	cpus                                                                float64
+	memory, disk                                                        string
+	pidsLimit                                                           int
+	readOnly, interactive, tty, remove                                  bool
+	network, publish                                                    []string
 }
 
 func (r *runFlags) add(f *pflag.FlagSet) {
@@ -46,7 +46,8 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&r.memory, "memory", "", "limit of memory, as 64m or 2g")
 	f.StringVar(&r.disk, "disk", "", "limit of what the container writes to its root file system and its sandbox, as 100m or 2g")
 	f.IntVar(&r.pidsLimit, "pids_limit", 0, "limit of processes and threads")
-	f.StringVar(&r.network, "network", "host", "host or none")
+	f.StringSliceVar(&r.network, "network", nil, "`NAME,...`: host (the default), none, bridge, or networks of --network_cni_config_dir")
+	f.StringArrayVarP(&r.publish, "publish", "p", nil, "make a port of the container one of the host: `[HOSTIP:]HOSTPORT:PORT[/udp]`, FIRST-LAST for several")
 	f.StringVar(&r.hostname, "hostname", "", "host name (default: the id)")
 	f.BoolVar(&r.readOnly, "read_only", false, "make the root filesystem read-only")
 	f.StringVar(&r.entrypoint, "entrypoint", "", "replaces the image's entrypoint and command")
@@ -182,12 +183,8 @@ func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
 	if r.hostname != "" {
 		info.Hostname = proto.String(r.hostname)
 	}
-	switch r.network {
-	case "host":
-	case net.None:
-		info.NetworkInfos = []*v1.NetworkInfo{{Name: proto.String(net.None)}}
-	default:
-		return nil, fmt.Errorf("--network %q: %w: known are host and none", r.network, container.ErrNotSupported)
+	if err := r.networks(info); err != nil {
+		return nil, err
 	}
 	if r.containerInfo == "" && proto.Size(info) == 0 {
 		return nil, nil

@@ -20,7 +20,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/image"
-	"berth/isolator/namespaces/net"
+	"berth/isolator/network/cni"
 	"berth/launcher"
 )
 
@@ -202,7 +202,7 @@ func TestProcesses(t *testing.T) {
 func TestNamespaces(t *testing.T) {
 	r := newRig(t)
 	none := shell("")
-	none.ContainerInfo.NetworkInfos = []*v1.NetworkInfo{{Name: proto.String(net.None)}}
+	none.ContainerInfo.NetworkInfos = []*v1.NetworkInfo{{Name: proto.String(cni.None)}}
 	shared := shell("")
 	shared.ContainerInfo.LinuxInfo = &v1.LinuxInfo{SharePidNamespace: proto.Bool(true), IpcMode: v1.LinuxInfo_SHARE_PARENT.Enum()}
 	for name, c := range map[string]struct {
@@ -231,7 +231,7 @@ func TestNetworks(t *testing.T) {
 	r := newRig(t)
 	interfaces := "tail -n +3 /proc/net/dev | sed 's/:.*//; s/ //g' | sort | tr '\\n' ' '"
 	none := shell(interfaces + "; cat /sys/class/net/lo/operstate; ping -c 1 -W 5 127.0.0.1 >/dev/null && echo pinged; ls /sys/class/net")
-	none.ContainerInfo.NetworkInfos = []*v1.NetworkInfo{{Name: proto.String(net.None)}}
+	none.ContainerInfo.NetworkInfos = []*v1.NetworkInfo{{Name: proto.String(cni.None)}}
 	if got := strings.Fields(r.output(none)); !slices.Equal(got, []string{"lo", "unknown", "pinged", "lo"}) {
 		t.Errorf("without a network: %q", got)
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // Status implements containerizer.Containerizer.
-func (c *Containerizer) Status(_ context.Context, id container.ID) (containerizer.Status, error) {
+func (c *Containerizer) Status(ctx context.Context, id container.ID) (containerizer.Status, error) {
 	e, err := c.find(id)
 	if err != nil {
 		return containerizer.Status{}, err
@@ -30,7 +30,26 @@ func (c *Containerizer) Status(_ context.Context, id container.ID) (containerize
 	if closed(e.launched) && e.launch.process != nil {
 		status.Pid = e.launch.process.Pid()
 	}
-	return status, nil
+	if status.State == container.Running {
+		status.Given, err = e.launch.given(ctx)
+	}
+	return status, err
+}
+
+// given asks isolators what they have given a container.
+func (l *launch) given(ctx context.Context) (*v1.ContainerStatus, error) {
+	l.updating.Lock()
+	of := l.container
+	l.updating.Unlock()
+	given := &v1.ContainerStatus{}
+	for _, i := range l.supporting(of) {
+		if reporter, ok := i.(isolator.Reporter); ok {
+			if err := reporter.Status(ctx, of, given); err != nil {
+				return nil, fmt.Errorf("status of %s: %w", l.id, err)
+			}
+		}
+	}
+	return given, nil
 }
 
 // running returns a container that was launched and has not ended.

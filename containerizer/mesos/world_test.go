@@ -30,9 +30,9 @@ import (
 	"berth/isolator/cgroups/pids"
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/namespaces/ipc"
-	"berth/isolator/namespaces/net"
 	"berth/isolator/namespaces/pid"
 	"berth/isolator/namespaces/uts"
+	"berth/isolator/network/cni"
 	"berth/isolator/runtime"
 	"berth/isolator/volume/hostpath"
 	imagevolume "berth/isolator/volume/image"
@@ -91,7 +91,7 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 	var made *provisioner.Provisioner
 	p := parts{store: fileStore{dir: w.Store, layers: layers}, launcher: l, log: slog.New(slog.DiscardHandler), isolators: []isolator.Isolator{
 		filesystem.New(filesystem.Options{SandboxDirectory: sandboxDir, Volume: layout.PersistentVolume}),
-		cpu.New(l), mem.New(l), pids.New(l), devices.New(l, host, nil), runtime.New(v1.Image_DOCKER), ipc.New(), pid.New(), uts.New(), net.New(),
+		cpu.New(l), mem.New(l), pids.New(l), devices.New(l, host, nil), runtime.New(v1.Image_DOCKER), ipc.New(), pid.New(), uts.New(), cni.New(w.networks(layout, l)),
 		sandboxpath.New(sandboxpath.Options{SandboxDirectory: sandboxDir, Sandbox: layout.Sandbox}),
 		hostpath.New(hostpath.Options{SandboxDirectory: sandboxDir}), secret.New(secret.Options{SandboxDirectory: sandboxDir}),
 		imagevolume.New(imagevolume.Options{SandboxDirectory: sandboxDir, Provision: func(ctx context.Context, id container.ID, images []*v1.Image) (paths []string, err error) {
@@ -112,6 +112,12 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 	}
 	return New(Options{Layout: layout, Provisioner: made, Launcher: p.launcher, Isolators: p.isolators,
 		SandboxDirectory: sandboxDir, Log: p.log, Agent: p.agent, Observe: p.observe}), l, nil
+}
+
+// networks has no configuration, and the plugins of the host.
+func (w world) networks(layout state.Layout, l *linux.Launcher) cni.Options {
+	return cni.Options{PluginDirs: []string{"/usr/lib/cni"}, Dir: layout.Networks(true), Statistics: true, Init: l.Init, Log: slog.New(slog.DiscardHandler),
+		Record: func(id container.ID) string { return layout.Container(id).Dir }, Netns: func(id container.ID) string { return layout.Container(id).Netns() }}
 }
 
 // fileStore is a store whose images are configurations in files. Get is all that a

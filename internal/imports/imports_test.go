@@ -18,7 +18,7 @@ var rooms = []struct {
 	room string
 	may  []string
 }{
-	{"cmd/berth", []string{"agent", "engine", "containerizer", "isolator/namespaces/net", "launcher", "provisioner", "provisioner/store",
+	{"cmd/berth", []string{"agent", "engine", "containerizer", "launcher", "provisioner", "provisioner/store",
 		"layer", "image", "container", "api/v1", "internal/pty"}},
 	// A program that embeds berth needs no more.
 	{"examples/*", []string{"engine", "containerizer", "container", "api/v1"}},
@@ -59,7 +59,7 @@ var rooms = []struct {
 }
 
 // kernelRooms may make system calls that the standard library does not have.
-var kernelRooms = []string{"cmd/berth-init", "engine", "fetcher", "isolator/cgroups/mem", "isolator/cgroups/perfevent", "isolator/external", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
+var kernelRooms = []string{"cmd/berth-init", "engine", "fetcher", "isolator/cgroups/mem", "isolator/cgroups/perfevent", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
 
 type goPackage struct {
 	ImportPath string

@@ -8,22 +8,16 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"berth/container"
+	"berth/internal/alone"
 )
 
 // timeout bounds one call; only tests change it.
 var timeout = 30 * time.Second
-
-// searchPath is all that an executable gets of an environment, besides its request.
-const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // call runs an executable with a request and reads its answer. Errors name it, and are of
 // the class that it says.
@@ -54,15 +48,15 @@ func (o Options) run(ctx context.Context, program string, r request, a answer) e
 	ctx, stop := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: no answer within %v", container.ErrUnavailable, timeout))
 	defer stop()
 	cmd := exec.CommandContext(ctx, real)
-	stdout := &bounded{most: maxAnswer, over: func() { cancel(refuse("its answer has more than %d bytes", maxAnswer)) }}
-	stderr := &bounded{most: maxNotes}
+	stdout := &alone.Bounded{Most: maxAnswer, Over: func() { cancel(refuse("its answer has more than %d bytes", maxAnswer)) }}
+	stderr := &alone.Bounded{Most: maxNotes}
 	cmd.Args[0] = program // by which a program of many names knows who it is
-	cmd.Dir, cmd.Env = "/", []string{searchPath, "BERTH_PHASE=" + string(r.Phase), "BERTH_CONTAINER_ID=" + r.ContainerID}
+	cmd.Dir, cmd.Env = "/", []string{alone.SearchPath, "BERTH_PHASE=" + string(r.Phase), "BERTH_CONTAINER_ID=" + r.ContainerID}
 	if r.Pid != 0 {
 		cmd.Env = append(cmd.Env, "BERTH_PID="+strconv.Itoa(r.Pid))
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), stdout, stderr
-	ended := runAlone(cmd)
+	ended := alone.Run(cmd)
 	switch cause := context.Cause(ctx); {
 	case ended == nil:
 	case cause != nil:
@@ -70,7 +64,7 @@ func (o Options) run(ctx context.Context, program string, r request, a answer) e
 	case errors.Is(ended, exec.ErrWaitDelay):
 		return withNotes(refuse("it has left a process behind that holds its standard output"), stderr)
 	}
-	if err := conclude(ended, stdout.kept.Bytes(), a); err != nil {
+	if err := conclude(ended, stdout.Kept.Bytes(), a); err != nil {
 		return withNotes(err, stderr)
 	}
 	o.note(program, stderr)
@@ -93,54 +87,12 @@ func conclude(ended error, body []byte, a answer) error {
 	return nil
 }
 
-// held is how long a process that left the group may hold the standard streams.
-const held = time.Second
-
-// runAlone runs a command in a process group of its own, of which nothing is left
-// afterwards. It ends with this process, and when its context does.
-func runAlone(cmd *exec.Cmd) error {
-	// The parent-death signal is sent when the thread ends that forked.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	kill := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.Cancel, cmd.WaitDelay = kill, held
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	// As long as it is not waited for, the number of the group is its own.
-	for {
-		if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
-			break
-		}
-	}
-	kill()
-	return cmd.Wait()
-}
-
-// bounded keeps the first bytes that are written to it.
-type bounded struct {
-	kept bytes.Buffer // not embedded: its ReadFrom would take everything
-	most int
-	over func() // called when there are more; nil: they are dropped
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	fits := min(len(p), b.most-b.kept.Len())
-	b.kept.Write(p[:fits])
-	if fits < len(p) && b.over != nil {
-		b.over()
-		return fits, errors.New("too much")
-	}
-	return len(p), nil
-}
-
 // maxNotes bounds what is taken of the standard error of one call, in bytes.
 const maxNotes = 64 << 10
 
 // withNotes adds the end of what a failed executable wrote to its standard error.
-func withNotes(err error, stderr *bounded) error {
-	text := strings.TrimSpace(stderr.kept.String())
+func withNotes(err error, stderr *alone.Bounded) error {
+	text := strings.TrimSpace(stderr.Kept.String())
 	if text == "" {
 		return err
 	}
@@ -148,8 +100,8 @@ func withNotes(err error, stderr *bounded) error {
 }
 
 // note logs what an executable wrote that has not failed.
-func (o Options) note(program string, stderr *bounded) {
-	for line := range strings.Lines(stderr.kept.String()) {
+func (o Options) note(program string, stderr *alone.Bounded) {
+	for line := range strings.Lines(stderr.Kept.String()) {
 		o.Log.Warn("isolator "+program, slog.String("wrote", oneLine(line)))
 	}
 }

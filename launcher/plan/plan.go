@@ -71,6 +71,10 @@ type Mount struct {
 	// Fixed targets are the kernel's own places (/proc, /dev): a link of the image in
 	// their path is refused. For the others it is followed inside the root filesystem.
 	Fixed bool
+	// Replace: what is mounted is the container's own in the place of what the image has
+	// there. A link at Target is removed for it; where the root filesystem cannot be written
+	// and has nothing at Target, nothing is mounted.
+	Replace bool
 	// Propagation of a bind mount: what the host and the container mount below it.
 	Propagation Propagation
 	// File: of the new file system, one file with Content is mounted, which the user of

@@ -1,6 +1,6 @@
 // Package uts is the isolator namespaces/uts: the container has a host name of its own,
 // ContainerInfo.hostname or else the container's id. A nested container that names none
-// has that of its parent.
+// has that of its parent, unless it has a network of its own.
 package uts
 
 import (
@@ -23,16 +23,12 @@ func New() *Isolator { return &Isolator{} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	name := c.Config.GetContainerInfo().GetHostname()
+	name := isolator.Hostname(c)
 	if len(name) > maxName {
 		return nil, fmt.Errorf("namespaces/uts: host name %q: %w: it has %d bytes, at most %d are allowed", name, container.ErrInvalid, len(name), maxName)
 	}
-	if name == "" && c.Parent != nil {
+	if isolator.JoinsHostname(c) {
 		return &isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.UTS}}, nil
-	}
-	if name == "" {
-		name = c.ID.Value()
-		name = name[:min(len(name), maxName)]
 	}
 	return &isolator.LaunchInfo{Namespaces: []launcher.Namespace{launcher.UTS}, Hostname: name}, nil
 }

@@ -1,0 +1,60 @@
+// Package alone runs programs of the operator for a moment: nothing that they start is
+// left when they have ended, and what they say is bounded.
+package alone
+
+import (
+	"bytes"
+	"errors"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SearchPath is the PATH of programs that get nothing else of berth's environment.
+const SearchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// held is how long a process that left the group may hold the standard streams.
+const held = time.Second
+
+// Run runs a command in a process group of its own, of which nothing is left
+// afterwards. It ends with this process, and when its context does. exec.ErrWaitDelay: a
+// process that left the group holds a standard stream.
+func Run(cmd *exec.Cmd) error {
+	// The parent-death signal is sent when the thread ends that forked.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	kill := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.Cancel, cmd.WaitDelay = kill, held
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	// As long as it is not waited for, the number of the group is its own.
+	for {
+		if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
+			break
+		}
+	}
+	kill()
+	return cmd.Wait()
+}
+
+// Bounded keeps the first bytes that are written to it.
+type Bounded struct {
+	Kept bytes.Buffer // not embedded: its ReadFrom would take everything
+	Most int
+	Over func() // called when there are more; nil: they are dropped
+}
+
+func (b *Bounded) Write(p []byte) (int, error) {
+	fits := min(len(p), b.Most-b.Kept.Len())
+	b.Kept.Write(p[:fits])
+	if fits < len(p) && b.Over != nil {
+		b.Over()
+		return fits, errors.New("too much")
+	}
+	return len(p), nil
+}

@@ -1,0 +1,251 @@
+package cni
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"berth/container"
+	"berth/isolator"
+	"berth/launcher/plan"
+)
+
+// The files by which programs know names, and where the host has them. systemd-resolved
+// keeps in a file of its own what the servers are that it asks itself.
+const (
+	hosts    = "hosts"
+	hostname = "hostname"
+	resolv   = "resolv.conf"
+)
+
+var (
+	etc            = "/etc" // only tests change these
+	resolvedConfig = "/run/systemd/resolve/resolv.conf"
+)
+
+// prepareFiles returns the mounts of the container's own /etc/hosts, /etc/hostname and
+// /etc/resolv.conf. Those of a container on the host's network, which are what the host
+// says by then, it writes; those of others are complete once plugins have answered.
+func (i *Isolator) prepareFiles(c *isolator.Container) ([]plan.Mount, error) {
+	if isolator.JoinsNetwork(c) {
+		if from, ok := i.joined(c); ok {
+			return i.mounts(c, from, 0)
+		}
+		if c.Config.GetRootfs() == "" {
+			return nil, nil
+		}
+	}
+	if err := i.makeDir(c.ID); err != nil {
+		return nil, err
+	}
+	if isolator.OwnNetwork(c.Config) {
+		for _, name := range []string{hosts, hostname, resolv} {
+			if err := i.writeFile(c.ID, name, nil); err != nil {
+				return nil, err
+			}
+		}
+		return i.mounts(c, c.ID, 0)
+	}
+	return i.hostFiles(c)
+}
+
+// joined is the container whose network and files a nested container has; false: it is
+// on the host's network.
+func (o Options) joined(c *isolator.Container) (container.ID, bool) {
+	for isolator.JoinsNetwork(c) {
+		c = c.Parent
+	}
+	_, err := os.Stat(filepath.Join(o.dir(c.ID), hosts))
+	return c.ID, err == nil
+}
+
+// hostFiles gives a container with an image what the host knows, and its own name. It
+// cannot write to them: there is nothing that it could have them say.
+func (i *Isolator) hostFiles(c *isolator.Container) ([]plan.Mount, error) {
+	known, err := os.ReadFile(filepath.Join(etc, hosts))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	servers, err := os.ReadFile(filepath.Join(etc, resolv))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if len(known) > 0 && !bytes.HasSuffix(known, []byte("\n")) {
+		known = append(known, '\n')
+	}
+	name := isolator.Hostname(c)
+	for file, content := range map[string][]byte{
+		hosts:    fmt.Appendf(known, "127.0.1.1\t%s\n", name),
+		hostname: []byte(name + "\n"),
+		resolv:   servers,
+	} {
+		if err := i.writeFile(c.ID, file, content); err != nil {
+			return nil, err
+		}
+	}
+	return i.mounts(c, c.ID, plan.ReadOnly)
+}
+
+// mounts binds the files of a container's directory in the place of what the image, or
+// the host, has. A volume of the request at one of them, or around them, is what the
+// container wants to see there.
+func (i *Isolator) mounts(c *isolator.Container, from container.ID, flags plan.Flags) (all []plan.Mount, err error) {
+	volumes, err := volumeTargets(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{hosts, hostname, resolv} {
+		target := path.Join("/etc", name)
+		if slices.ContainsFunc(volumes, func(v string) bool { return strings.HasPrefix(target+"/", v+"/") }) {
+			continue
+		}
+		if name == resolv && isNone(c) {
+			continue // there is no server to ask
+		}
+		onHost := c.Config.GetRootfs() == ""
+		if _, err := os.Stat(target); onHost && err != nil {
+			continue // and the host's file system is not the container's to add to
+		}
+		all = append(all, plan.Mount{Target: target, Source: filepath.Join(i.dir(from), name),
+			Flags: flags | plan.NoSuid | plan.NoDev | plan.NoExec, Replace: !onHost})
+	}
+	return all, nil
+}
+
+func isNone(c *isolator.Container) bool {
+	networks := c.Config.GetContainerInfo().GetNetworkInfos()
+	return len(networks) == 1 && networks[0].GetName() == None
+}
+
+// volumeTargets are where the request has volumes, as far as they are absolute.
+func volumeTargets(c *isolator.Container) (targets []string, err error) {
+	volumes := slices.Clone(c.Config.GetContainerInfo().GetVolumes())
+	persistent, err := isolator.PersistentVolumes(c.Config)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range persistent {
+		volumes = append(volumes, p.Volume)
+	}
+	for _, v := range volumes {
+		if path.IsAbs(v.GetContainerPath()) {
+			targets = append(targets, path.Clean(v.GetContainerPath()))
+		}
+	}
+	return targets, nil
+}
+
+// writeFiles completes the files of a container with networks of its own.
+func (i *Isolator) writeFiles(c *isolator.Container, rec *record) error {
+	var addresses []netip.Addr
+	var servers []byte
+	if rec != nil {
+		for _, a := range rec.Attachments {
+			result := i.result(c.ID, rec, a)
+			if result == nil {
+				continue
+			}
+			for _, ip := range result.IPs {
+				if address, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+					addresses = append(addresses, address.Unmap())
+				}
+			}
+			if servers == nil && len(result.DNS.Nameservers) > 0 {
+				servers = resolvConf(result.DNS.Nameservers, result.DNS.Domain, result.DNS.Search, result.DNS.Options)
+			}
+		}
+	}
+	if servers == nil {
+		var err error
+		if servers, err = reachableServers(); err != nil {
+			return err
+		}
+	}
+	name := isolator.Hostname(c)
+	for file, content := range map[string][]byte{hosts: hostsFile(name, addresses), hostname: []byte(name + "\n"), resolv: servers} {
+		if err := i.writeFile(c.ID, file, content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeFile writes in place: the mount is of this file.
+func (i *Isolator) writeFile(id container.ID, name string, content []byte) error {
+	file := filepath.Join(i.dir(id), name)
+	if err := os.WriteFile(file, content, 0o644); err != nil {
+		return err
+	}
+	return os.Chmod(file, 0o644) // whatever the umask is
+}
+
+// hostsFile has the container's name at its first address of each family; without any it
+// leads to itself.
+func hostsFile(name string, addresses []netip.Addr) []byte {
+	out := []byte("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	var four, six bool
+	for _, a := range addresses {
+		if a.Is4() && !four || a.Is6() && !six {
+			out = fmt.Appendf(out, "%s\t%s\n", a, name)
+		}
+		four, six = four || a.Is4(), six || a.Is6()
+	}
+	if len(addresses) == 0 {
+		out = fmt.Appendf(out, "127.0.1.1\t%s\n", name)
+	}
+	return out
+}
+
+func resolvConf(servers []string, domain string, search, options []string) (out []byte) {
+	for _, server := range servers {
+		out = fmt.Appendf(out, "nameserver %s\n", server)
+	}
+	if domain != "" {
+		out = fmt.Appendf(out, "domain %s\n", domain)
+	}
+	if len(search) > 0 {
+		out = fmt.Appendf(out, "search %s\n", strings.Join(search, " "))
+	}
+	if len(options) > 0 {
+		out = fmt.Appendf(out, "options %s\n", strings.Join(options, " "))
+	}
+	return out
+}
+
+// reachableServers is the host's resolv.conf without the servers that are on its loopback
+// device, which is not that of the container. Where only such are, systemd-resolved
+// knows which there are behind it.
+func reachableServers() ([]byte, error) {
+	for _, file := range []string{filepath.Join(etc, resolv), resolvedConfig} {
+		text, err := os.ReadFile(file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if lines, found := withoutLoopback(text); found {
+			return lines, nil
+		}
+	}
+	return nil, nil
+}
+
+func withoutLoopback(text []byte) (out []byte, found bool) {
+	for line := range bytes.Lines(text) {
+		fields := strings.Fields(string(line))
+		if len(fields) > 1 && fields[0] == "nameserver" {
+			server, err := netip.ParseAddr(fields[1])
+			if err == nil && server.IsLoopback() {
+				continue
+			}
+			found = true
+		}
+		out = append(out, line...)
+	}
+	return out, found
+}
