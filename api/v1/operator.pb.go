@@ -3460,7 +3460,9 @@ type Response_GetContainers_Container struct {
 	Ended       *TimeInfo               `protobuf:"bytes,106,opt,name=ended" json:"ended,omitempty"`
 	Termination *Response_WaitContainer `protobuf:"bytes,107,opt,name=termination" json:"termination,omitempty"`
 	// The sandbox, a path for LIST_FILES and READ_FILE.
-	Sandbox       *string `protobuf:"bytes,108,opt,name=sandbox" json:"sandbox,omitempty"`
+	Sandbox *string `protobuf:"bytes,108,opt,name=sandbox" json:"sandbox,omitempty"`
+	// As it was asked for.
+	User          *string `protobuf:"bytes,109,opt,name=user" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3572,6 +3574,13 @@ func (x *Response_GetContainers_Container) GetSandbox() string {
 	return ""
 }
 
+func (x *Response_GetContainers_Container) GetUser() string {
+	if x != nil && x.User != nil {
+		return *x.User
+	}
+	return ""
+}
+
 type Response_GetProcesses_Process struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           *int64                 `protobuf:"varint,1,req,name=pid" json:"pid,omitempty"` // on the host
@@ -3667,9 +3676,8 @@ func (x *Response_GetProcesses_Process) GetStarted() *TimeInfo {
 type Response_GetImages_Layer struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	DiffId *string                `protobuf:"bytes,1,req,name=diff_id,json=diffId" json:"diff_id,omitempty"`
-	Bytes  *uint64                `protobuf:"varint,2,opt,name=bytes" json:"bytes,omitempty"` // on disk
 	// How many of the images have it.
-	Images        *uint32 `protobuf:"varint,3,opt,name=images" json:"images,omitempty"`
+	Images        *uint32 `protobuf:"varint,2,opt,name=images" json:"images,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3711,13 +3719,6 @@ func (x *Response_GetImages_Layer) GetDiffId() string {
 	return ""
 }
 
-func (x *Response_GetImages_Layer) GetBytes() uint64 {
-	if x != nil && x.Bytes != nil {
-		return *x.Bytes
-	}
-	return 0
-}
-
 func (x *Response_GetImages_Layer) GetImages() uint32 {
 	if x != nil && x.Images != nil {
 		return *x.Images
@@ -3728,15 +3729,16 @@ func (x *Response_GetImages_Layer) GetImages() uint32 {
 type Response_GetImages_Image struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Reference *string                `protobuf:"bytes,1,req,name=reference" json:"reference,omitempty"`
-	Type      *Image_Type            `protobuf:"varint,2,req,name=type,enum=mesos.v1.Image_Type" json:"type,omitempty"`
+	Platform  *string                `protobuf:"bytes,2,opt,name=platform" json:"platform,omitempty"` // if one was asked for
 	// The digest of its configuration.
 	Id     *string                     `protobuf:"bytes,3,opt,name=id" json:"id,omitempty"`
 	Layers []*Response_GetImages_Layer `protobuf:"bytes,4,rep,name=layers" json:"layers,omitempty"`
 	// On disk: those that go with the image, and those that others need too.
-	OwnBytes      *uint64   `protobuf:"varint,5,opt,name=own_bytes,json=ownBytes" json:"own_bytes,omitempty"`
-	SharedBytes   *uint64   `protobuf:"varint,6,opt,name=shared_bytes,json=sharedBytes" json:"shared_bytes,omitempty"`
-	InUse         *bool     `protobuf:"varint,7,opt,name=in_use,json=inUse" json:"in_use,omitempty"`
-	Pulled        *TimeInfo `protobuf:"bytes,8,opt,name=pulled" json:"pulled,omitempty"`
+	OwnBytes    *uint64   `protobuf:"varint,5,opt,name=own_bytes,json=ownBytes" json:"own_bytes,omitempty"`
+	SharedBytes *uint64   `protobuf:"varint,6,opt,name=shared_bytes,json=sharedBytes" json:"shared_bytes,omitempty"`
+	Pulled      *TimeInfo `protobuf:"bytes,7,opt,name=pulled" json:"pulled,omitempty"`
+	// Of the uncompressed layers.
+	Size          *uint64 `protobuf:"varint,8,opt,name=size" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3778,11 +3780,11 @@ func (x *Response_GetImages_Image) GetReference() string {
 	return ""
 }
 
-func (x *Response_GetImages_Image) GetType() Image_Type {
-	if x != nil && x.Type != nil {
-		return *x.Type
+func (x *Response_GetImages_Image) GetPlatform() string {
+	if x != nil && x.Platform != nil {
+		return *x.Platform
 	}
-	return Image_APPC
+	return ""
 }
 
 func (x *Response_GetImages_Image) GetId() string {
@@ -3813,18 +3815,18 @@ func (x *Response_GetImages_Image) GetSharedBytes() uint64 {
 	return 0
 }
 
-func (x *Response_GetImages_Image) GetInUse() bool {
-	if x != nil && x.InUse != nil {
-		return *x.InUse
-	}
-	return false
-}
-
 func (x *Response_GetImages_Image) GetPulled() *TimeInfo {
 	if x != nil {
 		return x.Pulled
 	}
 	return nil
+}
+
+func (x *Response_GetImages_Image) GetSize() uint64 {
+	if x != nil && x.Size != nil {
+		return *x.Size
+	}
+	return 0
 }
 
 type Response_GetAbilities_Ability struct {
@@ -4093,7 +4095,7 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"PULL_IMAGE\x10i\x12\x14\n" +
 	"\x10SUBSCRIBE_EVENTS\x10j\x12\x11\n" +
-	"\rGET_ABILITIES\x10kJ\x04\b\x11\x10\x14J\x04\b\x16\x10\x17R\x1cadd_resource_provider_configR\x1fupdate_resource_provider_configR\x1fremove_resource_provider_configR\x1bmark_resource_provider_gone\"\x92'\n" +
+	"\rGET_ABILITIES\x10kJ\x04\b\x11\x10\x14J\x04\b\x16\x10\x17R\x1cadd_resource_provider_configR\x1fupdate_resource_provider_configR\x1fremove_resource_provider_configR\x1bmark_resource_provider_gone\"\xff&\n" +
 	"\bResponse\x121\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1d.mesos.v1.agent.Response.TypeR\x04type\x12A\n" +
 	"\n" +
@@ -4141,11 +4143,11 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"file_infos\x18\x01 \x03(\v2\x12.mesos.v1.FileInfoR\tfileInfos\x1a2\n" +
 	"\bReadFile\x12\x12\n" +
 	"\x04size\x18\x01 \x02(\x04R\x04size\x12\x12\n" +
-	"\x04data\x18\x02 \x02(\fR\x04data\x1a\xa9\x05\n" +
+	"\x04data\x18\x02 \x02(\fR\x04data\x1a\xbd\x05\n" +
 	"\rGetContainers\x12P\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v20.mesos.v1.agent.Response.GetContainers.ContainerR\n" +
-	"containers\x1a\xc5\x04\n" +
+	"containers\x1a\xd9\x04\n" +
 	"\tContainer\x128\n" +
 	"\fcontainer_id\x18\x04 \x02(\v2\x15.mesos.v1.ContainerIDR\vcontainerId\x12D\n" +
 	"\x10container_status\x18\x05 \x01(\v2\x19.mesos.v1.ContainerStatusR\x0fcontainerStatus\x12M\n" +
@@ -4157,7 +4159,8 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\blaunched\x18i \x01(\v2\x12.mesos.v1.TimeInfoR\blaunched\x12(\n" +
 	"\x05ended\x18j \x01(\v2\x12.mesos.v1.TimeInfoR\x05ended\x12H\n" +
 	"\vtermination\x18k \x01(\v2&.mesos.v1.agent.Response.WaitContainerR\vtermination\x12\x18\n" +
-	"\asandbox\x18l \x01(\tR\asandboxJ\x04\b\x01\x10\x04\x1a\x0f\n" +
+	"\asandbox\x18l \x01(\tR\asandbox\x12\x12\n" +
+	"\x04user\x18m \x01(\tR\x04userJ\x04\b\x01\x10\x04\x1a\x0f\n" +
 	"\rGetFrameworks\x1a\x0e\n" +
 	"\fGetExecutors\x1a\n" +
 	"\n" +
@@ -4198,22 +4201,21 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\vcpu_seconds\x18\x05 \x01(\x01R\n" +
 	"cpuSeconds\x12\x1b\n" +
 	"\trss_bytes\x18\x06 \x01(\x04R\brssBytes\x12,\n" +
-	"\astarted\x18\a \x01(\v2\x12.mesos.v1.TimeInfoR\astarted\x1a\xc4\x03\n" +
+	"\astarted\x18\a \x01(\v2\x12.mesos.v1.TimeInfoR\astarted\x1a\x9d\x03\n" +
 	"\tGetImages\x12@\n" +
-	"\x06images\x18\x01 \x03(\v2(.mesos.v1.agent.Response.GetImages.ImageR\x06images\x1aN\n" +
+	"\x06images\x18\x01 \x03(\v2(.mesos.v1.agent.Response.GetImages.ImageR\x06images\x1a8\n" +
 	"\x05Layer\x12\x17\n" +
-	"\adiff_id\x18\x01 \x02(\tR\x06diffId\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x16\n" +
-	"\x06images\x18\x03 \x01(\rR\x06images\x1a\xa4\x02\n" +
+	"\adiff_id\x18\x01 \x02(\tR\x06diffId\x12\x16\n" +
+	"\x06images\x18\x02 \x01(\rR\x06images\x1a\x93\x02\n" +
 	"\x05Image\x12\x1c\n" +
-	"\treference\x18\x01 \x02(\tR\treference\x12(\n" +
-	"\x04type\x18\x02 \x02(\x0e2\x14.mesos.v1.Image.TypeR\x04type\x12\x0e\n" +
+	"\treference\x18\x01 \x02(\tR\treference\x12\x1a\n" +
+	"\bplatform\x18\x02 \x01(\tR\bplatform\x12\x0e\n" +
 	"\x02id\x18\x03 \x01(\tR\x02id\x12@\n" +
 	"\x06layers\x18\x04 \x03(\v2(.mesos.v1.agent.Response.GetImages.LayerR\x06layers\x12\x1b\n" +
 	"\town_bytes\x18\x05 \x01(\x04R\bownBytes\x12!\n" +
-	"\fshared_bytes\x18\x06 \x01(\x04R\vsharedBytes\x12\x15\n" +
-	"\x06in_use\x18\a \x01(\bR\x05inUse\x12*\n" +
-	"\x06pulled\x18\b \x01(\v2\x12.mesos.v1.TimeInfoR\x06pulled\x1a9\n" +
+	"\fshared_bytes\x18\x06 \x01(\x04R\vsharedBytes\x12*\n" +
+	"\x06pulled\x18\a \x01(\v2\x12.mesos.v1.TimeInfoR\x06pulled\x12\x12\n" +
+	"\x04size\x18\b \x01(\x04R\x04size\x1a9\n" +
 	"\tPullImage\x12\x1c\n" +
 	"\treference\x18\x01 \x02(\tR\treference\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x1a\xa1\x02\n" +
@@ -4357,7 +4359,6 @@ var file_berth_api_v1_operator_proto_goTypes = []any{
 	(*TaskResourceLimitation)(nil),            // 77: mesos.v1.TaskResourceLimitation
 	(*ContainerStatus)(nil),                   // 78: mesos.v1.ContainerStatus
 	(*ResourceStatistics)(nil),                // 79: mesos.v1.ResourceStatistics
-	(Image_Type)(0),                           // 80: mesos.v1.Image.Type
 }
 var file_berth_api_v1_operator_proto_depIdxs = []int32{
 	0,   // 0: mesos.v1.agent.ProcessIO.type:type_name -> mesos.v1.agent.ProcessIO.Type
@@ -4475,14 +4476,13 @@ var file_berth_api_v1_operator_proto_depIdxs = []int32{
 	62,  // 112: mesos.v1.agent.Response.GetContainers.Container.ended:type_name -> mesos.v1.TimeInfo
 	51,  // 113: mesos.v1.agent.Response.GetContainers.Container.termination:type_name -> mesos.v1.agent.Response.WaitContainer
 	62,  // 114: mesos.v1.agent.Response.GetProcesses.Process.started:type_name -> mesos.v1.TimeInfo
-	80,  // 115: mesos.v1.agent.Response.GetImages.Image.type:type_name -> mesos.v1.Image.Type
-	59,  // 116: mesos.v1.agent.Response.GetImages.Image.layers:type_name -> mesos.v1.agent.Response.GetImages.Layer
-	62,  // 117: mesos.v1.agent.Response.GetImages.Image.pulled:type_name -> mesos.v1.TimeInfo
-	118, // [118:118] is the sub-list for method output_type
-	118, // [118:118] is the sub-list for method input_type
-	118, // [118:118] is the sub-list for extension type_name
-	118, // [118:118] is the sub-list for extension extendee
-	0,   // [0:118] is the sub-list for field type_name
+	59,  // 115: mesos.v1.agent.Response.GetImages.Image.layers:type_name -> mesos.v1.agent.Response.GetImages.Layer
+	62,  // 116: mesos.v1.agent.Response.GetImages.Image.pulled:type_name -> mesos.v1.TimeInfo
+	117, // [117:117] is the sub-list for method output_type
+	117, // [117:117] is the sub-list for method input_type
+	117, // [117:117] is the sub-list for extension type_name
+	117, // [117:117] is the sub-list for extension extendee
+	0,   // [0:117] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_operator_proto_init() }

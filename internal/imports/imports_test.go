@@ -18,12 +18,14 @@ var rooms = []struct {
 	room string
 	may  []string
 }{
-	{"cmd/berth", []string{"agent", "engine", "containerizer", "launcher", "provisioner", "provisioner/store",
+	{"cmd/berth", []string{"agent", "agent/client", "engine", "containerizer", "launcher", "provisioner", "provisioner/store",
 		"layer", "image", "container", "api/v1", "internal/pty"}},
 	// A program that embeds berth needs no more.
 	{"examples/*", []string{"engine", "containerizer", "container", "api/v1"}},
 	{"cmd/berth-init", []string{"launcher/plan", "internal/mount", "internal/pty"}},
-	{"agent", []string{"engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
+	{"agent/client", []string{"container", "api/v1", "internal/recordio"}},
+	{"agent/operator", []string{"containerizer", "container", "api/v1", "internal/recordio", "internal/strictjson"}},
+	{"agent", []string{"agent/operator", "engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
 	{"engine", []string{"containerizer", "containerizer/*", "fetcher", "isolator", "isolator/*", "launcher", "launcher/*",
 		"provisioner", "provisioner/*", "layer", "registry", "image", "container", "state", "api/v1", "internal/*"}},
 	{"containerizer/*", []string{"containerizer", "isolator", "launcher", "launcher/plan", "provisioner", "image", "container", "state", "api/v1", "internal/*"}},
