@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"berth/containerizer"
 	"berth/isolator"
 	"berth/provisioner/store"
 	"berth/registry"
@@ -21,6 +22,7 @@ type Config struct {
 	WorkDir    string // what survives a reboot; made when missing
 	RuntimeDir string // what does not
 
+	Containerizers          []string // mesos is the only one there is
 	Isolation               []string
 	ImageProviders          []string
 	ImageProvisionerBackend string // empty: the first that works of overlay, aufs and copy
@@ -95,6 +97,9 @@ type Config struct {
 	Registry registry.Options
 	// Progress is told how pulls go; nil: nobody is.
 	Progress store.Progress
+	// Observe is told what has happened to the containers of this process; see
+	// mesos.Options.
+	Observe func(containerizer.Event)
 	// Log takes what happens that no caller is told; nil: nobody.
 	Log *slog.Logger
 }
@@ -112,7 +117,8 @@ func DefaultConfig() Config {
 		WorkDir:    "/var/lib/berth",
 		RuntimeDir: "/run/berth",
 		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "network/cni",
-			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "docker/runtime", "oci/runtime", "appc/runtime"},
+			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du"},
+		Containerizers: []string{"mesos"},
 		ImageProviders: []string{"appc", "docker", "oci"},
 		DockerRegistry: "https://registry-1.docker.io",
 		Registry: registry.Options{

@@ -123,7 +123,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	c.Isolation = expandCgroups(c.Isolation, cgroups)
 	defaultInfo, err := c.defaultContainerInfo()
-	if err := errors.Join(err, c.checkIsolation(), c.checkPrefixes(), c.checkDisk()); err != nil {
+	if err := errors.Join(err, c.checkContainerizers(), c.checkIsolation(), c.checkPrefixes(), c.checkDisk()); err != nil {
 		return nil, err
 	}
 	images, err := OpenImages(ctx, c)
@@ -158,7 +158,7 @@ func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, laun
 	}
 	return mesos.New(mesos.Options{
 		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: chosen,
-		Fetcher: openFetcher(c, images), SandboxDirectory: c.SandboxDirectory, Agent: c.Agent, Log: c.log(),
+		Fetcher: openFetcher(c, images), SandboxDirectory: c.SandboxDirectory, Agent: c.Agent, Observe: c.Observe, Log: c.log(),
 	}), nil
 }
 

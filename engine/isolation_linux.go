@@ -12,7 +12,9 @@ import (
 )
 
 // isolation returns the names of the configured isolators, and of those that come with
-// them. One has the file system: filesystem/posix if no other does.
+// them, or, where images can be root file systems, with a kind of images: what carries out
+// what those say of how they are run. One has the file system: filesystem/posix if no other
+// does.
 func (c Config) isolation() []string {
 	all := slices.Clone(c.Isolation)
 	for i, name := range all {
@@ -21,11 +23,19 @@ func (c Config) isolation() []string {
 	if len(fileSystemsOf(all)) == 0 {
 		all = append(all, "filesystem/posix")
 	}
-	for _, name := range all {
-		for _, other := range implied[name] {
-			if !slices.Contains(all, other) {
-				all = append(all, other)
+	also := func(names ...string) {
+		for _, name := range names {
+			if !slices.Contains(all, name) {
+				all = append(all, name)
 			}
+		}
+	}
+	for _, name := range slices.Clone(all) {
+		also(implied[name]...)
+	}
+	if slices.Contains(all, "filesystem/linux") {
+		for _, provider := range c.ImageProviders {
+			also(strings.ToLower(provider) + "/runtime")
 		}
 	}
 	return all
@@ -58,6 +68,13 @@ func (c Config) checkIsolation() (err error) {
 func (c Config) checkDisk() error {
 	if c.ContainerDiskWatchInterval <= 0 {
 		return fmt.Errorf("--container_disk_watch_interval: %w: %v is no time between two measurements; the least is a positive one, as 15s", container.ErrInvalid, c.ContainerDiskWatchInterval)
+	}
+	return nil
+}
+
+func (c Config) checkContainerizers() error {
+	if len(c.Containerizers) != 1 || c.Containerizers[0] != "mesos" {
+		return fmt.Errorf("--containerizers: %q: %w: there is one, mesos", c.Containerizers, container.ErrNotSupported)
 	}
 	return nil
 }

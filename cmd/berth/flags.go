@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -41,6 +42,7 @@ func storeFlags(f *pflag.FlagSet, c *engine.Config) {
 
 // Flags of a launch.
 func launchFlags(f *pflag.FlagSet, c *engine.Config) {
+	f.StringSliceVar(&c.Containerizers, "containerizers", c.Containerizers, "mesos, which is the only one")
 	f.StringSliceVar(&c.Isolation, "isolation", c.Isolation, "isolators")
 	f.StringVar(&c.IsolatorDir, "isolator_dir", c.IsolatorDir, "directory of the executables of the isolators external/NAME")
 	f.StringVar(&c.LauncherDir, "launcher_dir", c.LauncherDir, "directory of berth-init (default: that of berth)")
@@ -64,6 +66,15 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.Var((*byteSize)(&c.FetcherCacheSize), "fetcher_cache_size", "`BYTES` that cached downloads may have, as 500MB or 2GB; 0: none are")
 	f.DurationVar(&c.FetcherStallTimeout, "fetcher_stall_timeout", c.FetcherStallTimeout, "how long a download may bring next to nothing")
 	f.StringVar(&c.FrameworksHome, "frameworks_home", c.FrameworksHome, "directory of the relative paths among URIs (default: they are refused)")
+}
+
+// hint adds to the error of a flag that there is not which one was probably meant.
+func hint(f *pflag.FlagSet, err error) error {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		return fmt.Errorf("%w%s: %w", err, didYouMean(f, unknown.GetSpecifiedName()), container.ErrInvalid)
+	}
+	return err
 }
 
 // byteSize is a flag for a number of bytes.
@@ -92,6 +103,7 @@ func (b *byteSize) Set(text string) error {
 func configured(cmd *cobra.Command, flags ...agentFlag) *engine.Config {
 	config := engine.DefaultConfig()
 	bothSpellings(cmd.Flags())
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return hint(cmd.Flags(), err) })
 	for _, add := range flags {
 		add(cmd.Flags(), &config)
 	}
