@@ -5,47 +5,74 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"time"
 
+	"berth/agent/operator"
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/engine"
 	"berth/internal/filelock"
-	"berth/provisioner"
 )
 
 // Options are how an agent is set up.
 type Options struct {
 	Engine  engine.Config
 	ImageGC *v1.ImageGcConfig // as of ParseImageGC; nil: images are removed by hand only
-	Log     *slog.Logger
+	HTTP    HTTP
+	// CompletedRetention is how long the result and the sandbox of a root container are kept
+	// that nobody removes.
+	CompletedRetention time.Duration
+	// Cleanup: the recovery destroys and removes every container of the agent.
+	Cleanup bool
+	// Flags are those in force, by their names, for whoever asks.
+	Flags   map[string]string
+	Version string
+	// Level is that of Log; calls change it.
+	Level *slog.LevelVar
+	Log   *slog.Logger
+}
+
+// agent is one that runs.
+type agent struct {
+	Options
+	engine   *engine.Engine
+	server   *operator.Server
+	events   operator.Events
+	removals sync.WaitGroup // of containers that are to go by themselves
 }
 
 // Run is the life of an agent. It ends with ctx, and then returns nil if all that it had
-// opened could be closed. ErrFailedPrecondition: another agent has the directories.
+// opened could be closed; containers run on. ErrFailedPrecondition: another agent has the
+// directories. ErrInvalid: the options.
 func Run(ctx context.Context, o Options) (err error) {
-	o.Engine.Log = o.Log
-	e, err := engine.Open(ctx, o.Engine)
-	if err != nil {
+	a := &agent{Options: o}
+	a.Engine.Log, a.Engine.Agent, a.Engine.Observe = o.Log, true, a.observe
+	if a.engine, err = engine.Open(ctx, a.Engine); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, e.Close()) }()
-	for _, path := range e.Layout.AgentLocks() {
+	defer func() { err = errors.Join(err, a.engine.Close()) }()
+	defer a.removals.Wait()
+	for _, path := range a.engine.Layout.AgentLocks() {
 		lock, err := lockAgent(path)
 		if err != nil {
 			return err
 		}
 		defer lock.Unlock()
 	}
-	if err := checkExcluded(e, o.ImageGC.GetExcludedImages()); err != nil {
+	if err := checkExcluded(a.engine, o.ImageGC.GetExcludedImages()); err != nil {
 		return err
 	}
-	if err := e.Recover(ctx); err != nil {
-		o.Log.Warn("recover", slog.Any("error", err)) // what could not be removed is left to the next one
+	a.server = operator.New(a.answers())
+	servers, err := a.listen()
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
 	}
-	return serve(ctx, e, o)
+	return a.live(ctx, servers)
 }
 
 // lockAgent locks a file and writes the process id into it.
@@ -83,46 +110,86 @@ func checkExcluded(e *engine.Engine, excluded []*v1.Image) error {
 	return nil
 }
 
-// serve does the agent's work until ctx ends.
-func serve(ctx context.Context, e *engine.Engine, o Options) error {
-	listener, err := listen(e.Layout.AgentSocket())
+// server is a listener and who answers there.
+type server struct {
+	*http.Server
+	listener net.Listener
+}
+
+// listen opens the agent's socket, and what the options say beside it.
+func (a *agent) listen() (servers []server, err error) {
+	byPassword, err := a.HTTP.handler(a.server)
 	if err != nil {
-		return fmt.Errorf("start the agent: %w", err)
+		return nil, err
 	}
-	server := newServer(e.Metrics)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	tcp, err := a.HTTP.listenTCP()
+	if err != nil {
+		return nil, err
+	}
+	if tcp != nil {
+		servers = append(servers, server{newHTTPServer(byPassword, a.Log), tcp})
+	}
+	unix, err := listenUnix(a.engine.Layout.AgentSocket())
+	if err != nil {
+		for _, s := range servers {
+			err = errors.Join(err, s.listener.Close())
+		}
+		return nil, err
+	}
+	return append(servers, server{newHTTPServer(operator.BySocket(a.server), a.Log), unix}), nil
+}
+
+// live answers, recovers, and does the agent's work until ctx ends.
+func (a *agent) live(ctx context.Context, servers []server) error {
 	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	var tasks sync.WaitGroup
-	if o.ImageGC != nil {
-		gc := newImageGC(e, o)
-		tasks.Go(func() { gc.Run(ctx) })
+	failed := make(chan error, len(servers))
+	for _, s := range servers {
+		tasks.Go(func() {
+			if err := s.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve %s: %w", s.listener.Addr(), err)
+			}
+		})
 	}
-	o.Log.Info("the agent is ready", slog.Int("pid", os.Getpid()), slog.String("work_dir", e.Layout.Work), slog.Bool("image_gc", o.ImageGC != nil))
+	a.recover(ctx)
+	a.server.Ready()
+	if a.ImageGC != nil {
+		tasks.Go(func() { a.newImageGC().Run(ctx) })
+	}
+	tasks.Go(func() { a.retain(ctx) })
+	a.Log.Info("the agent is ready", slog.Int("pid", os.Getpid()), slog.String("work_dir", a.engine.Layout.Work), slog.Bool("image_gc", a.ImageGC != nil))
+	a.notifyReady(ctx, &tasks)
+	var err error
 	select {
 	case <-ctx.Done():
-		err = server.Close()
-		<-served
-	case err = <-served:
-		err = fmt.Errorf("serve %s: %w", e.Layout.AgentSocket(), err)
+	case err = <-failed:
 	}
-	o.Log.Info("the agent ends")
+	a.Log.Info("the agent ends; its containers run on")
 	stop()
+	for _, s := range servers {
+		err = errors.Join(err, s.Close())
+	}
 	tasks.Wait()
 	return err
 }
 
-func newImageGC(e *engine.Engine, o Options) *ImageGC {
-	return &ImageGC{
-		Config: o.ImageGC,
-		Log:    o.Log,
-		Used:   func() (float64, error) { return used(e.Layers.Dir()) },
-		Prune: func(ctx context.Context, options provisioner.PruneOptions) (provisioner.Pruned, error) {
-			// The containers of dead berth processes use no image.
-			if err := e.Recover(ctx); err != nil {
-				o.Log.Warn("recover", slog.Any("error", err))
-			}
-			return e.Images.Provisioner.Prune(ctx, options)
-		},
+// recover takes up again what runs, and removes what is left of others. What it cannot
+// remove is left to the next one.
+func (a *agent) recover(ctx context.Context) {
+	if err := a.engine.Recover(ctx); err != nil {
+		a.Log.Warn("recover", slog.Any("error", err))
+	}
+	if !a.Cleanup {
+		return
+	}
+	for _, id := range a.engine.Containers() {
+		if _, nested := id.Parent(); nested {
+			continue // it goes with its root
+		}
+		_, err := a.engine.Destroy(ctx, id)
+		if err = errors.Join(err, a.engine.Remove(ctx, id)); err != nil {
+			a.Log.Warn("clean up", slog.String("container", id.String()), slog.Any("error", err))
+		}
 	}
 }

@@ -1,7 +1,10 @@
-// Package agent is the daemon of a host. What it does so far: it recovers, it removes
-// images when the disk fills up (imagegc.go), and it tells its metrics on a socket
-// (socket_linux.go). Launching containers through it is to come.
+// Package agent is the daemon of a host. It launches containers for whoever asks by the
+// operator API (package operator), on a socket of its own and if it is told so by TCP; looks
+// after them, also after those of the agent before it; keeps their results for a while
+// (retention.go); and removes images when the disk fills up (imagegc.go).
 //
-// There is one agent for a work directory and a runtime directory. Other berth
-// processes may use both meanwhile.
+//	start -> lock the directories -> answer that it recovers -> recover -> answer calls -> stop
+//
+// A stop leaves the containers running. There is one agent for a work directory and a runtime
+// directory. Other berth processes may use both meanwhile.
 package agent

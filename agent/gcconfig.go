@@ -24,22 +24,27 @@ func ParseImageGC(value string) (*v1.ImageGcConfig, error) {
 }
 
 func parseImageGC(value string) (*v1.ImageGcConfig, error) {
-	text := []byte(value)
-	if !strings.HasPrefix(strings.TrimSpace(value), "{") {
-		path := strings.TrimPrefix(value, "file://")
-		if !strings.HasPrefix(path, "/") {
-			return nil, fmt.Errorf("%q: %w: give an object in JSON, file:///PATH or /PATH", value, container.ErrInvalid)
-		}
-		var err error
-		if text, err = os.ReadFile(path); err != nil {
-			return nil, err
-		}
+	text, err := jsonOrFile(value)
+	if err != nil {
+		return nil, err
 	}
 	config := &v1.ImageGcConfig{}
 	if err := v1.Unmarshal(text, config); err != nil {
 		return nil, err
 	}
 	return config, checkImageGC(text, config)
+}
+
+// jsonOrFile returns an object in JSON, or what is in the file that a value names.
+func jsonOrFile(value string) ([]byte, error) {
+	if strings.HasPrefix(strings.TrimSpace(value), "{") {
+		return []byte(value), nil
+	}
+	path := strings.TrimPrefix(value, "file://")
+	if !strings.HasPrefix(path, "/") {
+		return nil, fmt.Errorf("%q: %w: give an object in JSON, file:///PATH or /PATH", value, container.ErrInvalid)
+	}
+	return os.ReadFile(path)
 }
 
 func checkImageGC(text []byte, config *v1.ImageGcConfig) error {

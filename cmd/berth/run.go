@@ -83,7 +83,7 @@ entrypoint.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		image, rest, err := splitRunArgs(cmd.Flags(), args)
 		if err != nil {
-			return fmt.Errorf("%w: see `berth run --help`", err)
+			return fmt.Errorf("%w: see `berth run --help`", hint(cmd.Flags(), err))
 		}
 		if help, _ := cmd.Flags().GetBool("help"); help {
 			return cmd.Help()

@@ -1,0 +1,92 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+	"github.com/spf13/pflag"
+
+	"berth/container"
+)
+
+// fromFile sets the flags that were not given, nor in the environment, from a file in TOML:
+//
+//	work_dir = "/srv/berth"
+//	isolation = ["filesystem/linux", "cgroups/mem"]
+//
+// A name that no flag has is refused, with the one that was probably meant.
+func fromFile(f *pflag.FlagSet, path string) error {
+	if path == "" {
+		return nil
+	}
+	var values map[string]any
+	if _, err := toml.DecodeFile(path, &values); err != nil {
+		return fmt.Errorf("--config: read %s: %w", path, err)
+	}
+	for name, value := range values {
+		flag := f.Lookup(name)
+		if flag == nil || flag.Name == "config" || flag.Name == "help" {
+			return fmt.Errorf("--config: %s: %w: there is no flag %q%s", path, container.ErrInvalid, name, didYouMean(f, name))
+		}
+		if flag.Changed {
+			continue
+		}
+		if err := f.Set(flag.Name, flagText(value)); err != nil {
+			return fmt.Errorf("--config: %s: %w: %w", path, container.ErrInvalid, err)
+		}
+	}
+	return nil
+}
+
+// flagText is a value as it would be written on the command line.
+func flagText(value any) string {
+	list, ok := value.([]any)
+	if !ok {
+		return fmt.Sprint(value)
+	}
+	var texts []string
+	for _, v := range list {
+		texts = append(texts, fmt.Sprint(v))
+	}
+	return strings.Join(texts, ",")
+}
+
+// didYouMean names the flag whose name is nearest, if one is near.
+func didYouMean(f *pflag.FlagSet, name string) string {
+	name = strings.ReplaceAll(name, "-", "_")
+	best, least := "", 1+len(name)/3
+	f.VisitAll(func(flag *pflag.Flag) {
+		if d := distance(name, flag.Name); d < least && !flag.Hidden {
+			best, least = flag.Name, d
+		}
+	})
+	if best == "" {
+		return ""
+	}
+	return "; did you mean --" + best + "?"
+}
+
+// distance is how many characters are to be put in, left out or replaced to make one name
+// of the other (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replaced := diagonal
+			if a[i] != b[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
