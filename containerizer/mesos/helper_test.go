@@ -127,6 +127,8 @@ type helper struct {
 	// the id, each in the one before; the last one is at which it dies.
 	Agent  bool
 	Nested []string
+	// Idle makes it launch so many other containers, and be killed.
+	Idle int
 }
 
 // help is the life of a helper.
@@ -152,6 +154,10 @@ func (h helper) run() error {
 	}).into)
 	if err != nil {
 		return err
+	}
+	if h.Idle > 0 {
+		fmt.Println("ready")
+		return launchIdle(c, h.Idle)
 	}
 	id, err := container.ParseID(h.ID)
 	if err != nil {

@@ -96,18 +96,24 @@ func (a *attached) Pid() int { return a.pid }
 
 func (a *attached) Release(context.Context) error { return nil }
 
-// watch waits for the end of the process, without a thread of its own.
+// watch closes done when the process has ended.
 func (a *attached) watch() {
 	defer close(a.done)
-	raw, err := a.pidFD.SyscallConn()
-	if err == nil {
-		err = raw.Read(func(fd uintptr) bool {
-			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			n, err := unix.Poll(poll, 0)
-			return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
-		})
+	a.err = errors.Join(awaitEnd(a.pidFD), a.pidFD.Close())
+}
+
+// awaitEnd waits for the end of a process without a thread of its own, which would cost more
+// memory than all else that berth has of a container. The descriptor does not block.
+func awaitEnd(pidFD *os.File) error {
+	raw, err := pidFD.SyscallConn()
+	if err != nil {
+		return err
 	}
-	a.err = errors.Join(err, a.pidFD.Close())
+	return raw.Read(func(fd uintptr) bool {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 0)
+		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+	})
 }
 
 // Wait implements launcher.Process.

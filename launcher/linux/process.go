@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"berth/container"
 	"berth/launcher"
 	"berth/launcher/plan"
@@ -68,8 +70,12 @@ func (p *process) Wait(ctx context.Context) error {
 	p.reap.Do(func() {
 		p.done = make(chan struct{})
 		go func() { // ends with the process
-			_, p.err = p.process.Wait()
-			close(p.done)
+			defer close(p.done)
+			if err := p.awaitEnd(); err != nil {
+				p.err = err
+				return
+			}
+			_, p.err = p.process.Wait() // which has ended
 		}()
 	})
 	select {
@@ -78,6 +84,16 @@ func (p *process) Wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// awaitEnd waits until there is something to reap.
+func (p *process) awaitEnd() error {
+	fd, err := unix.PidfdOpen(p.pid, unix.PIDFD_NONBLOCK) // of a child that nobody else reaps
+	if err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	pidFD := os.NewFile(uintptr(fd), "init process")
+	return errors.Join(awaitEnd(pidFD), pidFD.Close())
 }
 
 // Signal implements launcher.Process.

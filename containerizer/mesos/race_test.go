@@ -1,0 +1,5 @@
+//go:build linux && race
+
+package mesos
+
+func init() { raceDetector = true }
