@@ -71,6 +71,14 @@ type Config struct {
 	// so that they are given back after a reboot; else in RuntimeDir.
 	NetworkCNIRootDirPersist bool
 	NetworkCNIMetrics        bool // Usage tells of traffic
+	// ContainerPortsWatchInterval is the time between two looks at where containers listen.
+	// With EnforceContainerPorts those end that listen where they may not. Only ports that are
+	// given to containers count with CheckAgentPortRangeOnly, and only those of
+	// ContainerPortsIsolatedRange, as "[31000-32000]", with that.
+	ContainerPortsWatchInterval time.Duration
+	EnforceContainerPorts       bool
+	CheckAgentPortRangeOnly     bool
+	ContainerPortsIsolatedRange string
 
 	// What CommandInfo.URI names is kept for others in FetcherCacheDir (empty: in WorkDir), as
 	// many bytes as FetcherCacheSize says (0: none). A download that brings next to nothing
@@ -137,6 +145,8 @@ func DefaultConfig() Config {
 		NetworkCNIPluginsDir:     "/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni",
 		NetworkCNIRootDirPersist: true,
 		NetworkCNIMetrics:        true,
+
+		ContainerPortsWatchInterval: 30 * time.Second,
 
 		FetcherCacheSize:    2 << 30,
 		FetcherStallTimeout: time.Minute,

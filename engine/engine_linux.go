@@ -123,7 +123,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	c.Isolation = expandCgroups(c.Isolation, cgroups)
 	defaultInfo, err := c.defaultContainerInfo()
-	if err := errors.Join(err, c.checkContainerizers(), c.checkIsolation(), c.checkPrefixes(), c.checkDisk()); err != nil {
+	if err := errors.Join(err, c.checkContainerizers(), c.checkIsolation(), c.checkPrefixes(), c.checkPorts(), c.checkDisk()); err != nil {
 		return nil, err
 	}
 	images, err := OpenImages(ctx, c)

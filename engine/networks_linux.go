@@ -2,10 +2,12 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 
 	"berth/container"
 	"berth/isolator/network/cni"
+	"berth/isolator/network/ports"
 )
 
 // networks says what network/cni is made of.
@@ -31,4 +33,41 @@ func (p parts) networkAbilities(ctx context.Context) (abilities []Ability, err e
 		abilities = append(abilities, a)
 	}
 	return abilities, err
+}
+
+// agentPorts are those that an agent gives to containers.
+var agentPorts = []ports.Range{{First: 31000, Last: 32000}}
+
+// isolatedPorts are those that network/ports looks at; nil: all.
+func (c Config) isolatedPorts() ([]ports.Range, error) {
+	switch {
+	case c.CheckAgentPortRangeOnly && c.ContainerPortsIsolatedRange != "":
+		return nil, fmt.Errorf("--check_agent_port_range_only and --container_ports_isolated_range: %w: give one of them", container.ErrInvalid)
+	case c.CheckAgentPortRangeOnly:
+		return agentPorts, nil
+	case c.ContainerPortsIsolatedRange == "":
+		return nil, nil
+	}
+	isolated, err := ports.ParseRanges(c.ContainerPortsIsolatedRange)
+	if err != nil {
+		return nil, fmt.Errorf("--container_ports_isolated_range: %w", err)
+	}
+	return isolated, nil
+}
+
+// checkPorts refuses what network/ports could not be made of.
+func (c Config) checkPorts() error {
+	if c.ContainerPortsWatchInterval <= 0 {
+		return fmt.Errorf("--container_ports_watch_interval %v: %w: it is a time between two looks", c.ContainerPortsWatchInterval, container.ErrInvalid)
+	}
+	_, err := c.isolatedPorts()
+	return err
+}
+
+// ports says what network/ports is made of.
+func (p parts) ports() ports.Options {
+	c := p.config
+	isolated, _ := c.isolatedPorts() // checked when the engine was opened
+	return ports.Options{Processes: func(id container.ID) ([]int, error) { return p.launcher.Processes(id) },
+		Interval: c.ContainerPortsWatchInterval, Enforce: c.EnforceContainerPorts, Isolated: isolated, Log: c.log()}
 }

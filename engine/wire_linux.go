@@ -25,6 +25,7 @@ import (
 	"berth/isolator/namespaces/pid"
 	"berth/isolator/namespaces/uts"
 	"berth/isolator/network/cni"
+	"berth/isolator/network/ports"
 	"berth/isolator/runtime"
 	"berth/isolator/volume/hostpath"
 	"berth/isolator/volume/image"
@@ -146,6 +147,7 @@ var isolators = []tableEntry{
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},
 	{"network/cni", func(p parts) isolator.Isolator { return cni.New(p.networks()) }, ""},
+	{"network/ports", func(p parts) isolator.Isolator { return ports.New(p.ports()) }, ""},
 	{"volume/sandbox_path", func(p parts) isolator.Isolator {
 		return sandboxpath.New(sandboxpath.Options{SandboxDirectory: p.config.SandboxDirectory, Sandbox: p.images.Layout.Sandbox})
 	}, ""},

@@ -61,7 +61,7 @@ var rooms = []struct {
 }
 
 // kernelRooms may make system calls that the standard library does not have.
-var kernelRooms = []string{"cmd/berth-init", "engine", "fetcher", "isolator/cgroups/mem", "isolator/cgroups/perfevent", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
+var kernelRooms = []string{"cmd/berth-init", "engine", "fetcher", "isolator/cgroups/mem", "isolator/cgroups/perfevent", "isolator/network/ports", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
 
 type goPackage struct {
 	ImportPath string
