@@ -80,6 +80,15 @@ type Config struct {
 	CheckAgentPortRangeOnly     bool
 	ContainerPortsIsolatedRange string
 
+	// EffectiveCapabilities are those of containers that ask for none, BoundingCapabilities the
+	// most that any can have: a CapabilityInfo each, as JSON or a file with it; empty: a
+	// choice with which most programs work, and all.
+	EffectiveCapabilities, BoundingCapabilities string
+
+	// SeccompConfigDir has profiles of system calls, which containers choose by name; one that
+	// chooses none gets SeccompProfileName (empty: one of berth's own).
+	SeccompConfigDir, SeccompProfileName string
+
 	// What CommandInfo.URI names is kept for others in FetcherCacheDir (empty: in WorkDir), as
 	// many bytes as FetcherCacheSize says (0: none). A download that brings next to nothing
 	// for FetcherStallTimeout fails. Relative paths are below FrameworksHome (empty:
@@ -125,7 +134,7 @@ func DefaultConfig() Config {
 		WorkDir:    "/var/lib/berth",
 		RuntimeDir: "/run/berth",
 		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "network/cni",
-			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du"},
+			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "linux/capabilities", "linux/seccomp"},
 		Containerizers: []string{"mesos"},
 		ImageProviders: []string{"appc", "docker", "oci"},
 		DockerRegistry: "https://registry-1.docker.io",

@@ -3,8 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"os"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -35,15 +33,8 @@ func (c Config) defaultContainerInfo() (*v1.ContainerInfo, error) {
 // ReadContainerInfo reads a ContainerInfo: JSON, or the name or file:// URL of a file with
 // it. ErrInvalid: it is none.
 func ReadContainerInfo(value string) (*v1.ContainerInfo, error) {
-	data := []byte(value)
-	if !strings.HasPrefix(strings.TrimSpace(value), "{") {
-		var err error
-		if data, err = os.ReadFile(strings.TrimPrefix(value, "file://")); err != nil {
-			return nil, fmt.Errorf("%w: it is neither a JSON object nor a file that can be read: %w", container.ErrInvalid, err)
-		}
-	}
 	info := &v1.ContainerInfo{}
-	return info, v1.Unmarshal(data, info)
+	return info, readMessage(value, info)
 }
 
 // Complete returns what a request is launched as: one of a root container that brings no

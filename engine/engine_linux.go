@@ -152,7 +152,11 @@ func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, laun
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l, cgroups: cgroups, images: images, settings: settings})
+	security, err := newSecurity(c)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l, cgroups: cgroups, images: images, settings: settings, security: security})
 	if err != nil {
 		return nil, err
 	}

@@ -109,6 +109,7 @@ type parts struct {
 	cgroups  *cgroup.Host
 	images   *Images
 	settings cgroupSettings
+	security security
 }
 
 // tableEntry is an isolator of berth's own.
@@ -143,6 +144,8 @@ var isolators = []tableEntry{
 	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_DOCKER) }, ""},
 	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},
+	{"linux/capabilities", func(p parts) isolator.Isolator { return p.security.capabilities }, ""},
+	{"linux/seccomp", func(p parts) isolator.Isolator { return p.security.seccomp }, ""},
 	{"namespaces/ipc", func(parts) isolator.Isolator { return ipc.New() }, ""},
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},

@@ -181,6 +181,11 @@ type LaunchInfo struct {
 	// StopSignal asks the command to end; zero: SIGTERM does.
 	StopSignal syscall.Signal
 
+	Confinement Confinement
+
+	// CgroupNamespace: the container sees cgroups from its own on.
+	CgroupNamespace bool
+
 	// Groups are further ones of User; they do not count for that of the request.
 	Groups []uint32
 

@@ -33,12 +33,14 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 		sum.Env = append(sum.Env, info.Env...)
 		sum.Groups = append(sum.Groups, info.Groups...)
 		sum.Loopback = sum.Loopback || info.Loopback
+		sum.CgroupNamespace = sum.CgroupNamespace || info.CgroupNamespace
 		for _, err := range []error{
 			once(&sum.Command, info.Command, "a command"),
 			once(&sum.User, info.User, "a user"),
 			once(&sum.WorkingDir, info.WorkingDir, "a working directory"),
 			once(&sum.StopSignal, info.StopSignal, "a stop signal"),
 			once(&sum.Hostname, info.Hostname, "a host name"),
+			sum.Confinement.add(info.Confinement),
 		} {
 			if err != nil {
 				return LaunchInfo{}, err

@@ -113,9 +113,10 @@ type ContainerConfig struct {
 	WorkingDirectory *string `protobuf:"bytes,103,opt,name=working_directory,json=workingDirectory" json:"working_directory,omitempty"`
 	// The root filesystem itself cannot be written, only what is mounted into it.
 	ReadOnlyRootfs *bool `protobuf:"varint,104,opt,name=read_only_rootfs,json=readOnlyRootfs" json:"read_only_rootfs,omitempty"`
-	// Nor is this: once the container has ended, and everybody who waits for it was told, its
+	// Once the container has ended, and everybody who waits for it was told, its
 	// result and its sandbox go. Of a container that an agent looks after.
-	AutoRemove *bool `protobuf:"varint,105,opt,name=auto_remove,json=autoRemove" json:"auto_remove,omitempty"`
+	AutoRemove *bool            `protobuf:"varint,105,opt,name=auto_remove,json=autoRemove" json:"auto_remove,omitempty"`
+	Security   *SecurityOptions `protobuf:"bytes,110,opt,name=security" json:"security,omitempty"`
 	// Paths on the host that hold what the container writes to its root filesystem.
 	// They live as long as the container and count as its disk.
 	EphemeralVolumes []string `protobuf:"bytes,15,rep,name=ephemeral_volumes,json=ephemeralVolumes" json:"ephemeral_volumes,omitempty"`
@@ -236,6 +237,13 @@ func (x *ContainerConfig) GetAutoRemove() bool {
 	return false
 }
 
+func (x *ContainerConfig) GetSecurity() *SecurityOptions {
+	if x != nil {
+		return x.Security
+	}
+	return nil
+}
+
 func (x *ContainerConfig) GetEphemeralVolumes() []string {
 	if x != nil {
 		return x.EphemeralVolumes
@@ -253,6 +261,98 @@ func (x *ContainerConfig) GetUser() string {
 func (x *ContainerConfig) GetRootfs() string {
 	if x != nil && x.Rootfs != nil {
 		return *x.Rootfs
+	}
+	return ""
+}
+
+// What a container may do, beside what its LinuxInfo says.
+type SecurityOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Changes of the capabilities that the container would have. Names as in
+	// capabilities(7), CAP_ may be left out, or ALL. Those that are added a user other
+	// than root has, too.
+	AddCapabilities  []string `protobuf:"bytes,1,rep,name=add_capabilities,json=addCapabilities" json:"add_capabilities,omitempty"`
+	DropCapabilities []string `protobuf:"bytes,2,rep,name=drop_capabilities,json=dropCapabilities" json:"drop_capabilities,omitempty"`
+	// No program that the container executes has more privileges than it.
+	NoNewPrivileges *bool `protobuf:"varint,3,opt,name=no_new_privileges,json=noNewPrivileges" json:"no_new_privileges,omitempty"`
+	// A system call filter in Docker's JSON, in the place of one that is known by a name.
+	SeccompProfile *string `protobuf:"bytes,4,opt,name=seccomp_profile,json=seccompProfile" json:"seccomp_profile,omitempty"`
+	// A profile that the host's kernel knows.
+	ApparmorProfile *string `protobuf:"bytes,5,opt,name=apparmor_profile,json=apparmorProfile" json:"apparmor_profile,omitempty"`
+	// USER:ROLE:TYPE:LEVEL.
+	SelinuxLabel  *string `protobuf:"bytes,6,opt,name=selinux_label,json=selinuxLabel" json:"selinux_label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecurityOptions) Reset() {
+	*x = SecurityOptions{}
+	mi := &file_berth_api_v1_containerizer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecurityOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecurityOptions) ProtoMessage() {}
+
+func (x *SecurityOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_containerizer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecurityOptions.ProtoReflect.Descriptor instead.
+func (*SecurityOptions) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_containerizer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SecurityOptions) GetAddCapabilities() []string {
+	if x != nil {
+		return x.AddCapabilities
+	}
+	return nil
+}
+
+func (x *SecurityOptions) GetDropCapabilities() []string {
+	if x != nil {
+		return x.DropCapabilities
+	}
+	return nil
+}
+
+func (x *SecurityOptions) GetNoNewPrivileges() bool {
+	if x != nil && x.NoNewPrivileges != nil {
+		return *x.NoNewPrivileges
+	}
+	return false
+}
+
+func (x *SecurityOptions) GetSeccompProfile() string {
+	if x != nil && x.SeccompProfile != nil {
+		return *x.SeccompProfile
+	}
+	return ""
+}
+
+func (x *SecurityOptions) GetApparmorProfile() string {
+	if x != nil && x.ApparmorProfile != nil {
+		return *x.ApparmorProfile
+	}
+	return ""
+}
+
+func (x *SecurityOptions) GetSelinuxLabel() string {
+	if x != nil && x.SelinuxLabel != nil {
+		return *x.SelinuxLabel
 	}
 	return ""
 }
@@ -275,7 +375,7 @@ type ContainerTermination struct {
 
 func (x *ContainerTermination) Reset() {
 	*x = ContainerTermination{}
-	mi := &file_berth_api_v1_containerizer_proto_msgTypes[1]
+	mi := &file_berth_api_v1_containerizer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -287,7 +387,7 @@ func (x *ContainerTermination) String() string {
 func (*ContainerTermination) ProtoMessage() {}
 
 func (x *ContainerTermination) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_containerizer_proto_msgTypes[1]
+	mi := &file_berth_api_v1_containerizer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -300,7 +400,7 @@ func (x *ContainerTermination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerTermination.ProtoReflect.Descriptor instead.
 func (*ContainerTermination) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_containerizer_proto_rawDescGZIP(), []int{1}
+	return file_berth_api_v1_containerizer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ContainerTermination) GetStatus() int32 {
@@ -342,7 +442,7 @@ var File_berth_api_v1_containerizer_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_containerizer_proto_rawDesc = "" +
 	"\n" +
-	" berth/api/v1/containerizer.proto\x12\vmesos.slave\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\xa2\x06\n" +
+	" berth/api/v1/containerizer.proto\x12\vmesos.slave\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\xdc\x06\n" +
 	"\x0fContainerConfig\x128\n" +
 	"\fcommand_info\x18\v \x01(\v2\x15.mesos.v1.CommandInfoR\vcommandInfo\x12>\n" +
 	"\x0econtainer_info\x18\f \x01(\v2\x17.mesos.v1.ContainerInfoR\rcontainerInfo\x120\n" +
@@ -357,7 +457,8 @@ const file_berth_api_v1_containerizer_proto_rawDesc = "" +
 	"\x11working_directory\x18g \x01(\tR\x10workingDirectory\x12(\n" +
 	"\x10read_only_rootfs\x18h \x01(\bR\x0ereadOnlyRootfs\x12\x1f\n" +
 	"\vauto_remove\x18i \x01(\bR\n" +
-	"autoRemove\x12+\n" +
+	"autoRemove\x128\n" +
+	"\bsecurity\x18n \x01(\v2\x1c.mesos.slave.SecurityOptionsR\bsecurity\x12+\n" +
 	"\x11ephemeral_volumes\x18\x0f \x03(\tR\x10ephemeralVolumes\x12\x12\n" +
 	"\x04user\x18\x04 \x01(\tR\x04user\x12\x16\n" +
 	"\x06rootfs\x18\x05 \x01(\tR\x06rootfs\x1aQ\n" +
@@ -365,7 +466,14 @@ const file_berth_api_v1_containerizer_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.mesos.v1.Value.ScalarR\x05value:\x028\x01J\x04\b\x01\x10\x02J\x04\b\x02\x10\x03J\x04\b\x06\x10\aJ\x04\b\a\x10\bJ\x04\b\n" +
 	"\x10\vJ\x04\b\b\x10\tJ\x04\b\t\x10\n" +
-	"R\x06dockerR\x04appcR\rexecutor_infoR\ttask_info\"\xef\x01\n" +
+	"R\x06dockerR\x04appcR\rexecutor_infoR\ttask_info\"\x8e\x02\n" +
+	"\x0fSecurityOptions\x12)\n" +
+	"\x10add_capabilities\x18\x01 \x03(\tR\x0faddCapabilities\x12+\n" +
+	"\x11drop_capabilities\x18\x02 \x03(\tR\x10dropCapabilities\x12*\n" +
+	"\x11no_new_privileges\x18\x03 \x01(\bR\x0fnoNewPrivileges\x12'\n" +
+	"\x0fseccomp_profile\x18\x04 \x01(\tR\x0eseccompProfile\x12)\n" +
+	"\x10apparmor_profile\x18\x05 \x01(\tR\x0fapparmorProfile\x12#\n" +
+	"\rselinux_label\x18\x06 \x01(\tR\fselinuxLabel\"\xef\x01\n" +
 	"\x14ContainerTermination\x12\x16\n" +
 	"\x06status\x18\x03 \x01(\x05R\x06status\x12)\n" +
 	"\x05state\x18\x04 \x01(\x0e2\x13.mesos.v1.TaskStateR\x05state\x123\n" +
@@ -389,34 +497,36 @@ func file_berth_api_v1_containerizer_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_api_v1_containerizer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_api_v1_containerizer_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_berth_api_v1_containerizer_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_berth_api_v1_containerizer_proto_goTypes = []any{
 	(ContainerClass)(0),          // 0: mesos.slave.ContainerClass
 	(*ContainerConfig)(nil),      // 1: mesos.slave.ContainerConfig
-	(*ContainerTermination)(nil), // 2: mesos.slave.ContainerTermination
-	nil,                          // 3: mesos.slave.ContainerConfig.LimitsEntry
-	(*CommandInfo)(nil),          // 4: mesos.v1.CommandInfo
-	(*ContainerInfo)(nil),        // 5: mesos.v1.ContainerInfo
-	(*Resource)(nil),             // 6: mesos.v1.Resource
-	(TaskState)(0),               // 7: mesos.v1.TaskState
-	(TaskStatus_Reason)(0),       // 8: mesos.v1.TaskStatus.Reason
-	(*Value_Scalar)(nil),         // 9: mesos.v1.Value.Scalar
+	(*SecurityOptions)(nil),      // 2: mesos.slave.SecurityOptions
+	(*ContainerTermination)(nil), // 3: mesos.slave.ContainerTermination
+	nil,                          // 4: mesos.slave.ContainerConfig.LimitsEntry
+	(*CommandInfo)(nil),          // 5: mesos.v1.CommandInfo
+	(*ContainerInfo)(nil),        // 6: mesos.v1.ContainerInfo
+	(*Resource)(nil),             // 7: mesos.v1.Resource
+	(TaskState)(0),               // 8: mesos.v1.TaskState
+	(TaskStatus_Reason)(0),       // 9: mesos.v1.TaskStatus.Reason
+	(*Value_Scalar)(nil),         // 10: mesos.v1.Value.Scalar
 }
 var file_berth_api_v1_containerizer_proto_depIdxs = []int32{
-	4, // 0: mesos.slave.ContainerConfig.command_info:type_name -> mesos.v1.CommandInfo
-	5, // 1: mesos.slave.ContainerConfig.container_info:type_name -> mesos.v1.ContainerInfo
-	6, // 2: mesos.slave.ContainerConfig.resources:type_name -> mesos.v1.Resource
-	3, // 3: mesos.slave.ContainerConfig.limits:type_name -> mesos.slave.ContainerConfig.LimitsEntry
-	0, // 4: mesos.slave.ContainerConfig.container_class:type_name -> mesos.slave.ContainerClass
-	7, // 5: mesos.slave.ContainerTermination.state:type_name -> mesos.v1.TaskState
-	8, // 6: mesos.slave.ContainerTermination.reason:type_name -> mesos.v1.TaskStatus.Reason
-	6, // 7: mesos.slave.ContainerTermination.limited_resources:type_name -> mesos.v1.Resource
-	9, // 8: mesos.slave.ContainerConfig.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	5,  // 0: mesos.slave.ContainerConfig.command_info:type_name -> mesos.v1.CommandInfo
+	6,  // 1: mesos.slave.ContainerConfig.container_info:type_name -> mesos.v1.ContainerInfo
+	7,  // 2: mesos.slave.ContainerConfig.resources:type_name -> mesos.v1.Resource
+	4,  // 3: mesos.slave.ContainerConfig.limits:type_name -> mesos.slave.ContainerConfig.LimitsEntry
+	0,  // 4: mesos.slave.ContainerConfig.container_class:type_name -> mesos.slave.ContainerClass
+	2,  // 5: mesos.slave.ContainerConfig.security:type_name -> mesos.slave.SecurityOptions
+	8,  // 6: mesos.slave.ContainerTermination.state:type_name -> mesos.v1.TaskState
+	9,  // 7: mesos.slave.ContainerTermination.reason:type_name -> mesos.v1.TaskStatus.Reason
+	7,  // 8: mesos.slave.ContainerTermination.limited_resources:type_name -> mesos.v1.Resource
+	10, // 9: mesos.slave.ContainerConfig.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_containerizer_proto_init() }
@@ -435,7 +545,7 @@ func file_berth_api_v1_containerizer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_api_v1_containerizer_proto_rawDesc), len(file_berth_api_v1_containerizer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,22 +38,8 @@ func start(p plan.Plan, s streams) (*child, error) {
 		return nil, step("become the reaper", err)
 	}
 	started := &child{}
-	started.pid, err = syscall.ForkExec(file, c.Args, &syscall.ProcAttr{
-		Env:   c.Env,
-		Files: s.files[:],
-		Sys: &syscall.SysProcAttr{
-			Credential: &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups},
-			// What the command sends to its own process group is not for this process,
-			// which would forward it.
-			Setsid: true,
-			// The terminal is that of the new session, whose first process is the command:
-			// it gets what is typed, and SIGHUP when the user is gone.
-			Setctty: s.terminal != nil,
-			PidFD:   &started.pidFD,
-		},
-	})
-	if err != nil {
-		return nil, execError(file, c, err)
+	if started.pid, started.pidFD, err = execute(file, c, s); err != nil {
+		return nil, err
 	}
 	return started, nil
 }

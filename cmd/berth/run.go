@@ -30,6 +30,7 @@ type runFlags struct {
 	entrypoint                                                          string
 	env, imageVolumes, uris                                             []string
 	limited                                                             cgroupFlags
+	capAdd, capDrop, securityOptions                                    []string
 	cpus                                                                float64
 	memory, disk                                                        string
 	pidsLimit                                                           int
@@ -58,6 +59,9 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&r.imageVolumes, "image_volume", nil, "mount an image: `IMAGE:DST[:ro][:subpath=DIR]`, DST absolute, DIR in the image")
 	r.limited.add(f)
 	f.StringArrayVar(&r.uris, "uri", nil, "`URI` of a file to bring into the sandbox, or a whole CommandInfo.URI as JSON")
+	f.StringSliceVar(&r.capAdd, "cap_add", nil, "`CAPABILITY,...` that the container has, too; or ALL")
+	f.StringSliceVar(&r.capDrop, "cap_drop", nil, "`CAPABILITY,...` that the container has not; or ALL")
+	f.StringArrayVar(&r.securityOptions, "security_opt", nil, "no-new-privileges: no program of the container gets more privileges than it; seccomp=`FILE|unconfined`: its filter of system calls")
 	f.BoolVarP(&r.interactive, "interactive", "i", false, "give the command berth's standard input")
 	f.BoolVarP(&r.tty, "tty", "t", false, "give the command a terminal; with -i it is berth's own")
 	f.BoolVar(&r.remove, "rm", true, "remove the container when it has ended; without an agent it always is")
@@ -127,8 +131,13 @@ func (r *runFlags) request(f *pflag.FlagSet, image string, args []string) (*v1.C
 	if err != nil {
 		return nil, err
 	}
+	security, err := r.security()
+	if err != nil {
+		return nil, err
+	}
 	config := &v1.ContainerConfig{
 		ContainerInfo:  info,
+		Security:       security,
 		CommandInfo:    &v1.CommandInfo{Environment: r.environment(), Uris: uris},
 		ImageArguments: args,
 		ReadOnlyRootfs: proto.Bool(r.readOnly),
@@ -177,6 +186,7 @@ func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
 	if err := r.limited.into(info); err != nil {
 		return nil, err
 	}
+	r.confine(info)
 	if r.tty && info.TtyInfo == nil {
 		info.TtyInfo = &v1.TTYInfo{}
 	}

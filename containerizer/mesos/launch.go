@@ -439,6 +439,8 @@ func (l *launch) plan() (plan.Plan, error) {
 		Input:          l.req.Input,
 		Hostname:       l.info.Hostname,
 		Loopback:       l.info.Loopback,
+
+		CgroupNamespace: l.info.CgroupNamespace,
 		Command: plan.Command{
 			Path:   command.Path,
 			Args:   command.Args,
@@ -447,6 +449,8 @@ func (l *launch) plan() (plan.Plan, error) {
 			UID:    user.UID,
 			GID:    user.GID,
 			Groups: user.Groups,
+
+			Confinement: l.info.Confinement.Of(user.UID),
 		},
 	}, nil
 }

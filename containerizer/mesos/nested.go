@@ -30,10 +30,13 @@ type made struct {
 	GID        uint32         `json:"gid"`
 	Groups     []uint32       `json:"groups"`
 	Streams    streams        `json:"streams"`
+	// Confinement is that of the container, and of whoever looks into it: it is not to be
+	// found out again by an agent that is configured otherwise.
+	Confinement isolator.Confinement `json:"confinement,omitzero"`
 }
 
 func (l *launch) recordMade(c plan.Command) error {
-	l.made = made{time.Now(), l.info.StopSignal, c.Env, c.Dir, c.UID, c.GID, c.Groups, l.streams()}
+	l.made = made{time.Now(), l.info.StopSignal, c.Env, c.Dir, c.UID, c.GID, c.Groups, l.streams(), l.info.Confinement}
 	data, err := json.Marshal(l.made)
 	if err != nil {
 		return err
@@ -93,6 +96,7 @@ func (l *launch) debugPlan() (plan.Plan, error) {
 	if p.Logs, err = l.logs(); err != nil {
 		return plan.Plan{}, err
 	}
+	l.info.Confinement = parent.Confinement
 	var home string
 	if asked := firstOf(config.GetUser(), config.GetCommandInfo().GetUser()); asked != "" && asked != l.parent.container.Config.GetUser() {
 		root := firstOf(l.parent.container.Config.GetRootfs(), "/")
@@ -102,6 +106,7 @@ func (l *launch) debugPlan() (plan.Plan, error) {
 		}
 		p.Command.UID, p.Command.GID, p.Command.Groups, home = user.UID, user.GID, user.Groups, user.Home
 	}
+	p.Command.Confinement = parent.Confinement.Of(p.Command.UID)
 	env := parent.Env
 	if home != "" {
 		env = append(append([]string{}, env...), "HOME="+home)

@@ -22,7 +22,7 @@ var rooms = []struct {
 		"layer", "image", "container", "api/v1", "internal/pty"}},
 	// A program that embeds berth needs no more.
 	{"examples/*", []string{"engine", "containerizer", "container", "api/v1"}},
-	{"cmd/berth-init", []string{"launcher/plan", "internal/mount", "internal/pty"}},
+	{"cmd/berth-init", []string{"launcher/plan", "internal/mount", "internal/nofile", "internal/pty"}},
 	{"agent/client", []string{"container", "api/v1", "internal/recordio"}},
 	{"agent/operator", []string{"containerizer", "container", "api/v1", "internal/recordio", "internal/strictjson"}},
 	{"agent", []string{"agent/operator", "engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
@@ -31,7 +31,7 @@ var rooms = []struct {
 	{"containerizer/*", []string{"containerizer", "isolator", "launcher", "launcher/plan", "provisioner", "image", "container", "state", "api/v1", "internal/*"}},
 	{"containerizer", []string{"container", "api/v1"}},
 	{"isolator/*", []string{"isolator", "launcher", "launcher/plan", "image", "image/appc", "container", "api/v1", "internal/*"}},
-	{"isolator", []string{"launcher", "launcher/plan", "image", "container", "api/v1"}},
+	{"isolator", []string{"launcher", "launcher/plan", "image", "container", "api/v1", "internal/capability"}},
 	{"launcher/plan", nil},
 	{"launcher/*", []string{"launcher", "launcher/plan", "container", "state", "internal/*"}},
 	{"launcher", []string{"launcher/plan", "container"}},
@@ -125,7 +125,7 @@ func TestEveryPackageImportsOnlyWhatItsRoomMay(t *testing.T) {
 
 // The init process stays in memory with every container, so what it is made of counts.
 func TestInitIsTiny(t *testing.T) {
-	may := []string{"berth/cmd/berth-init", "berth/launcher/plan", "berth/internal/mount", "berth/internal/disk", "berth/internal/pty", "golang.org/x/sys/unix"}
+	may := []string{"berth/cmd/berth-init", "berth/launcher/plan", "berth/internal/mount", "berth/internal/disk", "berth/internal/nofile", "berth/internal/pty", "golang.org/x/sys/unix"}
 	for _, p := range list(t, "-deps", "./cmd/berth-init") {
 		if !p.Standard && !slices.Contains(may, p.ImportPath) {
 			t.Errorf("berth-init depends on %s; it may on the standard library and %q", p.ImportPath, may)

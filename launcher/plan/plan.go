@@ -15,7 +15,7 @@ import (
 
 // Version is that of the encoding. berth and berth-init of different versions refuse to
 // work together.
-const Version = 4
+const Version = 5
 
 // Plan is what to make of a freshly cloned process. Paths of the container are
 // absolute and below Rootfs; they are resolved there, never on the host.
@@ -50,6 +50,9 @@ type Plan struct {
 	// Input: berth-init keeps Files.Input open while the command runs, so that it has no end
 	// before a Control says so. With a kept terminal it types there what comes of it.
 	Input bool
+
+	// CgroupNamespace: the container sees cgroups from its own on.
+	CgroupNamespace bool
 
 	Hostname string // needs a UTS namespace
 	Loopback bool   // bring lo up; needs a network namespace
@@ -183,6 +186,37 @@ type Command struct {
 	UID    uint32
 	GID    uint32
 	Groups []uint32
+
+	Confinement Confinement
+}
+
+// Confinement is what the command may do, from its first instruction on. The zero value
+// takes nothing from it that a process of its user has.
+type Confinement struct {
+	Capabilities *Capabilities // nil: root has those of berth-init, others have none
+
+	NoNewPrivileges bool
+
+	// Filter is a program for seccomp(2): struct sock_filter, one after the other, in the
+	// byte order of this machine. Of the system calls of berth-init it sees execve(2), and
+	// when that fails exit_group(2). FilterFlags are those of seccomp(2).
+	Filter      []byte
+	FilterFlags uint
+
+	AppArmorProfile string // into which the execution leads; empty: what the kernel decides
+	SELinuxLabel    string // the same
+}
+
+// Capabilities are the sets of capabilities(7), as bits: those that decide what the command
+// has when it was executed.
+type Capabilities struct {
+	// Effective is what it has then.
+	Effective   uint64
+	Bounding    uint64
+	Inheritable uint64
+	Ambient     uint64
+	// NoRoot: user 0 is given no capability for being root.
+	NoRoot bool
 }
 
 // The files of berth-init, in the order in which the launcher hands them over, from

@@ -28,10 +28,15 @@ func full() Plan {
 		Terminal: &Terminal{Kept: true, Multiplexer: "/dev/pts/ptmx", Console: "/dev/console", Rows: 24, Columns: 1<<16 - 1},
 		Logs:     &Logs{Outputs: []int{1, 2}, MaxSize: 1 << 40, MaxFiles: 3},
 		Input:    true,
-		Hostname: "h", Loopback: true,
+		Hostname: "h", Loopback: true, CgroupNamespace: true,
 		Command: Command{
 			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},
 			Dir: "/d\x80", UID: 1<<32 - 1, GID: 7, Groups: []uint32{0, 1<<32 - 1},
+			Confinement: Confinement{
+				Capabilities:    &Capabilities{Effective: 1 << 40, Bounding: 1<<41 - 1, Inheritable: 1, Ambient: 2, NoRoot: true},
+				NoNewPrivileges: true, Filter: []byte{6, 0, 0, 0, 0, 0, 0xff, 0x7f}, FilterFlags: 2,
+				AppArmorProfile: "profile", SELinuxLabel: "u:r:t:s0:c1,c2",
+			},
 		},
 	}
 }
