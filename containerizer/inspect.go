@@ -23,6 +23,9 @@ type Inspector interface {
 type Inspection struct {
 	State container.State
 	Pid   int // of its init process, on the host; 0: there is none
+	// Given is what isolators have given a running container: the networks as joined, with
+	// their addresses.
+	Given *v1.ContainerStatus
 	// Config is what was asked for, without the values of secrets; after an Update, with
 	// the limits of that. It must not be changed.
 	Config *v1.ContainerConfig

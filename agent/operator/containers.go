@@ -293,6 +293,9 @@ func (s *Server) describe(ctx context.Context, id container.ID) *v1.Response_Get
 	if found.Termination != nil {
 		one.Termination = EndOf(*found.Termination)
 	}
+	if found.Given != nil {
+		proto.Merge(one.ContainerStatus, found.Given)
+	}
 	if found.Pid != 0 {
 		one.ContainerStatus.ExecutorPid = proto.Uint32(uint32(found.Pid))
 	}

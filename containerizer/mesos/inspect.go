@@ -23,7 +23,7 @@ import (
 var _ containerizer.Inspector = (*Containerizer)(nil)
 
 // Inspect implements containerizer.Inspector.
-func (c *Containerizer) Inspect(_ context.Context, id container.ID) (containerizer.Inspection, error) {
+func (c *Containerizer) Inspect(ctx context.Context, id container.ID) (containerizer.Inspection, error) {
 	e, err := c.find(id)
 	if err != nil {
 		return containerizer.Inspection{}, err
@@ -40,7 +40,10 @@ func (c *Containerizer) Inspect(_ context.Context, id container.ID) (containeriz
 	if l.process != nil {
 		found.Pid = l.process.Pid()
 	}
-	return found, nil
+	if found.State == container.Running {
+		found.Given, err = l.given(ctx)
+	}
+	return found, err
 }
 
 // currentConfig is the request with the limits that are in force. That of a container that had
