@@ -3,6 +3,7 @@
 package mesos
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,31 @@ func (c *box) cgroupFile(controller, v1Name, v2Name string) string {
 	return text
 }
 
+// cgroupProcesses lists the processes in a container's cgroup and, as v2 counts them, in
+// those below it.
+func (c *box) cgroupProcesses(controller string) (pids []string) {
+	c.Helper()
+	group, err := c.launcher.Group(c.id)
+	if err != nil {
+		c.Fatal(err)
+	}
+	dir, err := group.Dir(controller)
+	if err != nil {
+		c.Fatal(err)
+	}
+	if dir.Version() == cgroup.V1 {
+		return strings.Fields(c.cgroupFile(controller, "cgroup.procs", ""))
+	}
+	all, err := group.Processes()
+	if err != nil {
+		c.Fatal(err)
+	}
+	for _, pid := range all {
+		pids = append(pids, strconv.Itoa(pid))
+	}
+	return pids
+}
+
 func TestLimitsAreInTheCgroup(t *testing.T) {
 	r := newRig(t)
 	request := limits(config(baseImage, "sleep", "1000"), map[string]float64{"cpus": 0.5, "mem": 64, "pids": 50})
@@ -52,8 +78,8 @@ func TestLimitsAreInTheCgroup(t *testing.T) {
 		}
 	}
 	// All processes of the container are in it, in every hierarchy.
-	for controller, file := range map[string]string{"cpu": "cgroup.procs", "memory": "cgroup.procs", "pids": "cgroup.procs"} {
-		if got := strings.Fields(c.cgroupFile(controller, file, file)); len(got) != 2 {
+	for _, controller := range []string{"cpu", "memory", "pids"} {
+		if got := c.cgroupProcesses(controller); len(got) != 2 {
 			t.Errorf("in the cgroup of %s are %q, want berth-init and sleep", controller, got)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer"
+	"berth/internal/resources"
 	"berth/isolator"
 )
 
@@ -113,6 +114,7 @@ func (c *Containerizer) Usage(ctx context.Context, id container.ID) (*v1.Resourc
 	of := l.container
 	l.updating.Unlock()
 	usage := &v1.ResourceStatistics{Timestamp: proto.Float64(float64(time.Now().UnixNano()) / 1e9)}
+	amounts(of, usage)
 	for _, i := range l.Isolators {
 		if meter, ok := i.(isolator.Meter); ok && isolator.Supports(i, of) {
 			if err := meter.Usage(ctx, id, usage); err != nil {
@@ -121,6 +123,23 @@ func (c *Containerizer) Usage(ctx context.Context, id container.ID) (*v1.Resourc
 		}
 	}
 	return usage, nil
+}
+
+// amounts adds what a container asked for, and may have.
+func amounts(c *isolator.Container, to *v1.ResourceStatistics) {
+	if cpus, ok := resources.Requested(c.Config, "cpus"); ok {
+		to.CpusSoftLimit = proto.Float64(cpus)
+	}
+	if cpus, ok := resources.Limit(c.Config, "cpus"); ok {
+		to.CpusLimit = proto.Float64(cpus)
+	}
+	const mib = 1 << 20
+	if mem, ok := resources.Requested(c.Config, "mem"); ok && mem >= 0 {
+		to.MemSoftLimitBytes = proto.Uint64(uint64(mem * mib))
+	}
+	if mem, ok := resources.Limit(c.Config, "mem"); ok {
+		to.MemLimitBytes = proto.Uint64(uint64(mem * mib))
+	}
 }
 
 // supporting returns the isolators that are asked for a container.

@@ -114,7 +114,7 @@ func TestCgroupsOfNestedContainers(t *testing.T) {
 	sharing := parent.startIn("sharing", config(baseImage, "sleep", "1000"))
 	below := sharing.startIn("below", config(baseImage, "sleep", "1000"))
 	own := parent.startIn("own", limits(linuxInfo(config(baseImage, "sleep", "1000"), &v1.LinuxInfo{ShareCgroups: proto.Bool(false)}), map[string]float64{"mem": 32}))
-	if got := strings.Fields(parent.cgroupFile("memory", "cgroup.procs", "cgroup.procs")); len(got) != 6 {
+	if got := parent.cgroupProcesses("memory"); len(got) != 6 {
 		t.Errorf("in the memory cgroup of the parent are %q, want three containers of two processes", got)
 	}
 	if got := own.cgroupFile("memory", "memory.limit_in_bytes", "memory.max"); got != "33554432" {
@@ -354,7 +354,7 @@ func TestDestroyOutrunsANestedForkBomb(t *testing.T) {
 	if existed, err := r.Destroy(t.Context(), bomb.id); !existed || err != nil {
 		t.Errorf("Destroy: %v, %v", existed, err)
 	}
-	if got := strings.Fields(parent.cgroupFile("pids", "cgroup.procs", "cgroup.procs")); len(got) != 2 {
+	if got := parent.cgroupProcesses("pids"); len(got) != 2 {
 		t.Errorf("in the cgroup of the parent are %q, want its own two processes", got)
 	}
 	parent.stdin.Close()

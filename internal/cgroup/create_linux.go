@@ -66,7 +66,10 @@ func (b branch) create() (made bool, err error) {
 		return true, b.inheritCpuset()
 	}
 	if b.version == V2 {
-		return true, b.enableControllers()
+		if err := b.enableControllers(); err != nil {
+			return true, err
+		}
+		return true, os.Mkdir(b.processDir(), 0o755)
 	}
 	return true, nil
 }

@@ -1,14 +1,17 @@
 package cgroup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -59,50 +62,89 @@ func (d Dir) Read(file string) (string, error) {
 
 // ReadUint returns the number in a file. "max" and "-1", by which v2 and v1 say
 // that there is no limit, are math.MaxUint64.
-func (d Dir) ReadUint(file string) (uint64, error) {
-	text, err := d.Read(file)
-	if err != nil {
-		return 0, err
-	}
-	if text == "max" || text == "-1" {
-		return math.MaxUint64, nil
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", path.Join(d.path, file), err)
-	}
-	return n, nil
+func (d Dir) ReadUint(file string) (n uint64, err error) {
+	err = d.read(file, func(text []byte) error {
+		text = bytes.TrimSuffix(text, []byte("\n"))
+		switch string(text) {
+		case "max", "-1":
+			n = math.MaxUint64
+			return nil
+		}
+		n, err = parseUint(text)
+		return err
+	})
+	return n, err
 }
 
 // ReadKeyed returns the numbers of a file whose lines are "key number", such as
 // memory.stat, cpu.stat and memory.oom_control.
 func (d Dir) ReadKeyed(file string) (map[string]uint64, error) {
-	text, err := d.Read(file)
+	values := make(map[string]uint64)
+	err := d.Scan(file, func(key []byte, n uint64) { values[string(key)] = n })
 	if err != nil {
 		return nil, err
-	}
-	values, err := parseKeyed(text)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path.Join(d.path, file), err)
 	}
 	return values, nil
 }
 
-func parseKeyed(text string) (map[string]uint64, error) {
-	values := make(map[string]uint64, strings.Count(text, "\n")+1)
-	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		key, number, found := strings.Cut(line, " ")
-		if !found {
-			return nil, fmt.Errorf("line %q is not a key and a number", line)
-		}
-		n, err := strconv.ParseUint(number, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("line %q: %w", line, err)
-		}
-		values[key] = n
+// Scan calls visit with each line of a file whose lines are "key number". It makes
+// nothing for the garbage collector: it is for what is read of every container all the
+// time. The key is valid during the call.
+func (d Dir) Scan(file string, visit func(key []byte, n uint64)) error {
+	return d.read(file, func(text []byte) error { return scanKeyed(text, visit) })
+}
+
+// read calls use with the content of a file, in memory that is used again.
+func (d Dir) read(file string, use func(text []byte) error) error {
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	name := d.path + "/" + file
+	text, err := readInto(unix.AT_FDCWD, name, (*buffer)[:0])
+	if err != nil {
+		return d.explain("read", file, err)
 	}
-	return values, nil
+	*buffer = text
+	if err := use(text); err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
+}
+
+// buffers are as large as nearly every file.
+var buffers = sync.Pool{New: func() any {
+	buffer := make([]byte, 0, 8192)
+	return &buffer
+}}
+
+func scanKeyed(text []byte, visit func(key []byte, n uint64)) error {
+	for len(text) > 0 {
+		line, rest, _ := bytes.Cut(text, []byte("\n"))
+		text = rest
+		key, number, found := bytes.Cut(line, []byte(" "))
+		if !found {
+			return fmt.Errorf("line %q is not a key and a number", line)
+		}
+		n, err := parseUint(number)
+		if err != nil {
+			return fmt.Errorf("line %q: %w", line, err)
+		}
+		visit(key, n)
+	}
+	return nil
+}
+
+// parseUint is strconv.ParseUint for bytes that are no string yet.
+func parseUint(text []byte) (n uint64, err error) {
+	for _, c := range text {
+		if c < '0' || c > '9' || n > (math.MaxUint64-9)/10 {
+			return strconv.ParseUint(string(text), 10, 64) // which is slower, and knows the edges
+		}
+		n = 10*n + uint64(c-'0')
+	}
+	if len(text) == 0 {
+		return strconv.ParseUint("", 10, 64)
+	}
+	return n, nil
 }
 
 // explain adds to the error of a system call what was tried and the class.
@@ -186,23 +228,42 @@ func writeAt(dirFD int, name, value string) (err error) {
 
 // readAt returns the whole content of a file, relative to an open directory.
 func readAt(dirFD int, name string) (string, error) {
-	fd, err := openAt(dirFD, name, unix.O_RDONLY)
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	text, err := readInto(dirFD, name, (*buffer)[:0])
 	if err != nil {
 		return "", err
 	}
+	*buffer = text
+	return string(text), nil
+}
+
+// readInto appends the whole content of a file to a buffer.
+func readInto(dirFD int, name string, buffer []byte) ([]byte, error) {
+	fd, err := openAt(dirFD, name, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
 	defer unix.Close(fd)
-	var text []byte
-	for buffer := make([]byte, 4096); ; {
-		n, err := retryEINTR(func() (int, error) { return unix.Read(fd, buffer) })
+	for {
+		if len(buffer) == cap(buffer) {
+			buffer = slices.Grow(buffer, cap(buffer))
+		}
+		n, err := retryEINTR(func() (int, error) { return unix.Read(fd, buffer[len(buffer):cap(buffer)]) })
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		if n == 0 {
-			return string(text), nil
+		buffer = buffer[:len(buffer)+n]
+		// The kernel returns whole lines while they fit into a page of its own (seq_file):
+		// after much less than that there is no more, and no need to ask.
+		if n == 0 || n < lastRead && len(buffer) < cap(buffer) {
+			return buffer, nil
 		}
-		text = append(text, buffer[:n]...)
 	}
 }
+
+// lastRead leaves room in a page for the longest line there is.
+const lastRead = 3 << 10
 
 // openAt opens what is named, which may be a path below dirFD, and never makes it.
 func openAt(dirFD int, name string, flags int) (int, error) {

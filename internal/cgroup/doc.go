@@ -21,11 +21,13 @@
 // point of every hierarchy that it has a part in. Those are the hierarchies of the
 // controllers asked for, and always one more from which no process of the group
 // can slip away while it is killed, the keeper: the v2 tree (cgroup.kill) or else
-// the v1 freezer. Processes live in the group itself or in cgroups that
-// the container makes below it, never in its parents.
+// the v1 freezer. Processes live in the group itself or in cgroups
+// below it, never in its parents.
 //
 // A Dir is the group's directory for one controller: where an isolator writes
-// limits and reads statistics.
+// limits and reads statistics. In the v2 tree the processes are in a leaf below it
+// ("berth/x/berth.leaf"), so that groups nested in this one can have controllers: the
+// kernel refuses them to the children of a cgroup that holds processes.
 //
 // # States
 //
@@ -42,10 +44,7 @@
 // # Left to others
 //
 // Which path a container has, when it is recorded and which values its limits
-// have. On v2 the kernel refuses controllers to the children of a cgroup that holds
-// processes (the rule of no internal processes): a container that nests containers
-// with controllers of their own needs a path of its own beside them, for example
-// "berth/x/leaf" and "berth/x/child".
+// have.
 //
 // The package follows the kernel's Documentation/admin-guide/cgroup-v1
 // (cgroups.rst, freezer-subsystem.rst, cpusets.rst) and

@@ -87,6 +87,19 @@ func (g *Group) branch(h *hierarchy) *branch {
 	return &g.branches[i]
 }
 
+// leafName is where the processes of a group live in the v2 tree. A container's id, and so
+// the name of a group nested in this one, has no dot.
+const leafName = "berth.leaf"
+
+// processDir is the directory that the group's own processes are in. v2 gives controllers
+// to the cgroups below one only while that holds no processes itself.
+func (b branch) processDir() string {
+	if b.version == V2 {
+		return filepath.Join(b.dir, leafName)
+	}
+	return b.dir
+}
+
 // onlyV1 holds the controllers that a v2 tree never has.
 var onlyV1 = []string{"net_cls", "net_prio"}
 
@@ -150,14 +163,14 @@ func (g *Group) keeper() branch {
 	return g.branches[0]
 }
 
-// UnifiedFD opens the group's directory in the v2 tree, for CLONE_INTO_CGROUP. The
+// UnifiedFD opens the directory of the group's processes in the v2 tree, for CLONE_INTO_CGROUP. The
 // caller closes it. It returns nil and no error when the host has no v2 tree.
 func (g *Group) UnifiedFD() (*os.File, error) {
 	keeper := g.keeper()
 	if keeper.version != V2 {
 		return nil, nil
 	}
-	dir, err := os.OpenFile(keeper.dir, unix.O_DIRECTORY|unix.O_RDONLY, 0)
+	dir, err := os.OpenFile(keeper.processDir(), unix.O_DIRECTORY|unix.O_RDONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", container.ErrNotFound, err)
 	}
@@ -182,7 +195,7 @@ func (g *Group) Enter(pid int) error {
 		if b.version == V2 && b.holds(pid) {
 			continue
 		}
-		err := Dir{path: b.dir, version: b.version}.Write("cgroup.procs", strconv.Itoa(pid))
+		err := Dir{path: b.processDir(), version: b.version}.Write("cgroup.procs", strconv.Itoa(pid))
 		if errors.Is(err, unix.ESRCH) {
 			err = fmt.Errorf("%w: %w", container.ErrNotFound, err)
 		}
@@ -196,7 +209,7 @@ func (g *Group) Enter(pid int) error {
 // holds reports whether the process is in this very cgroup. A list that cannot be
 // read holds nobody: the write that follows says what is wrong.
 func (b branch) holds(pid int) bool {
-	text, err := readAt(unix.AT_FDCWD, filepath.Join(b.dir, "cgroup.procs"))
+	text, err := readAt(unix.AT_FDCWD, filepath.Join(b.processDir(), "cgroup.procs"))
 	return err == nil && slices.Contains(strings.Fields(text), strconv.Itoa(pid))
 }
 

@@ -747,7 +747,7 @@ func TestKillReachesThreadedCgroups(t *testing.T) {
 			g := newGroup(t, host)
 			c := startIn(t, g, "exec sleep 1000")
 			below := g.keeper()
-			below.dir += "/threads"
+			below.dir = below.processDir() + "/threads"
 			if err := os.Mkdir(below.dir, 0o755); err != nil {
 				t.Fatal(err)
 			}

@@ -40,6 +40,11 @@ func (b branch) processes() ([]int, error) {
 	return pids, err
 }
 
+// Processes returns the processes in the cgroup and in those below it.
+func (d Dir) Processes() ([]int, error) {
+	return branch{hierarchy: &hierarchy{version: d.version}, dir: d.path}.processes()
+}
+
 // walk calls visit with an open directory for the branch itself and then for every
 // cgroup below it. What vanishes meanwhile is passed over.
 func (b branch) walk(visit func(dirFD int) error) error {
@@ -52,6 +57,9 @@ func walkAt(parentFD int, name string, visit func(dirFD int) error) error {
 	fd, err := openDirAt(parentFD, name)
 	if err != nil {
 		return ignoreGone(err)
+	}
+	if childless(fd) {
+		return errors.Join(visit(fd), unix.Close(fd))
 	}
 	dir := os.NewFile(uintptr(fd), name)
 	defer dir.Close()
@@ -72,6 +80,13 @@ func walkAt(parentFD int, name string, visit func(dirFD int) error) error {
 
 func openDirAt(parentFD int, name string) (int, error) {
 	return openAt(parentFD, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+}
+
+// childless reports whether a cgroup has none below it. Such a one has two links
+// (kernfs_refresh_inode), and dozens of files that need not be listed.
+func childless(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Nlink == 2
 }
 
 // subdirectories returns the names of the cgroups in an open directory.

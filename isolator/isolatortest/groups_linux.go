@@ -88,6 +88,13 @@ func (g *Groups) Group(id container.ID) (*cgroup.Group, error) {
 // Fork makes the cgroup of a container, in which no process is.
 func (g *Groups) Fork(t *testing.T, id container.ID) int {
 	t.Helper()
+	g.Make(t, id)
+	return os.Getpid()
+}
+
+// Make is Fork, for benchmarks too.
+func (g *Groups) Make(t testing.TB, id container.ID) {
+	t.Helper()
 	group, err := g.host.Group(filepath.Join(append([]string{g.root}, id.Values()...)...), g.controllers)
 	if err != nil {
 		t.Fatal(err)
@@ -95,15 +102,19 @@ func (g *Groups) Fork(t *testing.T, id container.ID) int {
 	if err := group.Create(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { g.Gone(t, id) })
+	t.Cleanup(func() { g.remove(t, id) })
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.groups[id] = group
-	return os.Getpid()
 }
 
 // Gone removes the cgroup of a container.
 func (g *Groups) Gone(t *testing.T, id container.ID) {
+	t.Helper()
+	g.remove(t, id)
+}
+
+func (g *Groups) remove(t testing.TB, id container.ID) {
 	t.Helper()
 	group, err := g.Group(id)
 	if err != nil {

@@ -79,6 +79,11 @@ func (l *Launcher) Attach(_ context.Context, id container.ID) (launcher.Process,
 	if err != nil {
 		return nil, err
 	}
+	group, err := l.Group(id)
+	if err != nil {
+		return nil, errors.Join(err, pidFD.Close())
+	}
+	l.groups.Store(id, group)
 	a := &attached{pid: pid, pidFD: pidFD, done: make(chan struct{})}
 	go a.watch() // ends with the process
 	return a, nil

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,9 @@ type Options struct {
 // Launcher implements launcher.Launcher.
 type Launcher struct {
 	Options
+	// groups are the *cgroup.Group of containers that this process has forked or taken up:
+	// they are asked for all the time, and their records do not change.
+	groups sync.Map
 }
 
 var _ launcher.Launcher = (*Launcher)(nil)
@@ -71,6 +75,9 @@ type cgroupRecord struct {
 // Group returns the container's cgroup as it was recorded. ErrNotFound when it has
 // none: it was never forked.
 func (l *Launcher) Group(id container.ID) (*cgroup.Group, error) {
+	if known, ok := l.groups.Load(id); ok {
+		return known.(*cgroup.Group), nil
+	}
 	rec, err := l.record(id)
 	if err != nil {
 		return nil, err
@@ -134,6 +141,7 @@ func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec
 	if err := l.settle(id, spec, group, p.pid); err != nil {
 		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.abandon(ctx))
 	}
+	l.groups.Store(id, group)
 	return p, nil
 }
 
@@ -314,5 +322,6 @@ func (l *Launcher) Destroy(ctx context.Context, id container.ID) error {
 	if err := group.Remove(ctx); err != nil {
 		return fmt.Errorf("destroy container %s: %w", id, err)
 	}
+	l.groups.Delete(id)
 	return nil
 }

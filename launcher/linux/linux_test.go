@@ -275,8 +275,8 @@ func TestTheRecordedPathCounts(t *testing.T) {
 	l := newLauncher(t)
 	id := newID(t, l, "c")
 	p := fork(t, l, id, "sleep", "1000")
-	other := *l
-	other.CgroupsRoot = l.CgroupsRoot + "-other"
+	other := &Launcher{Options: l.Options}
+	other.CgroupsRoot += "-other"
 	if err := other.Destroy(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 
 const (
 	controller = "cpu"
+	accounting = "cpuacct" // of v1; cpu.stat of v2 has both
 	resource   = "cpus"
 
 	period   = 100_000 // µs
@@ -37,19 +38,14 @@ const (
 	maxWeight    = 10_000
 )
 
-// Groups finds the cgroup of a container.
-type Groups interface {
-	Group(id container.ID) (*cgroup.Group, error)
-}
-
 // Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Updater and
 // isolator.Meter.
 type Isolator struct {
-	groups Groups
+	groups cgroup.Groups
 }
 
 // New returns the isolator.
-func New(groups Groups) *Isolator { return &Isolator{groups} }
+func New(groups cgroup.Groups) *Isolator { return &Isolator{groups} }
 
 // Supports implements isolator.Supporter: what shares the cgroups of its parent has its
 // limits there.
@@ -60,7 +56,7 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 	if err := check(c); err != nil {
 		return nil, err
 	}
-	return &isolator.LaunchInfo{Controllers: []string{controller}}, nil
+	return &isolator.LaunchInfo{Controllers: []string{controller, accounting}}, nil
 }
 
 func check(c *isolator.Container) error {
@@ -72,11 +68,7 @@ func check(c *isolator.Container) error {
 }
 
 func (i *Isolator) dir(id container.ID) (cgroup.Dir, error) {
-	group, err := i.groups.Group(id)
-	if err != nil {
-		return cgroup.Dir{}, err
-	}
-	return group.Dir(controller)
+	return cgroup.DirOf(i.groups, id, controller)
 }
 
 // Isolate implements isolator.Enforcer.
@@ -122,34 +114,53 @@ func initial(version cgroup.Version, c *isolator.Container) (all []setting) {
 
 // Usage implements isolator.Meter.
 func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStatistics) error {
-	dir, err := i.dir(id)
+	group, err := i.groups.Group(id)
 	if err != nil {
 		return err
 	}
-	stat, err := dir.ReadKeyed("cpu.stat")
+	dir, err := group.Dir(controller)
 	if err != nil {
+		return err
+	}
+	if err := dir.Scan("cpu.stat", func(key []byte, n uint64) { take(to, key, n) }); err != nil {
 		return fmt.Errorf("cgroups/cpu: %w", err)
 	}
-	to.CpusNrPeriods = proto.Uint32(uint32(stat["nr_periods"]))
-	to.CpusNrThrottled = proto.Uint32(uint32(stat["nr_throttled"]))
 	if dir.Version() == cgroup.V2 {
-		to.CpusThrottledTimeSecs = proto.Float64(float64(stat["throttled_usec"]) / 1e6)
-		to.CpusUserTimeSecs = proto.Float64(float64(stat["user_usec"]) / 1e6)
-		to.CpusSystemTimeSecs = proto.Float64(float64(stat["system_usec"]) / 1e6)
 		return nil
 	}
-	to.CpusThrottledTimeSecs = proto.Float64(float64(stat["throttled_time"]) / 1e9)
-	// Where cpuacct is mounted with cpu, as nearly everywhere.
-	account, err := dir.ReadKeyed("cpuacct.stat")
-	if errors.Is(err, container.ErrNotSupported) {
+	account, err := group.Dir(accounting)
+	if errors.Is(err, container.ErrNotFound) { // launched by an older berth
 		return nil
+	}
+	if err == nil {
+		err = account.Scan("cpuacct.stat", func(key []byte, n uint64) { take(to, key, n) })
 	}
 	if err != nil {
 		return fmt.Errorf("cgroups/cpu: %w", err)
 	}
-	to.CpusUserTimeSecs = proto.Float64(float64(account["user"]) / ticksPerSecond)
-	to.CpusSystemTimeSecs = proto.Float64(float64(account["system"]) / ticksPerSecond)
 	return nil
+}
+
+// take takes over a line of cpu.stat or cpuacct.stat.
+func take(to *v1.ResourceStatistics, key []byte, n uint64) {
+	switch string(key) {
+	case "nr_periods":
+		to.CpusNrPeriods = proto.Uint32(uint32(n))
+	case "nr_throttled":
+		to.CpusNrThrottled = proto.Uint32(uint32(n))
+	case "throttled_usec":
+		to.CpusThrottledTimeSecs = proto.Float64(float64(n) / 1e6)
+	case "throttled_time":
+		to.CpusThrottledTimeSecs = proto.Float64(float64(n) / 1e9)
+	case "user_usec":
+		to.CpusUserTimeSecs = proto.Float64(float64(n) / 1e6)
+	case "system_usec":
+		to.CpusSystemTimeSecs = proto.Float64(float64(n) / 1e6)
+	case "user":
+		to.CpusUserTimeSecs = proto.Float64(float64(n) / ticksPerSecond)
+	case "system":
+		to.CpusSystemTimeSecs = proto.Float64(float64(n) / ticksPerSecond)
+	}
 }
 
 // ticksPerSecond is USER_HZ, which is the same on all architectures that Go knows.

@@ -1,7 +1,9 @@
 package cpu
 
 import (
+	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,7 +28,7 @@ func config(requested, limit *float64) *v1.ContainerConfig {
 }
 
 func TestConformance(t *testing.T) {
-	groups := isolatortest.NewGroups(t, controller)
+	groups := isolatortest.NewGroups(t, controller, accounting)
 	bad := map[string]*v1.ContainerConfig{}
 	for name, limit := range map[string]float64{"zero": 0, "negative": -1, "less than the kernel's least": 0.009, "NaN": math.NaN(), "beyond all numbers": 1e300} {
 		bad[name] = config(nil, &limit)
@@ -74,7 +76,7 @@ func TestSettings(t *testing.T) {
 
 // The kernel takes every value that the settings can have.
 func TestTheKernelTakesTheBounds(t *testing.T) {
-	groups := isolatortest.NewGroups(t, controller)
+	groups := isolatortest.NewGroups(t, controller, accounting)
 	for value, limit := range map[string]float64{"least": 0.01, "greatest": maxCPUs} {
 		id, err := container.ParseID(value)
 		if err != nil {
@@ -88,5 +90,42 @@ func TestTheKernelTakesTheBounds(t *testing.T) {
 		if err := New(groups).Isolate(t.Context(), c, 1); err != nil {
 			t.Errorf("%s: %v", value, err)
 		}
+	}
+}
+
+func TestStatistics(t *testing.T) {
+	for name, text := range map[string]string{
+		"v1": "nr_periods 10\nnr_throttled 4\nthrottled_time 1500000000\nuser 150\nsystem 25",
+		"v2": "usage_usec 1750000\nuser_usec 1500000\nsystem_usec 250000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 1500000",
+	} {
+		var s v1.ResourceStatistics
+		for line := range strings.Lines(text) {
+			var key string
+			var n uint64
+			if _, err := fmt.Sscan(line, &key, &n); err != nil {
+				t.Fatal(err)
+			}
+			take(&s, []byte(key), n)
+		}
+		if s.GetCpusNrPeriods() != 10 || s.GetCpusNrThrottled() != 4 || s.GetCpusThrottledTimeSecs() != 1.5 || s.GetCpusUserTimeSecs() != 1.5 || s.GetCpusSystemTimeSecs() != 0.25 {
+			t.Errorf("%s: %v", name, &s)
+		}
+	}
+}
+
+// Also where a host has the accounting in a hierarchy of its own.
+func TestUsageHasAllFields(t *testing.T) {
+	groups := isolatortest.NewGroups(t, controller, accounting)
+	id, err := container.ParseID("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups.Fork(t, id)
+	var s v1.ResourceStatistics
+	if err := New(groups).Usage(t.Context(), id, &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.CpusUserTimeSecs == nil || s.CpusSystemTimeSecs == nil || s.CpusNrPeriods == nil || s.CpusNrThrottled == nil || s.CpusThrottledTimeSecs == nil {
+		t.Errorf("%v", &s)
 	}
 }

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"berth/container"
 	"berth/internal/cgroup"
 )
 
@@ -30,20 +32,31 @@ func openEvents(dir cgroup.Dir) (*events, error) {
 
 // openEventfd registers for OOM notifications (cgroup-v1/memory.rst, section 10).
 func openEventfd(dir cgroup.Dir) (*events, error) {
-	control, err := os.Open(filepath.Join(dir.Path(), "memory.oom_control"))
+	fd, err := openNotifier(dir, "memory.oom_control", "")
 	if err != nil {
 		return nil, err
+	}
+	return &events{os.NewFile(uintptr(fd), "oom events")}, nil
+}
+
+// openNotifier returns an eventfd that counts what a file of v1 notifies of.
+func openNotifier(dir cgroup.Dir, file, argument string) (int, error) {
+	control, err := os.Open(filepath.Join(dir.Path(), file))
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", container.ErrNotFound, err)
+	}
+	if err != nil {
+		return -1, err
 	}
 	defer control.Close() // the registration holds the cgroup's file by itself
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("eventfd: %w", err)
+		return -1, fmt.Errorf("eventfd: %w", err)
 	}
-	e := &events{os.NewFile(uintptr(fd), "oom events")}
-	if err := dir.Write("cgroup.event_control", fmt.Sprintf("%d %d", fd, control.Fd())); err != nil {
-		return nil, errors.Join(err, e.close())
+	if err := dir.Write("cgroup.event_control", strings.TrimSpace(fmt.Sprintf("%d %d %s", fd, control.Fd(), argument))); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
 	}
-	return e, nil
+	return fd, nil
 }
 
 // openInotify watches a file whose changes the kernel reports as modifications

@@ -14,14 +14,11 @@ import (
 	"os"
 	"strconv"
 
-	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
-
-	v1 "berth/api/v1"
 	"berth/container"
 	"berth/internal/cgroup"
 	"berth/internal/resources"
 	"berth/isolator"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -34,19 +31,15 @@ const (
 	noLimit  = 1 << 62  // v1 and v2 print different numbers for none, all above it
 )
 
-// Groups finds the cgroup of a container.
-type Groups interface {
-	Group(id container.ID) (*cgroup.Group, error)
-}
-
 // Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Watcher,
 // isolator.Updater and isolator.Meter.
 type Isolator struct {
-	groups Groups
+	groups   cgroup.Groups
+	pressure pressures
 }
 
 // New returns the isolator.
-func New(groups Groups) *Isolator { return &Isolator{groups} }
+func New(groups cgroup.Groups) *Isolator { return &Isolator{groups: groups} }
 
 // Supports implements isolator.Supporter: what shares the cgroups of its parent has its
 // limits there.
@@ -69,11 +62,7 @@ func check(c *isolator.Container) error {
 }
 
 func (i *Isolator) dir(id container.ID) (cgroup.Dir, error) {
-	group, err := i.groups.Group(id)
-	if err != nil {
-		return cgroup.Dir{}, err
-	}
-	return group.Dir(controller)
+	return cgroup.DirOf(i.groups, id, controller)
 }
 
 // Isolate implements isolator.Enforcer.
@@ -142,31 +131,6 @@ func initial(version cgroup.Version, c *isolator.Container) (all []setting) {
 	return all
 }
 
-// Usage implements isolator.Meter.
-func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStatistics) error {
-	dir, err := i.dir(id)
-	if err != nil {
-		return err
-	}
-	usage, err := dir.ReadUint(usageFile(dir))
-	if err != nil {
-		return fmt.Errorf("cgroups/mem: %w", err)
-	}
-	stat, err := dir.ReadKeyed("memory.stat")
-	if err != nil {
-		return fmt.Errorf("cgroups/mem: %w", err)
-	}
-	to.MemTotalBytes = proto.Uint64(usage)
-	anonymous, cache, mapped := "total_rss", "total_cache", "total_mapped_file"
-	if dir.Version() == cgroup.V2 {
-		anonymous, cache, mapped = "anon", "file", "file_mapped"
-	}
-	to.MemRssBytes, to.MemAnonBytes = proto.Uint64(stat[anonymous]), proto.Uint64(stat[anonymous])
-	to.MemCacheBytes, to.MemFileBytes = proto.Uint64(stat[cache]), proto.Uint64(stat[cache])
-	to.MemMappedFileBytes = proto.Uint64(stat[mapped])
-	return nil
-}
-
 type setting struct{ file, value string }
 
 // settings are the files to write, in order.
@@ -176,15 +140,15 @@ func settings(version cgroup.Version, c *isolator.Container) (all []setting) {
 		soft, hard = "memory.low", "memory.max"
 	}
 	if request, ok := resources.Requested(c.Config, resource); ok {
-		all = append(all, setting{soft, bytes(min(noLimit, max(minSoft, request*mib)))})
+		all = append(all, setting{soft, inBytes(min(noLimit, max(minSoft, request*mib)))})
 	}
 	if limit, ok := resources.Limit(c.Config, resource); ok {
-		all = append(all, setting{hard, bytes(limit * mib)})
+		all = append(all, setting{hard, inBytes(limit * mib)})
 	}
 	return all
 }
 
-func bytes(n float64) string { return strconv.FormatInt(int64(n), 10) }
+func inBytes(n float64) string { return strconv.FormatInt(int64(n), 10) }
 
 // Watch implements isolator.Watcher.
 func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limitation, error) {
@@ -200,6 +164,10 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 		return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
 	}
 	defer events.close()
+	if err := i.pressure.listen(dir, id); err != nil && !errors.Is(err, container.ErrNotFound) {
+		return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
+	}
+	defer i.pressure.forget(id)
 	// The first look is before the first wait: the container may have been quicker. The
 	// kernel announces on v1 that memory is out before it chooses whom to kill, and
 	// counts the kill after that, if there is one: hence more looks after an event.
@@ -256,6 +224,7 @@ func limitation(dir cgroup.Dir) *container.Limitation {
 	default:
 		l.Message = fmt.Sprintf("memory limit of %d MiB exceeded: maximum used %d MiB", limit/mib, peak/mib)
 	}
+	l.Message += consumers(dir)
 	return l
 }
 

@@ -2,10 +2,13 @@ package mem
 
 import (
 	"context"
+	"crypto/rand"
+	"fmt"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -162,5 +165,161 @@ func TestNoKillIsMissed(t *testing.T) {
 		if l, err := i.Watch(ctx, id); l == nil || err != nil {
 			t.Errorf("after the end of the context: %+v, %v", l, err)
 		}
+	}
+}
+
+func TestStatistics(t *testing.T) {
+	for name, c := range map[string]struct {
+		version cgroup.Version
+		files   map[string]string
+		want    string
+	}{
+		"v1": {cgroup.V1, map[string]string{
+			"memory.usage_in_bytes": "1000", "memory.memsw.usage_in_bytes": "1100", "memory.kmem.usage_in_bytes": "30", "memory.kmem.tcp.usage_in_bytes": "3",
+			"memory.stat": "cache 1\nrss 2\ntotal_cache 400\ntotal_rss 500\ntotal_mapped_file 60\ntotal_swap 100\ntotal_unevictable 7",
+		}, "total 1000 memsw 1100 kmem 30 tcp 3 cache 400 400 rss 500 500 mapped 60 swap 100 unevictable 7 pressure 0 0 0"},
+		"v1, no swap accounting": {cgroup.V1, map[string]string{"memory.usage_in_bytes": "1", "memory.stat": "total_rss 1"},
+			"total 1 memsw 0 kmem 0 tcp 0 cache 0 0 rss 1 1 mapped 0 swap 0 unevictable 0 pressure 0 0 0"},
+		"v2": {cgroup.V2, map[string]string{
+			"memory.current": "1000", "memory.swap.current": "100", "memory.events": "low 1\nhigh 9\nmax 2\noom 3\noom_kill 4",
+			"memory.stat": "anon 500\nfile 400\nkernel 30\nsock 3\nfile_mapped 60\nunevictable 7",
+		}, "total 1000 memsw 1100 kmem 30 tcp 3 cache 400 400 rss 500 500 mapped 60 swap 100 unevictable 7 pressure 1 2 3"},
+	} {
+		dir := t.TempDir()
+		for file, value := range c.files {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(value+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		id, err := container.ParseID("x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s v1.ResourceStatistics
+		if err := usage(cgroup.DirAt(dir, c.version), id, &s, &pressures{}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		got := fmt.Sprintf("total %d memsw %d kmem %d tcp %d cache %d %d rss %d %d mapped %d swap %d unevictable %d pressure %d %d %d",
+			s.GetMemTotalBytes(), s.GetMemTotalMemswBytes(), s.GetMemKmemUsageBytes(), s.GetMemKmemTcpUsageBytes(), s.GetMemCacheBytes(), s.GetMemFileBytes(),
+			s.GetMemRssBytes(), s.GetMemAnonBytes(), s.GetMemMappedFileBytes(), s.GetMemSwapBytes(), s.GetMemUnevictableBytes(),
+			s.GetMemLowPressureCounter(), s.GetMemMediumPressureCounter(), s.GetMemCriticalPressureCounter())
+		if got != c.want {
+			t.Errorf("%s:\n got %s\nwant %s", name, got, c.want)
+		}
+	}
+}
+
+func TestTheKernelsWordsAboutAKill(t *testing.T) {
+	log := []string{
+		"oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/berth/other,task_memcg=/berth/other,task=tail,pid=7,uid=0",
+		"Memory cgroup out of memory: Killed process 7 (tail) total-vm:70000kB, anon-rss:61440kB, file-rss:1024kB, shmem-rss:0kB, UID:0 pgtables:160kB oom_score_adj:0",
+		"oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/berth/x,task_memcg=/berth/x,task=a,pid=1,uid=0 (b) c,pid=8,uid=1000",
+		"Memory cgroup out of memory: Killed process 8 (a) (b) total-vm:70000kB, anon-rss:2048kB, file-rss:0kB, shmem-rss:1024kB, UID:1000 pgtables:160kB oom_score_adj:0",
+		"Memory cgroup out of memory: Killed process 9 (nobody's) total-vm:70000kB, anon-rss:2048kB, file-rss:0kB, shmem-rss:1024kB, UID:1000 pgtables:160kB oom_score_adj:0",
+		"oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/berth/x,task_memcg=/berth/x/child,task=sh,pid=10,uid=0",
+		"Memory cgroup out of memory: Killed process 10 (sh) total-vm:1kB, anon-rss:1024kB, file-rss:0kB, shmem-rss:0kB, UID:0 pgtables:1kB oom_score_adj:0",
+	}
+	got := parseKills(log, "/sys/fs/cgroup/memory/berth/x")
+	if want := []consumer{{8, "a) (b", 3 << 20, true}, {10, "sh", 1 << 20, true}}; !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got := parseKills(log, "/sys/fs/cgroup/berth/y"); len(got) > 0 {
+		t.Errorf("of another container: %+v", got)
+	}
+}
+
+// The message names who was killed, and its use.
+func TestTheMessageNamesTheBiggest(t *testing.T) {
+	if _, err := kernelLog(); err != nil {
+		t.Skip("the kernel's log cannot be read: ", err)
+	}
+	groups := isolatortest.NewGroups(t, controller)
+	i := New(groups)
+	id, err := container.ParseID("big-" + strings.ToLower(rand.Text()[:8]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups.Fork(t, id)
+	limit := 16.0
+	if err := i.Isolate(t.Context(), &isolator.Container{ID: id, Config: config(nil, &limit)}, 1); err != nil {
+		t.Fatal(err)
+	}
+	group, err := groups.Group(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hog(t, group)
+	l, err := i.Watch(t.Context(), id)
+	if err != nil || l == nil {
+		t.Fatal(l, err)
+	}
+	// The kernel does not always write who it was: it limits how often.
+	if !strings.Contains(l.Message, "16 MiB exceeded") || strings.Contains(l.Message, "biggest") && !strings.Contains(l.Message, `"tail"`) {
+		t.Error(l.Message)
+	}
+	t.Log(l.Message)
+}
+
+// Reclaim is announced to who listens.
+func TestPressureIsCounted(t *testing.T) {
+	groups := isolatortest.NewGroups(t, controller)
+	i := New(groups)
+	id, err := container.ParseID("pressed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups.Fork(t, id)
+	limit := 16.0
+	if err := i.Isolate(t.Context(), &isolator.Container{ID: id, Config: config(nil, &limit)}, 1); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := i.Watch(ctx, id)
+		done <- err
+	}()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if len(i.pressure.all) > 0 {
+			t.Errorf("left: %v", i.pressure.all)
+		}
+	}()
+	read := func() *v1.ResourceStatistics {
+		var s v1.ResourceStatistics
+		if err := i.Usage(t.Context(), id, &s); err != nil {
+			t.Fatal(err)
+		}
+		return &s
+	}
+	for read().MemLowPressureCounter == nil {
+		time.Sleep(time.Millisecond) // until the watch listens
+	}
+	group, err := groups.Group(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	cmd := exec.Command("sh", "-c", "read go; dd if=/dev/zero of="+file+" bs=1M count=64 2>/dev/null; cat "+file+" "+file+" >/dev/null")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := group.Enter(cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	stdin.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	s := read()
+	if s.GetMemLowPressureCounter()+s.GetMemMediumPressureCounter() == 0 || s.GetMemCacheBytes() == 0 {
+		t.Errorf("after 64 MiB of page cache within a limit of 16 MiB: %v", s)
 	}
 }

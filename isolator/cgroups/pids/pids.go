@@ -27,19 +27,14 @@ const (
 	maximum = 4 << 20 // PID_MAX_LIMIT of the kernel: more are no limit
 )
 
-// Groups finds the cgroup of a container.
-type Groups interface {
-	Group(id container.ID) (*cgroup.Group, error)
-}
-
 // Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Updater and
 // isolator.Meter.
 type Isolator struct {
-	groups Groups
+	groups cgroup.Groups
 }
 
 // New returns the isolator.
-func New(groups Groups) *Isolator { return &Isolator{groups} }
+func New(groups cgroup.Groups) *Isolator { return &Isolator{groups} }
 
 // Supports implements isolator.Supporter: what shares the cgroups of its parent has its
 // limits there.
@@ -58,14 +53,6 @@ func check(c *isolator.Container) error {
 		return fmt.Errorf("cgroups/pids: limit of %v processes: %w: the least is %d, the init process counts too", limit, container.ErrInvalid, minimum)
 	}
 	return nil
-}
-
-func (i *Isolator) dir(id container.ID) (cgroup.Dir, error) {
-	group, err := i.groups.Group(id)
-	if err != nil {
-		return cgroup.Dir{}, err
-	}
-	return group.Dir(controller)
 }
 
 // Isolate implements isolator.Enforcer.
@@ -92,11 +79,7 @@ func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
 
 // Usage implements isolator.Meter. The kernel counts threads.
 func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStatistics) error {
-	group, err := i.groups.Group(id)
-	if err != nil {
-		return err
-	}
-	dir, err := group.Dir(controller)
+	dir, err := cgroup.DirOf(i.groups, id, controller)
 	if err != nil {
 		return err
 	}
@@ -104,7 +87,7 @@ func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStat
 	if err != nil {
 		return fmt.Errorf("cgroups/pids: %w", err)
 	}
-	processes, err := group.Processes()
+	processes, err := dir.Processes()
 	if err != nil {
 		return fmt.Errorf("cgroups/pids: %w", err)
 	}
@@ -113,7 +96,7 @@ func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStat
 }
 
 func (i *Isolator) write(id container.ID, value string) error {
-	dir, err := i.dir(id)
+	dir, err := cgroup.DirOf(i.groups, id, controller)
 	if err != nil {
 		return err
 	}
