@@ -12,6 +12,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/net/netutil"
 
 	"berth/agent/operator"
@@ -47,6 +48,9 @@ const maxSocketPath = 107
 // listenUnix makes the agent's socket, for root only. The caller has the agent's lock, so
 // what is there is that of a dead agent.
 func listenUnix(path string) (net.Listener, error) {
+	if l, err := inherited(); l != nil || err != nil {
+		return l, err
+	}
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("listen on %s: %w: the path of a socket has %d bytes at most: choose a shorter --runtime_dir",
 			path, container.ErrInvalid, maxSocketPath)
@@ -61,6 +65,21 @@ func listenUnix(path string) (net.Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	return l, nil
+}
+
+// inherited returns the socket that systemd listens on for the agent (systemd.socket(5)), and
+// nil when it does not.
+func inherited() (net.Listener, error) {
+	listeners, err := activation.Listeners()
+	if err != nil || len(listeners) == 0 {
+		return nil, err
+	}
+	l, ok := listeners[0].(*net.UnixListener)
+	if len(listeners) > 1 || !ok {
+		return nil, fmt.Errorf("the sockets of systemd: %w: there is to be one, a unix socket", container.ErrInvalid)
+	}
+	l.SetUnlinkOnClose(false) // it is systemd's
 	return l, nil
 }
 

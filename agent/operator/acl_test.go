@@ -138,3 +138,28 @@ func TestWhoComesByTCPSaysWhoTheyAre(t *testing.T) {
 		})
 	}
 }
+
+func TestWhoAsksTooOftenIsToldSo(t *testing.T) {
+	credentials, err := ParseCredentials([]byte(`{"credentials": [{"principal": "ops", "secret": "s"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := ByPassword(credentials, &ACLs{}, newServer(t))
+	ask := func(secret string) int {
+		r := httptest.NewRequest("GET", "/version", nil)
+		r.SetBasicAuth("ops", secret)
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	count := make(map[int]int)
+	for range 100 {
+		count[ask("guess")]++
+	}
+	if count[http.StatusUnauthorized] < 50 || count[http.StatusTooManyRequests] == 0 {
+		t.Errorf("of 100 guesses at once: %v", count)
+	}
+	if got := ask("s"); got != http.StatusOK {
+		t.Errorf("meanwhile who knows the secret gets %d", got)
+	}
+}

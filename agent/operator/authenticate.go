@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync"
+
+	"golang.org/x/time/rate"
 
 	"berth/container"
 	"berth/internal/strictjson"
@@ -72,9 +75,18 @@ func BySocket(next http.Handler) http.Handler {
 // ByPassword lets those through who show who they are, by a client certificate that the
 // listener has verified (its common name is the principal) or by a name and a secret, with
 // the rights that the ACLs give them. GET /health is for everybody.
+//
+// A principal may ask CallsPerSecond times a second, a few more at once; guesses at secrets are
+// counted together.
 func ByPassword(credentials *Credentials, acls *ACLs, next http.Handler) http.Handler {
+	var limits limiters
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		principal, ok := principalOf(r, credentials)
+		if !limits.allow(principal, ok) {
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "too many calls; try again in a second", http.StatusTooManyRequests)
+			return
+		}
 		if !ok && r.URL.Path != "/health" {
 			w.Header().Set("WWW-Authenticate", realm)
 			http.Error(w, "say who you are: by name and secret (--http_credentials), or by a client certificate", http.StatusUnauthorized)
@@ -95,4 +107,36 @@ func principalOf(r *http.Request, credentials *Credentials) (principal string, o
 	}
 	principal, secret, given := r.BasicAuth()
 	return principal, given && principal != "" && credentials.check(principal, secret)
+}
+
+// CallsPerSecond is how often a principal may ask, on average, and how often all those
+// together may whom nobody knows.
+const (
+	CallsPerSecond        = 100
+	unknownCallsPerSecond = 10
+)
+
+// limiters has one limiter for each principal that has shown who they are, and one for all
+// others: their number is bounded by those who were given credentials.
+type limiters struct {
+	mu  sync.Mutex
+	all map[string]*rate.Limiter
+}
+
+func (l *limiters) allow(principal string, known bool) bool {
+	limit := rate.Limit(CallsPerSecond)
+	if !known {
+		principal, limit = "", unknownCallsPerSecond
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all == nil {
+		l.all = make(map[string]*rate.Limiter)
+	}
+	limiter, ok := l.all[principal]
+	if !ok {
+		limiter = rate.NewLimiter(limit, 5*int(limit))
+		l.all[principal] = limiter
+	}
+	return limiter.Allow()
 }

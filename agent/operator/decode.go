@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -16,6 +17,9 @@ import (
 // The largest body of a request, and the largest record of one. A plan, which holds the
 // same arguments and environment, has the same bound.
 const maxMessage = 8 << 20
+
+// bodyTimeout is how long a request may take that is not a stream.
+const bodyTimeout = 30 * time.Second
 
 // maxDepth bounds how deep messages lie in each other; ids of nested containers are the
 // only ones that need more than a few.
@@ -37,7 +41,12 @@ func readCall(w http.ResponseWriter, r *http.Request, s spoken) (*call, error) {
 		c.more = recordio.NewReader(r.Body, maxMessage)
 		return c, c.next()
 	}
+	// A client that sends it slowly is not waited for. Afterwards there is nothing to read but
+	// the end of the connection, for which there is time.
+	connection := http.NewResponseController(w)
+	_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout)) // without it there is more time
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
+	_ = connection.SetReadDeadline(time.Time{})
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		return nil, failed(http.StatusRequestEntityTooLarge, "the body is larger than the %d bytes that are allowed", maxMessage)

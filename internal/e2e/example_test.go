@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"berth/internal/testrig"
@@ -45,4 +47,34 @@ func TestAProgramThatEmbedsBerth(t *testing.T) {
 	if left := leftBy(t, b); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
+}
+
+func TestTheOperatorAPIWithCurl(t *testing.T) {
+	testrig.RequireRoot(t)
+	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
+	b := testrig.Berth(t)
+	agent := startAgent(t, b)
+	out, err := exec.Command("../../examples/operator-api.sh", filepath.Join(b.RuntimeDir, "agent.sock"), image).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	const want = `launch
+containers: RUNNING
+attach
+wait: 0
+files
+	stderr
+	stdout
+hello, world
+kill
+wait: 9
+prune
+images: {"type":"GET_IMAGES","get_images":{}}
+`
+	if _, rest, _ := strings.Cut(string(out), "\n"); rest != want {
+		t.Errorf("it says\n%swant\n%s", rest, want)
+	}
+	agent.Signal(syscall.SIGTERM)
+	expect(t, agent.Wait(), 0)
+	wantNothing(t, b)
 }
