@@ -85,6 +85,9 @@ type Config struct {
 	// choice with which most programs work, and all.
 	EffectiveCapabilities, BoundingCapabilities string
 
+	// SecretsDir has secrets by name, as files that root alone may read; empty: nobody knows any.
+	SecretsDir string
+
 	// SeccompConfigDir has profiles of system calls, which containers choose by name; one that
 	// chooses none gets SeccompProfileName (empty: one of berth's own).
 	SeccompConfigDir, SeccompProfileName string
@@ -134,7 +137,7 @@ func DefaultConfig() Config {
 		WorkDir:    "/var/lib/berth",
 		RuntimeDir: "/run/berth",
 		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "network/cni",
-			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "linux/capabilities", "linux/seccomp"},
+			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "linux/capabilities", "linux/seccomp", "namespaces/cgroup"},
 		Containerizers: []string{"mesos"},
 		ImageProviders: []string{"appc", "docker", "oci"},
 		DockerRegistry: "https://registry-1.docker.io",

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"berth/container"
+	"berth/internal/secretdir"
+	"berth/isolator"
 )
 
 // isolation returns the names of the configured isolators, and of those that come with
@@ -30,6 +32,7 @@ func (c Config) isolation() []string {
 			}
 		}
 	}
+	also(alwaysOn)
 	for _, name := range slices.Clone(all) {
 		also(implied[name]...)
 	}
@@ -39,6 +42,18 @@ func (c Config) isolation() []string {
 		}
 	}
 	return all
+}
+
+// alwaysOn is the isolator that is configured without being named: a secret is never left
+// out.
+const alwaysOn = "environment_secret"
+
+// secrets is who knows secrets by name; nil: nobody.
+func (c Config) secrets() isolator.SecretResolver {
+	if c.SecretsDir == "" {
+		return nil
+	}
+	return secretdir.Dir(c.SecretsDir)
 }
 
 // isolates reports whether an isolator is configured, or comes with one that is.

@@ -23,7 +23,7 @@ func TestThePageOfIsolatorsListsThoseOfTheTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	var listed, want []string
-	for _, heading := range regexp.MustCompile(`(?m)^## (\S+/\S+)$`).FindAllSubmatch(page, -1) {
+	for _, heading := range regexp.MustCompile(`(?m)^## (\S+/\S+|environment_secret)$`).FindAllSubmatch(page, -1) {
 		listed = append(listed, string(heading[1]))
 	}
 	for _, i := range isolators {

@@ -18,9 +18,12 @@ import (
 	"berth/isolator/cgroups/netprio"
 	"berth/isolator/cgroups/pids"
 	"berth/isolator/disk/du"
+	"berth/isolator/environmentsecret"
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/filesystem/posix"
 	"berth/isolator/filesystem/shared"
+	"berth/isolator/linux/nnp"
+	cgroupns "berth/isolator/namespaces/cgroup"
 	"berth/isolator/namespaces/ipc"
 	"berth/isolator/namespaces/pid"
 	"berth/isolator/namespaces/uts"
@@ -145,7 +148,10 @@ var isolators = []tableEntry{
 	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},
 	{"linux/capabilities", func(p parts) isolator.Isolator { return p.security.capabilities }, ""},
+	{"linux/nnp", func(parts) isolator.Isolator { return nnp.New() }, ""},
 	{"linux/seccomp", func(p parts) isolator.Isolator { return p.security.seccomp }, ""},
+	{"namespaces/cgroup", func(parts) isolator.Isolator { return cgroupns.New() }, ""},
+	{"environment_secret", func(p parts) isolator.Isolator { return environmentsecret.New(p.config.secrets()) }, ""},
 	{"namespaces/ipc", func(parts) isolator.Isolator { return ipc.New() }, ""},
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},
@@ -158,7 +164,7 @@ var isolators = []tableEntry{
 		return hostpath.New(hostpath.Options{SandboxDirectory: p.config.SandboxDirectory, Prefixes: p.config.HostPathVolumePrefixes})
 	}, ""},
 	{"volume/secret", func(p parts) isolator.Isolator {
-		return secret.New(secret.Options{SandboxDirectory: p.config.SandboxDirectory})
+		return secret.New(secret.Options{SandboxDirectory: p.config.SandboxDirectory, Resolver: p.config.secrets()})
 	}, ""},
 	// Last: it may have much to fetch, and a request that another one refuses need not.
 	{"volume/image", func(p parts) isolator.Isolator {

@@ -191,6 +191,14 @@ type LaunchInfo struct {
 
 	// Env is overridden by the environment of the request.
 	Env []string
+
+	// Secrets are variables of the request whose values no record has.
+	Secrets []SecretVariable
+}
+
+// SecretVariable is a variable of the environment whose value is a secret.
+type SecretVariable struct {
+	Name, Value string
 }
 
 // Command is what to execute: Path is looked up like that of plan.Command.

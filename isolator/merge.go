@@ -31,6 +31,7 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 		sum.ForUser = append(sum.ForUser, info.ForUser...)
 		sum.Owned = append(sum.Owned, info.Owned...)
 		sum.Env = append(sum.Env, info.Env...)
+		sum.Secrets = append(sum.Secrets, info.Secrets...)
 		sum.Groups = append(sum.Groups, info.Groups...)
 		sum.Loopback = sum.Loopback || info.Loopback
 		sum.CgroupNamespace = sum.CgroupNamespace || info.CgroupNamespace

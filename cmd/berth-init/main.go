@@ -79,6 +79,11 @@ func run(files plan.Files, caught *signals) (unix.WaitStatus, error) {
 	if err != nil {
 		return 0, err
 	}
+	if p.CgroupNamespace {
+		if err := step("make a cgroup namespace", ownCgroups()); err != nil {
+			return 0, err
+		}
+	}
 	streams := standardStreams()
 	if err := setUp(p, files.Parent, &streams, files.Terminal); err != nil {
 		return 0, err

@@ -121,6 +121,14 @@ func setUpKernel(p plan.Plan) error {
 	return nil
 }
 
+// ownCgroups makes a cgroup namespace for this thread, and so for the command that it starts.
+// Not the launcher: what a process is in when the namespace is made is its root, and this one
+// has been brought into its cgroups only after it was cloned.
+func ownCgroups() error {
+	runtime.LockOSThread()
+	return unix.Unshare(unix.CLONE_NEWCGROUP)
+}
+
 // enterMounts makes the file system of another process that of this thread, and so of
 // the command that it starts. The other threads of this process cannot follow; they get
 // an empty file system, so that nothing of the host is to be found through them.

@@ -68,6 +68,7 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.BoolVar(&c.NetworkCNIMetrics, "network_cni_metrics", c.NetworkCNIMetrics, "measure the traffic of containers with networks of their own")
 	f.StringVar(&c.EffectiveCapabilities, "effective_capabilities", "", "CapabilityInfo of containers that ask for none, as `JSON` or a file with it (default: what most programs need)")
 	f.StringVar(&c.BoundingCapabilities, "bounding_capabilities", "", "CapabilityInfo with all that any container can have, as `JSON` or a file with it (default: all of berth's own)")
+	f.StringVar(&c.SecretsDir, "secrets_dir", "", "directory of secrets by name: files that root alone may read")
 	f.StringVar(&c.SeccompConfigDir, "seccomp_config_dir", "", "directory of profiles of system calls, as Docker has them")
 	f.StringVar(&c.SeccompProfileName, "seccomp_profile_name", "", "that of them which containers get that choose none (default: one of berth's own)")
 	f.StringVar(&c.FetcherCacheDir, "fetcher_cache_dir", c.FetcherCacheDir, "directory of downloads that are cached (default: in --work_dir)")

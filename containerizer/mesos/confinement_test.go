@@ -3,7 +3,14 @@
 package mesos
 
 import (
+	"bytes"
+	"crypto/rand"
 	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,7 +18,10 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/internal/capability"
+	"berth/internal/secretdir"
+	"berth/isolator/environmentsecret"
 	"berth/isolator/linux/capabilities"
+	cgroupns "berth/isolator/namespaces/cgroup"
 )
 
 // withCapabilities puts the isolator into a world.
@@ -111,5 +121,65 @@ func TestADebugContainerHasWhatItsParentHas(t *testing.T) {
 		if !strings.HasPrefix(got, want.String()) || !strings.Contains(got, "NoNewPrivs:\t1") {
 			t.Errorf("user %q has %s\nwant %s and no new privileges", user, got, want)
 		}
+	}
+}
+
+// A container with a cgroup namespace does not learn where it is on the host.
+func TestACgroupNamespace(t *testing.T) {
+	r := newRigWith(t, "overlay", func(p *parts) { p.isolators = append(p.isolators, cgroupns.New()) })
+	for line := range strings.Lines(r.sh("cat /proc/self/cgroup")) {
+		if controller := strings.SplitN(line, ":", 3); r.inGroup(controller[1]) && controller[2] != "/\n" {
+			t.Errorf("/proc/self/cgroup says %q", line)
+		}
+	}
+}
+
+// inGroup reports whether the launcher has brought a container into a cgroup of its own for
+// these controllers: all of the rig's, and the v2 tree.
+func (r *rig) inGroup(controllers string) bool {
+	for _, controller := range []string{"cpu", "memory", "pids"} {
+		if slices.Contains(strings.Split(controllers, ","), controller) {
+			return true
+		}
+	}
+	return controllers == ""
+}
+
+// A variable that is a secret is where it belongs, and nowhere else while the container runs.
+func TestSecretsOfTheEnvironment(t *testing.T) {
+	dir, value := t.TempDir(), "s"+rand.Text()
+	if err := os.WriteFile(filepath.Join(dir, "password"), []byte(value), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	logged := &bytes.Buffer{}
+	r := newRigWith(t, "overlay", func(p *parts) {
+		p.isolators = append(p.isolators, environmentsecret.New(secretdir.Dir(dir)))
+		p.log = slog.New(slog.NewTextHandler(logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	request := shell("echo $A-$B; exec cat")
+	request.CommandInfo = &v1.CommandInfo{Environment: &v1.Environment{Variables: []*v1.Environment_Variable{
+		{Name: proto.String("A"), Type: v1.Environment_Variable_SECRET.Enum(), Secret: &v1.Secret{Type: v1.Secret_VALUE.Enum(), Value: &v1.Secret_Value{Data: []byte(value)}}},
+		{Name: proto.String("B"), Type: v1.Environment_Variable_SECRET.Enum(), Secret: &v1.Secret{Type: v1.Secret_REFERENCE.Enum(), Reference: &v1.Secret_Reference{Name: proto.String("password")}}},
+	}}}
+	c := r.start(request)
+	c.says(value + "-" + value)
+	found, err := exec.Command("grep", "-rl", value, r.world.Work, r.world.Runtime).CombinedOutput()
+	if len(found) > 0 {
+		t.Errorf("it is in %s, %v", found, err)
+	}
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil || len(lines) == 0 {
+		t.Fatal(lines, err)
+	}
+	for _, name := range lines {
+		if data, _ := os.ReadFile(name); bytes.Contains(data, []byte(value)) {
+			t.Errorf("%s has it: %q", name, data)
+		}
+	}
+	if strings.Contains(logged.String(), value) {
+		t.Errorf("it was logged: %s", logged)
+	}
+	if got := c.runIn("look", debug("echo -$A-$B-")).stdout; got != "---\n" {
+		t.Errorf("who looks into the container gets %q", got)
 	}
 }

@@ -4,10 +4,12 @@ package mesos
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/isolator"
 )
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -31,7 +33,7 @@ func environment(config *v1.ContainerConfig, given []string, home string) ([]str
 	}
 	for _, v := range config.GetCommandInfo().GetEnvironment().GetVariables() {
 		if v.GetType() == v1.Environment_Variable_SECRET {
-			return nil, fmt.Errorf("environment variable %s: %w: secrets in the environment", v.GetName(), container.ErrNotSupported)
+			continue // see withSecrets
 		}
 		if v.GetName() == "" || strings.ContainsAny(v.GetName(), "=\x00") || strings.Contains(v.GetValue(), "\x00") {
 			return nil, fmt.Errorf("environment variable %q: %w: a name is not empty and has no '=', and neither name nor value has a NUL", v.GetName(), container.ErrInvalid)
@@ -39,6 +41,33 @@ func environment(config *v1.ContainerConfig, given []string, home string) ([]str
 		env.set(v.GetName(), v.GetValue())
 	}
 	return env, nil
+}
+
+// withSecrets adds the variables that are secrets. ErrNotSupported: no isolator knows one.
+func withSecrets(env []string, config *v1.ContainerConfig, secrets []isolator.SecretVariable) ([]string, error) {
+	all := environ(slices.Clone(env))
+	for _, v := range config.GetCommandInfo().GetEnvironment().GetVariables() {
+		if v.GetType() != v1.Environment_Variable_SECRET {
+			continue
+		}
+		at := slices.IndexFunc(secrets, func(s isolator.SecretVariable) bool { return s.Name == v.GetName() })
+		if at < 0 {
+			return nil, fmt.Errorf("environment variable %s: %w: a secret in the environment needs the isolator environment_secret", v.GetName(), container.ErrNotSupported)
+		}
+		if v.GetName() == "" || strings.ContainsAny(v.GetName(), "=\x00") {
+			return nil, fmt.Errorf("environment variable %q: %w: a name is not empty and has no '=' and no NUL", v.GetName(), container.ErrInvalid)
+		}
+		all.set(v.GetName(), secrets[at].Value)
+	}
+	return all, nil
+}
+
+// withoutSecrets is what a record may have of an environment.
+func withoutSecrets(env []string, secrets []isolator.SecretVariable) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.ContainsFunc(secrets, func(s isolator.SecretVariable) bool { return s.Name == name })
+	})
 }
 
 // environ is an environment in the order in which names came first.

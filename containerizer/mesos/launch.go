@@ -413,6 +413,9 @@ func (l *launch) plan() (plan.Plan, error) {
 		user.Groups = append(user.Groups, l.info.Groups...)
 	}
 	env, err := environment(config, l.info.Env, user.Home)
+	if err == nil {
+		env, err = withSecrets(env, config, l.info.Secrets)
+	}
 	if err != nil {
 		return plan.Plan{}, err
 	}

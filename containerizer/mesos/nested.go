@@ -36,7 +36,7 @@ type made struct {
 }
 
 func (l *launch) recordMade(c plan.Command) error {
-	l.made = made{time.Now(), l.info.StopSignal, c.Env, c.Dir, c.UID, c.GID, c.Groups, l.streams(), l.info.Confinement}
+	l.made = made{time.Now(), l.info.StopSignal, withoutSecrets(c.Env, l.info.Secrets), c.Dir, c.UID, c.GID, c.Groups, l.streams(), l.info.Confinement}
 	data, err := json.Marshal(l.made)
 	if err != nil {
 		return err
@@ -111,7 +111,10 @@ func (l *launch) debugPlan() (plan.Plan, error) {
 	if home != "" {
 		env = append(append([]string{}, env...), "HOME="+home)
 	}
-	p.Command.Env, err = environment(config, append(append([]string{}, env...), l.info.Env...), "")
+	if env, err = environment(config, append(append([]string{}, env...), l.info.Env...), ""); err != nil {
+		return plan.Plan{}, err
+	}
+	p.Command.Env, err = withSecrets(env, config, l.info.Secrets)
 	return p, err
 }
 

@@ -18,6 +18,8 @@ import (
 type Options struct {
 	// SandboxDirectory is where a container with an image finds its sandbox.
 	SandboxDirectory string
+	// Resolver knows secrets by name; nil: nobody does.
+	Resolver isolator.SecretResolver
 }
 
 // Isolator implements isolator.Isolator.
@@ -29,30 +31,19 @@ type Isolator struct {
 func New(o Options) *Isolator { return &Isolator{o} }
 
 // Prepare implements isolator.Isolator.
-func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
+func (i *Isolator) Prepare(ctx context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
 	isSecret := func(v *v1.Volume) bool { return v.GetSource().GetType() == v1.Volume_Source_SECRET }
 	info, err := isolator.EachVolume(c.Config, i.SandboxDirectory, isSecret, func(_ *isolator.LaunchInfo, m *plan.Mount, v *v1.Volume) (err error) {
 		// Unlike those of tmpfs, the pages of ramfs are never swapped.
 		m.Source, m.Type, m.File = "secret", "ramfs", true
 		m.Flags |= plan.NoSuid | plan.NoDev | plan.NoExec
-		m.Content, err = resolve(v.GetSource().GetSecret())
+		m.Content, err = isolator.ResolveSecret(ctx, i.Resolver, v.GetSource().GetSecret())
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("volume/secret: %w", err)
 	}
 	return info, nil
-}
-
-// resolve returns what a secret is. No error has any of it.
-func resolve(s *v1.Secret) ([]byte, error) {
-	switch {
-	case s.GetType() == v1.Secret_REFERENCE:
-		return nil, fmt.Errorf("the secret is a REFERENCE to %q: %w: nobody here keeps secrets by name; give its VALUE", s.GetReference().GetName(), container.ErrNotSupported)
-	case s.GetType() != v1.Secret_VALUE || s.Value == nil || s.Reference != nil:
-		return nil, fmt.Errorf("%w: a secret is of type VALUE and has a value and no reference", container.ErrInvalid)
-	}
-	return s.GetValue().GetData(), nil
 }
 
 // Cleanup implements isolator.Isolator: the file goes with the mount namespace.

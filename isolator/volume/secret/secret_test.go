@@ -32,7 +32,7 @@ func bad() map[string]*v1.ContainerConfig {
 	onHost := config(value(hidden), "/no/such/place")
 	onHost.Rootfs = nil
 	return map[string]*v1.ContainerConfig{
-		"a reference": config(&v1.Secret{Type: v1.Secret_REFERENCE.Enum(), Value: value(hidden).Value,
+		"a reference": config(&v1.Secret{Type: v1.Secret_REFERENCE.Enum(),
 			Reference: &v1.Secret_Reference{Name: proto.String("password")}}, "/s"),
 		"a reference beside it":         config(both, "/s"),
 		"no type":                       config(untyped, "/s"),
