@@ -25,9 +25,9 @@ test-vm: ## tests in virtual machines: cgroup v2 alone, cgroup v1 alone
 
 soak: ## the tests with larger counts, for hours
 	script/packages test
-	BERTH_TEST_REQUIRE_ROOT=1 BERTH_TEST_SOAK=1 go test -p 1 -timeout 6h ./internal/crashtest ./internal/e2e ./provisioner/...
+	BERTH_TEST_REQUIRE_ROOT=1 BERTH_TEST_SOAK=1 go test -p 1 -timeout 6h ./internal/crashtest ./internal/e2e ./containerizer/mesos ./provisioner/...
 
-bench: ## berth beside podman, skopeo+umoci, crun, runc, containerd, rm, cp and bare system calls
+bench: ## berth beside podman, skopeo+umoci, crun, runc, containerd, rm, cp and bare system calls (bench/floor.c)
 	script/packages bench
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench
 
