@@ -29,7 +29,8 @@ func makeIsolators(ctx context.Context, p parts) (chosen []isolator.Isolator, er
 	// The first to prepare are the last to clean up.
 	chosen = append(chosen, external.NewOthers(options, wanted))
 	if !slices.Contains(wanted, "network/cni") {
-		chosen = append(chosen, cni.NewLeftovers(p.networks()))
+		others := len(p.config.Isolators) > 0 || slices.ContainsFunc(wanted, func(name string) bool { return strings.HasPrefix(name, external.Prefix) })
+		chosen = append(chosen, cni.NewLeftovers(p.networks(), others))
 	}
 	take := func(name string) bool {
 		at := slices.Index(wanted, name)

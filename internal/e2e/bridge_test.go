@@ -251,6 +251,7 @@ func TestANetworkThatFails(t *testing.T) {
 		t.Errorf("stdout %q", r.Stdout)
 	}
 	wantNoTrace(t, b, "c")
+	expect(t, b.Run("run", "--isolation=filesystem/linux,docker/runtime", "--network", "none", image, "--", "true"), 125, "--isolation=network/cni")
 	expect(t, b.Run(append(flags, "--network", "absent", image, "--", "true")...), 125, "absent", "broken")
 	r = b.Run("info", "--network_cni_config_dir="+dir+"/conf", "--network_cni_plugins_dir=/nowhere")
 	expect(t, r, 0)
