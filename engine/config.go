@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"berth/containerizer"
@@ -36,7 +37,10 @@ type Config struct {
 	DockerConfig string
 	// Agent: Recover takes up again the containers whose keeper is the agent. One process at
 	// a time may be it in these directories.
-	Agent            bool
+	Agent bool
+	// Launcher is linux, which needs root, or posix; empty: linux for root on Linux, else
+	// posix. Whichever it is, containers of the other one that are there are looked after.
+	Launcher         string
 	LauncherDir      string // where berth-init is; empty: beside this program
 	CgroupsRoot      string
 	SandboxDirectory string
@@ -134,10 +138,9 @@ type NamedIsolator struct {
 // DefaultConfig returns what the flags default to.
 func DefaultConfig() Config {
 	return Config{
-		WorkDir:    "/var/lib/berth",
-		RuntimeDir: "/run/berth",
-		Isolation: []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "network/cni",
-			"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "linux/capabilities", "linux/seccomp", "namespaces/cgroup"},
+		WorkDir:        "/var/lib/berth",
+		RuntimeDir:     "/run/berth",
+		Isolation:      DefaultIsolation(""),
 		Containerizers: []string{"mesos"},
 		ImageProviders: []string{"appc", "docker", "oci"},
 		DockerRegistry: "https://registry-1.docker.io",
@@ -167,6 +170,31 @@ func DefaultConfig() Config {
 
 		IsolatorDir: "/usr/lib/berth/isolators",
 	}
+}
+
+// DefaultIsolation is what --isolation defaults to with a launcher; see Config.Launcher.
+func DefaultIsolation(launcher string) []string {
+	if (Config{Launcher: launcher}).launcherName() == posixLauncher {
+		return []string{"filesystem/posix", "posix/cpu", "posix/mem"}
+	}
+	return []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "network/cni",
+		"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "linux/capabilities", "linux/seccomp", "namespaces/cgroup"}
+}
+
+// The launchers.
+const (
+	linuxLauncher = "linux"
+	posixLauncher = "posix"
+)
+
+func (c Config) launcherName() string {
+	switch {
+	case c.Launcher != "":
+		return c.Launcher
+	case runtime.GOOS == "linux" && os.Geteuid() == 0:
+		return linuxLauncher
+	}
+	return posixLauncher
 }
 
 func (c Config) launcherDir() (string, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -15,7 +16,6 @@ import (
 	"berth/fetcher"
 	"berth/internal/cgroup"
 	"berth/internal/metrics"
-	launcher "berth/launcher/linux"
 	"berth/layer"
 	"berth/provisioner"
 	"berth/provisioner/store"
@@ -50,8 +50,15 @@ func OpenImages(ctx context.Context, c Config) (*Images, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("%w: berth gives files the owners that images say, makes mounts and namespaces, and needs root; this is user %d", container.ErrFailedPrecondition, os.Geteuid())
 	}
+	return openImages(c)
+}
+
+func openImages(c Config) (*Images, error) {
 	layout, err := state.NewLayout(c.WorkDir, c.RuntimeDir)
 	if err != nil {
+		if os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w: name directories of your own; whoever runs images needs root", err)
+		}
 		return nil, fmt.Errorf("open --work_dir and --runtime_dir: %w", err)
 	}
 	layers, err := layer.Open(cmp.Or(c.DockerStoreDir, layout.Store()), layer.DefaultLimits)
@@ -123,10 +130,11 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	c.Isolation = expandCgroups(c.Isolation, cgroups)
 	defaultInfo, err := c.defaultContainerInfo()
-	if err := errors.Join(err, c.checkContainerizers(), c.checkIsolation(), c.checkPrefixes(), c.checkPorts(), c.checkDisk()); err != nil {
+	if err := errors.Join(err, c.checkContainerizers(), c.checkLauncher(), c.checkIsolation(), c.checkPrefixes(), c.checkPorts(), c.checkDisk()); err != nil {
 		return nil, err
 	}
-	images, err := OpenImages(ctx, c)
+	// Without root no image is run, but the posix launcher runs the host's commands.
+	images, err := openImages(c)
 	if err != nil {
 		return nil, err
 	}
@@ -138,17 +146,21 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 }
 
 func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, launcherDir string, images *Images) (*mesos.Containerizer, error) {
-	if err := images.chooseBackend(ctx, c.ImageProvisionerBackend); err != nil {
-		return nil, err
+	if os.Geteuid() == 0 {
+		if err := images.chooseBackend(ctx, c.ImageProvisionerBackend); err != nil {
+			return nil, err
+		}
 	}
 	settings, err := c.cgroups()
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checkCgroupsRoot(cgroups); err != nil {
-		return nil, err
+	if c.launcherName() == linuxLauncher {
+		if err := c.checkCgroupsRoot(cgroups); err != nil {
+			return nil, err
+		}
 	}
-	l, err := launcher.New(launcher.Options{Layout: images.Layout, Cgroups: cgroups, CgroupsRoot: c.CgroupsRoot, Dir: launcherDir})
+	l, err := c.openLaunchers(images.Layout, cgroups, launcherDir)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +168,7 @@ func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, laun
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l, cgroups: cgroups, images: images, settings: settings, security: security})
+	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l.linux, processes: l, cgroups: cgroups, images: images, settings: settings, security: security})
 	if err != nil {
 		return nil, err
 	}

@@ -73,6 +73,10 @@ func (c Config) checkIsolation() (err error) {
 		err = fmt.Errorf("--isolation: %w: a container has one file system, and %s are each one: leave all but one out", container.ErrInvalid, strings.Join(several, ", "))
 	}
 	for _, name := range all {
+		own := slices.ContainsFunc(isolators, func(i tableEntry) bool { return i.name == name })
+		if c.launcherName() == posixLauncher && own && !slices.Contains(onTrees, name) {
+			err = errors.Join(err, fmt.Errorf("--isolation: %s: %w: it needs --launcher=linux", name, container.ErrNotSupported))
+		}
 		if of := needs[name]; of != nil && !slices.ContainsFunc(of, func(other string) bool { return slices.Contains(all, other) }) {
 			err = errors.Join(err, fmt.Errorf("--isolation: %w: %s needs %s", container.ErrInvalid, name, strings.Join(of, " or ")))
 		}

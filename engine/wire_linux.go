@@ -29,6 +29,8 @@ import (
 	"berth/isolator/namespaces/uts"
 	"berth/isolator/network/cni"
 	"berth/isolator/network/ports"
+	posixcpu "berth/isolator/posix/cpu"
+	posixmem "berth/isolator/posix/mem"
 	"berth/isolator/runtime"
 	"berth/isolator/volume/hostpath"
 	"berth/isolator/volume/image"
@@ -107,12 +109,13 @@ func (c Config) besideLayers(store string) string {
 
 // parts are what isolators may be made of.
 type parts struct {
-	config   Config
-	launcher *launcher.Launcher
-	cgroups  *cgroup.Host
-	images   *Images
-	settings cgroupSettings
-	security security
+	config    Config
+	launcher  *launcher.Launcher
+	processes *launchers
+	cgroups   *cgroup.Host
+	images    *Images
+	settings  cgroupSettings
+	security  security
 }
 
 // tableEntry is an isolator of berth's own.
@@ -133,6 +136,8 @@ var isolators = []tableEntry{
 	}, ""},
 	{"filesystem/shared", func(parts) isolator.Isolator { return shared.New() }, ""},
 	{"filesystem/posix", func(parts) isolator.Isolator { return posix.New() }, ""},
+	{"posix/cpu", func(p parts) isolator.Isolator { return posixcpu.New(p.processes) }, ""},
+	{"posix/mem", func(p parts) isolator.Isolator { return posixmem.New(p.processes) }, ""},
 	{"cgroups/cpu", func(p parts) isolator.Isolator { return cpu.New(p.launcher) }, "cpu"},
 	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher) }, "memory"},
 	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
@@ -184,6 +189,10 @@ var implied = map[string][]string{
 	"filesystem/linux":  {"volume/sandbox_path", "volume/host_path", "volume/secret", "volume/image"},
 	"filesystem/shared": {"volume/host_path"},
 }
+
+// onTrees are the isolators that need no namespaces, no cgroups and no mounts: those for the
+// posix launcher. Those of images have nothing to do there, and do no harm.
+var onTrees = []string{"filesystem/posix", "posix/cpu", "posix/mem", "disk/du", "docker/runtime", "oci/runtime", "appc/runtime"}
 
 // needs are the isolators of which another one needs one.
 var needs = map[string][]string{

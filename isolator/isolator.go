@@ -137,8 +137,8 @@ type Reporter interface {
 // Recoverer is an isolator that keeps more of containers than Cleanup finds by their ids.
 type Recoverer interface {
 	// Recover is called before anything else, with the containers that another process
-	// has left running. What the isolator has of others, it removes. An error ends the
-	// recovery of all.
+	// has left running and this one has taken up again. Of others it says nothing: they may
+	// be those of a process that lives. An error ends the recovery of all.
 	Recover(ctx context.Context, living []*Container) error
 }
 

@@ -31,6 +31,7 @@
 //	        cgroup                                      path and controllers of its cgroup
 //	        pid                                         of the init process, and when that began
 //	        netns                                       its network namespace is bound to it
+//	        tree                                        the same of a container that is a tree of processes
 //	        launch                                      what was made of the request: environment, directory...
 //	        input, control                              pipes to the command's input and to berth-init, see containerizer/mesos
 //	        status                                      wait status of the command
@@ -187,6 +188,9 @@ func (c Container) Pid() string { return filepath.Join(c.Dir, "pid") }
 
 // Netns is the file to which the network namespace is bound.
 func (c Container) Netns() string { return filepath.Join(c.Dir, "netns") }
+
+// Tree identifies the init process of a container that is the tree of processes below it.
+func (c Container) Tree() string { return filepath.Join(c.Dir, "tree") }
 
 // Launch is what was made of the request.
 func (c Container) Launch() string { return filepath.Join(c.Dir, "launch") }

@@ -38,7 +38,7 @@ func start(p plan.Plan, s streams) (*child, error) {
 		return nil, step("become the reaper", err)
 	}
 	started := &child{}
-	if started.pid, started.pidFD, err = execute(file, c, s); err != nil {
+	if started.pid, started.pidFD, err = execute(file, p, s); err != nil {
 		return nil, err
 	}
 	return started, nil

@@ -68,6 +68,9 @@ const secureNoRoot = 1
 
 // identify sets groups and user.
 func (c *calls) identify(command plan.Command) {
+	if os.Geteuid() != 0 && int(command.UID) == os.Geteuid() && int(command.GID) == os.Getegid() {
+		return // only root can change it, groups included
+	}
 	groups := append([]uint32{}, command.Groups...)
 	var list uintptr
 	if len(groups) > 0 {

@@ -41,13 +41,14 @@ func pin[T any](c *calls, value *T) uintptr {
 }
 
 // execute starts the command in a process of its own. The error has an exit code.
-func execute(file string, command plan.Command, s streams) (pid, pidFD int, err error) {
+func execute(file string, p plan.Plan, s streams) (pid, pidFD int, err error) {
+	command := p.Command
 	c := &calls{}
 	defer c.pins.Unpin()
 	if err := writeLabels(command.Confinement); err != nil {
 		return 0, 0, err
 	}
-	c.join(s)
+	c.join(p, s)
 	c.limitFiles()
 	if err := c.become(command); err != nil {
 		return 0, 0, err
@@ -71,10 +72,15 @@ func execute(file string, command plan.Command, s streams) (pid, pidFD int, err 
 
 // join gives the process a session, its terminal and its standard streams. Every other file
 // is closed when the command is executed.
-func (c *calls) join(s streams) {
+func (c *calls) join(p plan.Plan, s streams) {
 	// What the command sends to its own process group is not for berth-init, which would
 	// forward it.
-	c.add("make a session", unix.SYS_SETSID)
+	if p.Tree && s.terminal == nil {
+		// In the session of berth-init, by which it is found should that be killed.
+		c.add("make a process group", unix.SYS_SETPGID, 0, 0)
+	} else {
+		c.add("make a session", unix.SYS_SETSID)
+	}
 	for to, from := range s.files {
 		if to := uintptr(to); from == to {
 			c.add("keep a standard stream", unix.SYS_FCNTL, to, unix.F_SETFD, 0)

@@ -112,6 +112,9 @@ func run(files plan.Files, caught *signals) (unix.WaitStatus, error) {
 			_ = becomeWaiter(child, caught, files.Status) // where that is not possible, all stays as it is
 		}
 	})
+	if p.Tree {
+		endRest()
+	}
 	logs.finish() // before anyone hears of the end
 	return status, err
 }
@@ -120,7 +123,7 @@ func run(files plan.Files, caught *signals) (unix.WaitStatus, error) {
 // child.wait does, so that the waiter can take its place. Whatever else it comes to do
 // belongs here.
 func onlyWaits(p plan.Plan) bool {
-	return p.Logs == nil && !p.Input && (p.Terminal == nil || !p.Terminal.Kept)
+	return !p.Tree && p.Logs == nil && !p.Input && (p.Terminal == nil || !p.Terminal.Kept)
 }
 
 // fail reports why the command was not executed, and records the exit status that

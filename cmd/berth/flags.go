@@ -45,6 +45,7 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringSliceVar(&c.Containerizers, "containerizers", c.Containerizers, "mesos, which is the only one")
 	f.StringSliceVar(&c.Isolation, "isolation", c.Isolation, "isolators")
 	f.StringVar(&c.IsolatorDir, "isolator_dir", c.IsolatorDir, "directory of the executables of the isolators external/NAME")
+	f.Var(&launcherFlag{f, c}, "launcher", "linux, with namespaces and cgroups, or posix, without (default: linux for root)")
 	f.StringVar(&c.LauncherDir, "launcher_dir", c.LauncherDir, "directory of berth-init (default: that of berth)")
 	f.StringVar(&c.CgroupsRoot, "cgroups_root", c.CgroupsRoot, "cgroup that the containers' cgroups are made in")
 	f.StringVar(&c.AllowedDevices, "allowed_devices", "", "DeviceWhitelist of what containers may beyond the standard devices, as `JSON` or a file with it")
@@ -84,6 +85,29 @@ func hint(f *pflag.FlagSet, err error) error {
 		return fmt.Errorf("%w%s: %w", err, didYouMean(f, unknown.GetSpecifiedName()), container.ErrInvalid)
 	}
 	return err
+}
+
+// launcherFlag has --isolation default to what goes with the launcher.
+type launcherFlag struct {
+	flags  *pflag.FlagSet
+	config *engine.Config
+}
+
+func (l *launcherFlag) String() string {
+	if l.config == nil { // pflag looks for what the zero value says
+		return ""
+	}
+	return l.config.Launcher
+}
+
+func (l *launcherFlag) Type() string { return "NAME" }
+
+func (l *launcherFlag) Set(name string) error {
+	l.config.Launcher = name
+	if !l.flags.Changed("isolation") {
+		l.config.Isolation = engine.DefaultIsolation(name)
+	}
+	return nil
 }
 
 // byteSize is a flag for a number of bytes.

@@ -56,7 +56,7 @@ func (l *launch) readTermination() (e ending, ok bool) {
 // where its output is, for whom that is, and those of the containers nested in it. That of
 // the phase goes last: without it, nothing else is left. The caller holds own.
 func (l *launch) settle() error {
-	for _, path := range []string{l.records.Cgroup(), l.records.Pid(), l.records.Input(), l.records.Control(), l.records.Status(), l.records.Phase()} {
+	for _, path := range []string{l.records.Cgroup(), l.records.Pid(), l.records.Tree(), l.records.Input(), l.records.Control(), l.records.Status(), l.records.Phase()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

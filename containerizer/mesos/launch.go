@@ -405,7 +405,7 @@ func (l *launch) plan() (plan.Plan, error) {
 		root, sandbox = config.GetRootfs(), l.SandboxDirectory
 	}
 	asked := firstOf(config.GetUser(), config.GetCommandInfo().GetUser())
-	user, err := inroot.LookupUser(root, firstOf(asked, l.info.User))
+	user, err := inroot.LookupUser(root, firstOf(asked, l.info.User, ownUser()))
 	if err != nil {
 		return plan.Plan{}, err
 	}
@@ -456,6 +456,14 @@ func (l *launch) plan() (plan.Plan, error) {
 			Confinement: l.info.Confinement.Of(user.UID),
 		},
 	}, nil
+}
+
+// ownUser is who a command runs as that names nobody: root, or who else berth runs as.
+func ownUser() string {
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", os.Geteuid(), os.Getegid())
 }
 
 func firstOf(values ...string) string {

@@ -33,7 +33,9 @@ var rooms = []struct {
 	{"isolator/*", []string{"isolator", "launcher", "launcher/plan", "image", "image/appc", "container", "api/v1", "internal/*"}},
 	{"isolator", []string{"launcher", "launcher/plan", "image", "container", "api/v1", "internal/capability"}},
 	{"launcher/plan", nil},
-	{"launcher/*", []string{"launcher", "launcher/plan", "container", "state", "internal/*"}},
+	{"launcher/initproc", []string{"launcher", "launcher/plan", "container", "internal/*"}},
+	{"launcher/launchertest", []string{"launcher", "launcher/initproc", "launcher/plan", "container", "state", "internal/*"}},
+	{"launcher/*", []string{"launcher", "launcher/initproc", "launcher/launchertest", "launcher/plan", "container", "state", "internal/*"}},
 	{"launcher", []string{"launcher/plan", "container"}},
 	// Conformance suites may use what makes tests possible.
 	{"provisioner/backend/backendtest", []string{"provisioner/backend", "layer", "image", "container", "state", "internal/*"}},

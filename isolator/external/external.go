@@ -47,7 +47,8 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Isolator implements isolator.Isolator and isolator.Enforcer.
+// Isolator implements isolator.Isolator, Enforcer, Updater, Meter and Recoverer. To phases
+// that its executable does not take part in it says nothing.
 type Isolator struct {
 	Options
 	name    string // with Prefix
@@ -124,6 +125,46 @@ func (i *Isolator) Isolate(ctx context.Context, c *isolator.Container, pid int) 
 		return nil
 	}
 	return i.ask(ctx, isolate, c, pid, &nothing{})
+}
+
+// Update implements isolator.Updater.
+func (i *Isolator) Update(ctx context.Context, c *isolator.Container) error {
+	if !slices.Contains(i.phases, update) {
+		return nil
+	}
+	return i.ask(ctx, update, c, 0, &nothing{})
+}
+
+// Usage implements isolator.Meter.
+func (i *Isolator) Usage(ctx context.Context, id container.ID, to *v1.ResourceStatistics) error {
+	if !slices.Contains(i.phases, usage) {
+		return nil
+	}
+	var answer measured
+	if err := i.call(ctx, i.program, request{Phase: usage, ContainerID: id.String()}, &answer); err != nil {
+		return err
+	}
+	if err := answer.addTo(to); err != nil {
+		return fmt.Errorf("isolator %s: its answer to usage of container %s: %w", i.program, id, err)
+	}
+	return nil
+}
+
+// Recover implements isolator.Recoverer. One that has nothing to take up is not asked:
+// what is gone it was, or will be, asked to clean up.
+func (i *Isolator) Recover(ctx context.Context, containers []*isolator.Container) error {
+	if !slices.Contains(i.phases, recovery) || len(containers) == 0 {
+		return nil
+	}
+	r := request{Phase: recovery}
+	for _, c := range containers {
+		config, err := v1.Marshal(c.Config)
+		if err != nil {
+			return fmt.Errorf("isolator %s: the request for container %s: %w", i.program, c.ID, err)
+		}
+		r.Containers = append(r.Containers, living{c.ID.String(), config})
+	}
+	return i.call(ctx, i.program, r, &nothing{})
 }
 
 // ask sends the request of a container.

@@ -566,3 +566,125 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+// statistics has an executable answer to usage.
+func statistics(t *testing.T, o Options, lines string) (*v1.ResourceStatistics, error) {
+	t.Helper()
+	install(t, o, "x", script(`"usage"`, lines))
+	usage := &v1.ResourceStatistics{Timestamp: proto.Float64(1), MemRssBytes: proto.Uint64(7)}
+	return usage, made(t, o, "x").Usage(t.Context(), newContainer(t, nil).ID, usage)
+}
+
+func TestUsageIsAdded(t *testing.T) {
+	o := options(t)
+	got, err := statistics(t, o, `grep -q '"phase":"usage","container_id":"c1"}' && echo '{"statistics": {"disk_used_bytes": 5, "net_tx_bytes": 6}}'`)
+	want := &v1.ResourceStatistics{Timestamp: proto.Float64(1), MemRssBytes: proto.Uint64(7), DiskUsedBytes: proto.Uint64(5), NetTxBytes: proto.Uint64(6)}
+	if err != nil || !proto.Equal(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+	for _, lines := range []string{"exit 0", "echo '{}'", `echo '{"statistics": {}}'`} {
+		if got, err := statistics(t, o, lines); err != nil || proto.Size(got) != proto.Size(&v1.ResourceStatistics{Timestamp: proto.Float64(1), MemRssBytes: proto.Uint64(7)}) {
+			t.Errorf("%s: %v, %v", lines, got, err)
+		}
+	}
+}
+
+func TestAHostileMeasurementIsRefused(t *testing.T) {
+	o := options(t)
+	for name, c := range map[string]struct {
+		lines string
+		class error
+		words string
+	}{
+		"not JSON":                 {"echo ok", container.ErrInvalid, "not JSON"},
+		"no object":                {`echo '{"statistics": 5}'`, container.ErrInvalid, "statistics"},
+		"an unknown member":        {`echo '{"statistics": {"love": 5}}'`, container.ErrInvalid, "love"},
+		"a member of prepare":      {`echo '{"masked_paths": ["/x"]}'`, container.ErrInvalid, "masked_paths"},
+		"what another one has":     {`echo '{"statistics": {"mem_rss_bytes": 5}}'`, container.ErrInvalid, "mem_rss_bytes"},
+		"another time":             {`echo '{"statistics": {"timestamp": 5}}'`, container.ErrInvalid, "timestamp"},
+		"less than nothing":        {`echo '{"statistics": {"disk_used_bytes": -5}}'`, container.ErrInvalid, "disk_used_bytes"},
+		"words":                    {`echo '{"statistics": {"disk_used_bytes": "much"}}'`, container.ErrInvalid, "disk_used_bytes"},
+		"more than there can be":   {`echo '{"statistics": {"disk_used_bytes": 1e30}}'`, container.ErrInvalid, "disk_used_bytes"},
+		"twice":                    {`echo '{"statistics": {"disk_used_bytes": 1, "disk_used_bytes": 2}}'`, container.ErrInvalid, "twice"},
+		"endless":                  {"exec yes", container.ErrInvalid, "more than 1048576 bytes"},
+		"an exit status":           {"echo no disk >&2; exit 3", nil, "exit status 3; it wrote: no disk"},
+		"a container that is gone": {`echo '{"error": {"class": "not_found", "message": "it is gone"}}'`, container.ErrNotFound, "it is gone"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := statistics(t, o, c.lines)
+			if err == nil || c.class != nil && !errors.Is(err, c.class) || !strings.Contains(err.Error(), c.words) || !strings.Contains(err.Error(), o.Dir+"/x") {
+				t.Errorf("got %v, want an error of class %v that says %q", err, c.class, c.words)
+			}
+			if got.DiskUsedBytes != nil || got.GetMemRssBytes() != 7 {
+				t.Errorf("it was taken: %v", got)
+			}
+		})
+	}
+}
+
+func TestUpdateAndRecover(t *testing.T) {
+	o := options(t)
+	install(t, o, "x", script(`"update","recover"`, `cat > "$(dirname "$0")/state/request.$BERTH_PHASE"`))
+	i := made(t, o, "x")
+	config := &v1.ContainerConfig{User: proto.String("app"), Limits: map[string]*v1.Value_Scalar{"mem": {Value: proto.Float64(5)}}}
+	c := newContainer(t, config)
+	if err := errors.Join(i.Update(t.Context(), c), i.Recover(t.Context(), nil)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(o.Dir, "state", "request.recover")); err == nil {
+		t.Error("it was asked to recover nothing")
+	}
+	if err := i.Recover(t.Context(), []*isolator.Container{c, c}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := v1.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := `{"container_id":"c1","config":` + string(text) + `}`
+	for name, want := range map[string]string{
+		"request.update":  `{"version":1,"phase":"update","container_id":"c1","config":` + string(text) + `}`,
+		"request.recover": `{"version":1,"phase":"recover","containers":[` + one + `,` + one + `]}`,
+	} {
+		var got, wanted any
+		data, err := os.ReadFile(filepath.Join(o.Dir, "state", name))
+		if err := errors.Join(err, json.Unmarshal(data, &got), json.Unmarshal([]byte(want), &wanted)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(wanted, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// Whatever phase it is, what fails is said, and in time.
+func TestAnExecutableThatFailsInAnyPhase(t *testing.T) {
+	o := options(t)
+	defer func(d time.Duration) { timeout = d }(timeout)
+	c := newContainer(t, &v1.ContainerConfig{})
+	for lines, words := range map[string]string{
+		"echo rubbish":              "not JSON",
+		"echo it broke >&2; exit 4": "exit status 4; it wrote: it broke",
+		"exec sleep 600":            "no answer within",
+		"kill -KILL $$":             "killed",
+		`echo '{"error": {"class": "failed_precondition", "message": "it uses more"}}'`: "it uses more",
+		`echo '{"phases": []}'`: "phases",
+	} {
+		install(t, o, "x", script(`"update","usage","recover"`, lines))
+		timeout = 30 * time.Second
+		i := made(t, o, "x")
+		if strings.Contains(lines, "sleep") {
+			timeout = 100 * time.Millisecond
+		}
+		for phase, do := range map[string]func() error{
+			"update":  func() error { return i.Update(t.Context(), c) },
+			"usage":   func() error { return i.Usage(t.Context(), c.ID, &v1.ResourceStatistics{}) },
+			"recover": func() error { return i.Recover(t.Context(), []*isolator.Container{c}) },
+		} {
+			err := do()
+			if err == nil || !strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), o.Dir+"/x: "+phase) {
+				t.Errorf("%s, %s: %v", lines, phase, err)
+			}
+		}
+	}
+}

@@ -6,10 +6,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -29,11 +32,14 @@ const (
 	describe phase = "describe"
 	prepare  phase = "prepare"
 	isolate  phase = "isolate"
+	update   phase = "update"
+	usage    phase = "usage"
+	recovery phase = "recover"
 	cleanup  phase = "cleanup"
 )
 
 // taken are the phases that an executable may take part in, besides describe.
-var taken = []phase{prepare, isolate, cleanup}
+var taken = []phase{prepare, isolate, update, usage, recovery, cleanup}
 
 // request is what an executable reads.
 type request struct {
@@ -42,6 +48,13 @@ type request struct {
 	ContainerID string          `json:"container_id,omitempty"`
 	Config      json.RawMessage `json:"config,omitempty"`
 	Pid         int             `json:"pid,omitempty"`
+	Containers  []living        `json:"containers,omitempty"`
+}
+
+// living is a container that was taken up again.
+type living struct {
+	ContainerID string          `json:"container_id"`
+	Config      json.RawMessage `json:"config"`
 }
 
 // answer is what an executable may answer to a request of some phase.
@@ -199,6 +212,46 @@ func (m mount) volume(config *v1.ContainerConfig, sandboxDirectory string) (plan
 		made.Flags |= flag
 	}
 	return made, nil
+}
+
+// measured is the answer to usage.
+type measured struct {
+	nothing
+	Statistics json.RawMessage `json:"statistics"`
+}
+
+// addTo adds the statistics to those of other isolators. Every error is of class
+// ErrInvalid.
+func (m *measured) addTo(to *v1.ResourceStatistics) error {
+	if m.Statistics == nil {
+		return nil
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(m.Statistics, &members); err != nil {
+		return refuse("its statistics: %v", err)
+	}
+	known := to.ProtoReflect().Descriptor().Fields()
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		field := known.ByTextName(name)
+		switch {
+		case field == nil:
+			return refuse("ResourceStatistics has no member %q", name)
+		case to.ProtoReflect().Has(field):
+			return refuse("its statistics have %s, which berth or another isolator has measured", name)
+		}
+	}
+	members["timestamp"] = json.RawMessage("0") // which the message has to have
+	data, err := json.Marshal(members)
+	if err != nil {
+		return err
+	}
+	var own v1.ResourceStatistics
+	if err := v1.Unmarshal(data, &own); err != nil {
+		return fmt.Errorf("its statistics: %w", err)
+	}
+	own.Timestamp = nil
+	proto.Merge(to, &own)
+	return nil
 }
 
 func refuse(format string, args ...any) error {

@@ -2,13 +2,16 @@
 
 package linux
 
-import "berth/container"
+import (
+	"berth/container"
+	"berth/launcher/initproc"
+)
 
 // Init returns the init process of a container that was forked. ErrNotFound: it has ended.
 func (l *Launcher) Init(id container.ID) (pid int, err error) {
-	pid, pidFD, err := l.openRecorded(id)
+	h, err := initproc.OpenRecorded(l.Layout.Container(id).Pid())
 	if err != nil {
 		return 0, err
 	}
-	return pid, pidFD.Close()
+	return h.Pid, h.Close()
 }

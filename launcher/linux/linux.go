@@ -28,12 +28,10 @@ import (
 	"berth/internal/cgroup"
 	"berth/internal/mount"
 	"berth/launcher"
+	"berth/launcher/initproc"
 	"berth/launcher/plan"
 	"berth/state"
 )
-
-// initName is the program that becomes the first process of a container.
-const initName = "berth-init"
 
 // Options are what a Launcher is made of.
 type Options struct {
@@ -58,8 +56,8 @@ func New(o Options) (*Launcher, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("linux launcher: %w: it makes namespaces and mounts and needs root; this is user %d", container.ErrFailedPrecondition, os.Geteuid())
 	}
-	if _, err := os.Stat(filepath.Join(o.Dir, initName)); err != nil {
-		return nil, fmt.Errorf("linux launcher: %w: %w: install %s there, or name its directory with --launcher_dir", container.ErrFailedPrecondition, err, initName)
+	if _, err := initproc.Find(o.Dir); err != nil {
+		return nil, fmt.Errorf("linux launcher: %w", err)
 	}
 	return &Launcher{Options: o}, nil
 }
@@ -138,8 +136,8 @@ func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec
 	if err != nil {
 		return nil, fmt.Errorf("fork container %s: %w", id, err)
 	}
-	if err := l.settle(id, spec, group, p.pid); err != nil {
-		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.abandon(ctx))
+	if err := l.settle(id, spec, group, p.Pid()); err != nil {
+		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.Abandon(ctx))
 	}
 	l.groups.Store(id, group)
 	return p, nil
@@ -155,39 +153,32 @@ func (l *Launcher) settle(id container.ID, spec launcher.Spec, group *cgroup.Gro
 	if err := group.Enter(pid); err != nil {
 		return err
 	}
-	return l.recordInit(id, pid)
+	return initproc.Record(l.Layout.Container(id).Pid(), pid)
 }
 
 // clone starts berth-init, which waits.
-func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, err error) {
+func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *initproc.Process, err error) {
 	program, err := l.openInit()
 	if err != nil {
 		return nil, err
 	}
 	defer program.Close()
-	p, files, err := openChannels(spec)
+	channels, err := initproc.Open(spec)
 	if err != nil {
 		return nil, err
 	}
-	defer closeAll(files.List())
-	files.Parent = files.Plan
+	defer channels.Close()
 	if !spec.Parent.IsZero() {
-		if _, files.Parent, err = l.openRecorded(spec.Parent); err != nil {
-			return nil, errors.Join(fmt.Errorf("%w: %w", container.ErrFailedPrecondition, err), p.closeChannels())
+		parent, err := initproc.OpenRecorded(l.Layout.Container(spec.Parent).Pid())
+		if err != nil {
+			return nil, fmt.Errorf("the init process of container %s: %w: %w", spec.Parent, container.ErrFailedPrecondition, err)
 		}
-		defer files.Parent.Close()
+		channels.Files.Parent = parent.File() // closed with the others
 	}
-	// The caller's: after the others are to be closed.
-	files.Terminal, files.Logs, files.Input, files.Control = spec.Terminal, spec.Logs, spec.Input, spec.Control
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, errors.Join(err, p.closeChannels())
-	}
-	defer null.Close()
 	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec)}
 	unified, err := group.UnifiedFD()
 	if err != nil {
-		return nil, errors.Join(err, p.closeChannels())
+		return nil, err
 	}
 	if unified != nil {
 		defer unified.Close()
@@ -197,46 +188,27 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *process, e
 	// handed over like the others, because the child may use any other number for its own
 	// copies; berth-init closes it.
 	path := "/proc/self/fd/" + strconv.Itoa(plan.FirstForeignFD)
-	err = startIn(files.Parent, spec.Enter, func() (err error) {
-		p.process, err = os.StartProcess(path, []string{initName}, &os.ProcAttr{
-			Env:   []string{}, // nothing of berth's environment is the container's
-			Dir:   "/",
-			Files: slices.Concat(orElse(null, spec.Stdio[:]), orElse(null, files.List()), []*os.File{program}),
-			Sys:   attr,
+	return channels.Start(os.ProcAttr{Sys: attr}, []*os.File{program}, func(attr *os.ProcAttr) (started *os.Process, err error) {
+		err = startIn(channels.Files.Parent, spec.Enter, func() (err error) {
+			started, err = os.StartProcess(path, []string{initproc.Name}, attr)
+			return err
 		})
-		return err
+		return started, err
 	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", initName, err), p.closeChannels())
-	}
-	p.pid = p.process.Pid
-	return p, nil
-}
-
-// orElse puts null in the place of files that there are not: whatever was opened next
-// would have their numbers.
-func orElse(null *os.File, files []*os.File) []*os.File {
-	files = slices.Clone(files)
-	for i, f := range files {
-		if f == nil {
-			files[i] = null
-		}
-	}
-	return files
 }
 
 // openInit opens berth-init on a read-only mount of its own that is in no mount
 // table: the container reaches it through /proc/1/exe and cannot write to it
 // (CVE-2019-5736), while all containers share its pages.
 func (l *Launcher) openInit() (*os.File, error) {
-	program, err := mount.Clone(filepath.Join(l.Dir, initName), false)
+	program, err := mount.Clone(filepath.Join(l.Dir, initproc.Name), false)
 	if err != nil {
 		return nil, err
 	}
 	if err := program.Set(mount.ReadOnly, false); err != nil {
 		return nil, errors.Join(err, program.Close())
 	}
-	return os.NewFile(uintptr(program.FD()), initName), nil
+	return os.NewFile(uintptr(program.FD()), initproc.Name), nil
 }
 
 func cloneFlags(spec launcher.Spec) (flags uintptr) {
@@ -250,52 +222,18 @@ func cloneFlags(spec launcher.Spec) (flags uintptr) {
 	return flags
 }
 
-// openChannels opens what berth and berth-init share: the process's ends, and the
-// files for berth-init.
-func openChannels(spec launcher.Spec) (_ *process, files plan.Files, err error) {
-	defer func() {
-		if err != nil {
-			closeAll(files.List())
-		}
-	}()
-	if files.Plan, err = planFile(spec.Plan); err != nil {
-		return nil, files, err
-	}
-	if files.Status, err = os.OpenFile(spec.Status, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
-		return nil, files, err
-	}
-	p := &process{}
-	if files.Release, p.release, err = os.Pipe(); err != nil {
-		return nil, files, err
-	}
-	if p.report, files.Report, err = os.Pipe(); err != nil {
-		return nil, files, errors.Join(err, p.release.Close())
-	}
-	return p, files, nil
-}
-
-// planFile returns the encoded plan as a file without a name.
-func planFile(p plan.Plan) (*os.File, error) {
-	fd, err := unix.MemfdCreate("plan", unix.MFD_CLOEXEC)
+// Attach implements launcher.Launcher.
+func (l *Launcher) Attach(_ context.Context, id container.ID) (launcher.Process, error) {
+	group, err := l.Group(id)
 	if err != nil {
-		return nil, fmt.Errorf("memfd_create: %w", err)
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "plan")
-	if err := p.Encode(f); err != nil {
-		return nil, errors.Join(err, f.Close())
+	p, err := initproc.Attach(l.Layout.Container(id).Pid())
+	if err != nil {
+		return nil, fmt.Errorf("the init process of container %s: %w", id, err)
 	}
-	if _, err := f.Seek(0, 0); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		if f != nil {
-			f.Close()
-		}
-	}
+	l.groups.Store(id, group)
+	return p, nil
 }
 
 // Processes implements launcher.Lister.

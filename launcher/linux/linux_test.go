@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"berth/internal/cgroup"
 	"berth/internal/testrig"
 	"berth/launcher"
+	"berth/launcher/launchertest"
 	"berth/launcher/plan"
 	"berth/state"
 )
@@ -128,44 +128,13 @@ func TestNewWantsTheInitProgram(t *testing.T) {
 	}
 }
 
-func TestALife(t *testing.T) {
+func TestConformance(t *testing.T) {
 	l := newLauncher(t)
-	id := newID(t, l, "c")
-	p := fork(t, l, id, "sh", "-c", "exit 7")
-	if data, err := os.ReadFile(l.Layout.Container(id).Status()); err != nil || len(data) > 0 {
-		t.Errorf("before the release the status is %q, %v", data, err)
-	}
-	if err := p.Release(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if data, err := os.ReadFile(l.Layout.Container(id).Status()); err != nil || string(data) != "1792" {
-		t.Errorf("the status is %q, %v", data, err)
-	}
-	if err := p.Wait(t.Context()); err != nil {
-		t.Errorf("a second Wait: %v", err)
-	}
-	if err := p.Signal(syscall.SIGTERM); !errors.Is(err, container.ErrNotFound) {
-		t.Errorf("a signal after the end: %v", err)
-	}
-}
-
-func TestACommandThatIsNotExecuted(t *testing.T) {
-	l := newLauncher(t)
-	id := newID(t, l, "c")
-	p := fork(t, l, id, "/no/such/command")
-	var start *launcher.StartError
-	if err := p.Release(t.Context()); !errors.As(err, &start) || start.Code != 127 {
-		t.Errorf("error %v", err)
-	}
-	if err := p.Wait(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if data, err := os.ReadFile(l.Layout.Container(id).Status()); err != nil || string(data) != "32512" {
-		t.Errorf("the status is %q, %v", data, err)
-	}
+	launchertest.Run(t, launchertest.Fixture{
+		Launcher: l, Layout: l.Layout, Record: state.Container.Pid,
+		Spec:       launcher.Spec{Namespaces: []launcher.Namespace{launcher.Mount}, Controllers: []string{"memory"}},
+		Impossible: map[string]func(*launcher.Spec){"a controller that there is not": func(s *launcher.Spec) { s.Controllers = []string{"no_such"} }},
+	})
 }
 
 func TestTheWaitingInitProcess(t *testing.T) {
@@ -192,30 +161,11 @@ func TestTheWaitingInitProcess(t *testing.T) {
 	}
 }
 
-// Whatever keeps the init process from going on, a release can be cancelled.
-func TestReleaseEndsWithItsContext(t *testing.T) {
-	l := newLauncher(t)
-	id := newID(t, l, "c")
-	p := fork(t, l, id, "sleep", "1000")
-	if err := p.Signal(unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	cause := errors.New("the cause")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	time.AfterFunc(20*time.Millisecond, func() { cancel(cause) })
-	if err := p.Release(ctx); !errors.Is(err, cause) {
-		t.Errorf("error %v", err)
-	}
-}
-
 func TestAForkThatFailsHalfwayLeavesNobody(t *testing.T) {
 	l := newLauncher(t)
 	for name, breakIt := range map[string]func(id container.ID, s *launcher.Spec){
-		"no directory for the status":  func(id container.ID, s *launcher.Spec) { s.Status = "/no/such/directory/status" },
-		"the pid cannot be recorded":   func(id container.ID, _ *launcher.Spec) { os.MkdirAll(l.Layout.Container(id).Pid()+"/x", 0o700) },
 		"the cgroup cannot be written": func(id container.ID, _ *launcher.Spec) { os.MkdirAll(l.Layout.Container(id).Cgroup()+"/x", 0o700) },
 		"an unknown controller":        func(_ container.ID, s *launcher.Spec) { s.Controllers = []string{"no_such"} },
-		"the plan is too big":          func(_ container.ID, s *launcher.Spec) { s.Plan.Hostname = strings.Repeat("x", 9<<20) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			id := newID(t, l, strings.ReplaceAll(name, " ", "_"))
@@ -340,53 +290,6 @@ func TestCloneFlags(t *testing.T) {
 		onHost := launcher.Spec{Namespaces: c.namespaces, Plan: plan.Plan{HostMounts: true}}
 		if !slices.Contains(c.namespaces, launcher.Mount) && cloneFlags(onHost)&unix.CLONE_NEWNS != 0 {
 			t.Errorf("%v: a mount namespace, and the plan has none", c.namespaces)
-		}
-	}
-}
-
-func TestAttach(t *testing.T) {
-	l := newLauncher(t)
-	id := newID(t, l, "c")
-	p := fork(t, l, id, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.01; done")
-	if err := p.Release(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	a, err := l.Attach(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a.Pid() != p.Pid() {
-		t.Errorf("attached to %d, want %d", a.Pid(), p.Pid())
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if err := a.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Wait: %v", err)
-	}
-	if err := a.Signal(syscall.SIGTERM); err != nil {
-		t.Error(err)
-	}
-	if err := errors.Join(a.Wait(t.Context()), a.Wait(t.Context()), p.Wait(t.Context())); err != nil {
-		t.Error(err)
-	}
-	if err := a.Signal(syscall.SIGTERM); !errors.Is(err, container.ErrNotFound) {
-		t.Errorf("a signal after the end: %v", err)
-	}
-	if _, err := l.Attach(t.Context(), id); !errors.Is(err, container.ErrNotFound) {
-		t.Errorf("Attach after the end: %v", err)
-	}
-}
-
-// A later process of the same number is another one; a torn record is of nobody.
-func TestAttachToWhatWasNotForked(t *testing.T) {
-	l := newLauncher(t)
-	id := newID(t, l, "c")
-	for _, record := range []string{"", "1", "1 ", strconv.Itoa(os.Getpid()) + " 1\n", "-1 5\n", "0 0\n", "x y\n", "\x00\x00"} {
-		if err := os.WriteFile(l.Layout.Container(id).Pid(), []byte(record), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := l.Attach(t.Context(), id); !errors.Is(err, container.ErrNotFound) {
-			t.Errorf("%q: %v", record, err)
 		}
 	}
 }

@@ -54,6 +54,11 @@ type Plan struct {
 	// CgroupNamespace: the container sees cgroups from its own on.
 	CgroupNamespace bool
 
+	// Tree: the container is what descends from berth-init, which no namespace and no cgroup
+	// holds together. When the command has ended, what it has left is ended before
+	// berth-init.
+	Tree bool
+
 	Hostname string // needs a UTS namespace
 	Loopback bool   // bring lo up; needs a network namespace
 

@@ -27,7 +27,7 @@ func full() Plan {
 		Masked: []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
 		Terminal: &Terminal{Kept: true, Multiplexer: "/dev/pts/ptmx", Console: "/dev/console", Rows: 24, Columns: 1<<16 - 1},
 		Logs:     &Logs{Outputs: []int{1, 2}, MaxSize: 1 << 40, MaxFiles: 3},
-		Input:    true,
+		Input:    true, Tree: true,
 		Hostname: "h", Loopback: true, CgroupNamespace: true,
 		Command: Command{
 			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},

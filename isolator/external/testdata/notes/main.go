@@ -25,7 +25,10 @@ func answer(in io.Reader, out io.Writer, dir string) error {
 		Phase       string
 		ContainerID string `json:"container_id"`
 		Pid         int
-		Config      struct {
+		Containers  []struct {
+			ContainerID string `json:"container_id"`
+		}
+		Config struct {
 			User string
 		}
 	}
@@ -37,7 +40,7 @@ func answer(in io.Reader, out io.Writer, dir string) error {
 	var err error
 	switch {
 	case asked.Phase == "describe":
-		answer = map[string]any{"version": asked.Version, "phases": []string{"prepare", "isolate", "cleanup"}}
+		answer = map[string]any{"version": asked.Version, "phases": []string{"prepare", "isolate", "update", "usage", "recover", "cleanup"}}
 	case asked.Config.User == "refused":
 		answer["error"] = map[string]string{"class": "invalid", "message": "nobody is called refused"}
 	case asked.Phase == "prepare":
@@ -47,6 +50,15 @@ func answer(in io.Reader, out io.Writer, dir string) error {
 		answer["namespaces"] = []string{"net"}
 	case asked.Phase == "isolate":
 		err = os.WriteFile(note, []byte(strconv.Itoa(asked.Pid)), 0o600)
+	case asked.Phase == "usage":
+		var info os.FileInfo
+		if info, err = os.Stat(note); err == nil {
+			answer["statistics"] = map[string]any{"disk_used_bytes": info.Size(), "disk_limit_bytes": 1 << 20}
+		}
+	case asked.Phase == "recover":
+		for _, c := range asked.Containers {
+			err = errors.Join(err, os.WriteFile(filepath.Join(dir, c.ContainerID), []byte("recovered"), 0o600))
+		}
 	case asked.Phase == "cleanup":
 		if err = os.Remove(note); errors.Is(err, os.ErrNotExist) {
 			err = nil
