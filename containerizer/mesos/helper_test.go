@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -19,6 +20,7 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer"
+	"berth/internal/disk"
 	"berth/isolator"
 	"berth/launcher"
 	"berth/layer"
@@ -115,6 +117,10 @@ type helper struct {
 	Args  []string
 	// Die is the point at which it kills itself with SIGKILL.
 	Die string
+	// DieAt is a place at which it does (disk.At), and DieStep the number of one among all
+	// steps that it takes on disk; if it gets through the launch it destroys the container.
+	DieAt   string
+	DieStep int
 	// Logs are those of the container's outputs, which go to its sandbox; nil: to nowhere.
 	Logs *containerizer.Logs
 	// Input is what it writes to the container's input before it says that it has launched it;
@@ -145,6 +151,16 @@ func help(text string) {
 
 func (h helper) run() error {
 	armed := len(h.Nested) == 0
+	if h.DieAt != "" || h.DieStep > 0 {
+		var steps atomic.Int64
+		disk.Intercept(func(step disk.Step) error {
+			if armed && (step.Op == disk.Reached && step.Path == h.DieAt || int(steps.Add(1)) == h.DieStep) {
+				syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {}
+			}
+			return nil
+		})
+	}
 	c, _, err := h.World.open(hook(func(_ context.Context, point string) error {
 		if armed && point == h.Die {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
@@ -217,6 +233,10 @@ func (h helper) run() error {
 		}
 	}
 	fmt.Println("launched")
+	if h.DieAt != "" || h.DieStep > 0 {
+		_, err := c.Destroy(ctx, id)
+		return err
+	}
 	if h.Die == "cleaning" {
 		_, err := c.Wait(ctx, id)
 		return err

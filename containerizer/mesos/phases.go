@@ -11,6 +11,7 @@ import (
 
 	"berth/container"
 	"berth/internal/atomicfile"
+	"berth/internal/disk"
 )
 
 // phaseName is a phase as it is recorded.
@@ -84,7 +85,10 @@ func (l *launch) enter(ctx context.Context, p phase) error {
 // timed logs how long a step took.
 func (l *launch) timed(ctx context.Context, name string, step func(context.Context) error) error {
 	began := time.Now()
-	err := step(ctx)
+	err := disk.At(name)
+	if err == nil {
+		err = step(ctx)
+	}
 	l.log.Debug("phase", slog.String("phase", name), slog.Duration("took", time.Since(began)), slog.Any("error", err))
 	return err
 }

@@ -26,6 +26,7 @@ import (
 	"berth/container"
 	"berth/internal/atomicfile"
 	"berth/internal/cgroup"
+	"berth/internal/disk"
 	"berth/internal/mount"
 	"berth/launcher"
 	"berth/launcher/initproc"
@@ -123,8 +124,22 @@ func (l *Launcher) makeGroup(id container.ID, spec launcher.Spec) (*cgroup.Group
 	if err := atomicfile.Write(l.Layout.Container(id).Cgroup(), append(data, '\n'), 0o600, false); err != nil {
 		return nil, err
 	}
-	return group, group.Create()
+	if err := disk.At(placeRecorded); err != nil {
+		return nil, err
+	}
+	return group, errors.Join(group.Create(), disk.At(placeMade))
 }
+
+// The places of a life at which a test may end this process.
+const (
+	placeRecorded = "fork: the cgroup is recorded"
+	placeMade     = "fork: the cgroup is made"
+	placeCloned   = "fork: the process is cloned"
+	placeEntered  = "fork: the process is in its cgroups"
+	placeKnown    = "fork: the process is recorded"
+	placeKilled   = "destroy: the processes are killed"
+	placeRemoved  = "destroy: the cgroup is removed"
+)
 
 // Fork implements launcher.Launcher.
 func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec) (launcher.Process, error) {
@@ -136,7 +151,7 @@ func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec
 	if err != nil {
 		return nil, fmt.Errorf("fork container %s: %w", id, err)
 	}
-	if err := l.settle(id, spec, group, p.Pid()); err != nil {
+	if err := errors.Join(disk.At(placeCloned), l.settle(id, spec, group, p.Pid())); err != nil {
 		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.Abandon(ctx))
 	}
 	l.groups.Store(id, group)
@@ -150,10 +165,10 @@ func (l *Launcher) settle(id container.ID, spec launcher.Spec, group *cgroup.Gro
 			return err
 		}
 	}
-	if err := group.Enter(pid); err != nil {
+	if err := errors.Join(group.Enter(pid), disk.At(placeEntered)); err != nil {
 		return err
 	}
-	return initproc.Record(l.Layout.Container(id).Pid(), pid)
+	return errors.Join(initproc.Record(l.Layout.Container(id).Pid(), pid), disk.At(placeKnown))
 }
 
 // clone starts berth-init, which waits.
@@ -254,10 +269,10 @@ func (l *Launcher) Destroy(ctx context.Context, id container.ID) error {
 	if err != nil {
 		return err
 	}
-	if err := group.Kill(ctx); err != nil {
+	if err := errors.Join(group.Kill(ctx), disk.At(placeKilled)); err != nil {
 		return fmt.Errorf("destroy container %s: %w", id, err)
 	}
-	if err := group.Remove(ctx); err != nil {
+	if err := errors.Join(group.Remove(ctx), disk.At(placeRemoved)); err != nil {
 		return fmt.Errorf("destroy container %s: %w", id, err)
 	}
 	l.groups.Delete(id)
