@@ -1,0 +1,101 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"berth/internal/testrig"
+)
+
+// TestFlagsOfCgroupsThatAreWrong: one reason, before anything is made.
+func TestFlagsOfCgroupsThatAreWrong(t *testing.T) {
+	testrig.RequireRoot(t)
+	b := testrig.Berth(t)
+	for _, c := range []struct {
+		flags []string
+		words []string
+	}{
+		{[]string{"--allowed_devices={"}, []string{"--allowed_devices"}},
+		{[]string{"--allowed_devices=/no/such/file"}, []string{"--allowed_devices", "/no/such/file"}},
+		{[]string{`--allowed_devices={"allowed_devices": [{"device": {"path": "/etc"}, "access": {"read": true}}]}`}, []string{"/etc", "no device"}},
+		{[]string{`--allowed_devices={"allowed_devices": [{"device": {"path": "/dev/null"}, "access": {}}]}`}, []string{"/dev/null", "no access"}},
+		{[]string{"--device=/dev/none"}, []string{"/dev/none"}},
+		{[]string{"--device=/dev/null:x"}, []string{"--device", "PATH"}},
+		{[]string{"--cgroups_net_cls_primary_handle=tag"}, []string{"--cgroups_net_cls_primary_handle", "0xffff"}},
+		{[]string{"--isolation=cgroups/perf_event", "--perf_events=task-clock,wonders"}, []string{"--perf_events", "wonders", "known are"}},
+		{[]string{"--perf_interval=1s", "--perf_duration=2s"}, []string{"--perf_duration", "at most"}},
+		{[]string{"--cgroups_root=/berth"}, []string{"--cgroups_root", "relative"}},
+		{[]string{"--cgroups_root=a/../.."}, []string{"--cgroups_root", "relative"}},
+		{[]string{"--isolation=cgroups/wonders"}, []string{"cgroups/wonders"}},
+		{[]string{"--isolation=cgroups/cpuset", "--cpuset_cpus=0-4095"}, []string{"cpuset.cpus", "this host has"}},
+		{[]string{"--isolation=cgroups/blkio", "--blkio_weight=1001"}, []string{"weight 1001", "1 to 1000"}},
+		{[]string{"--isolation=cgroups/blkio", "--device_read_bps=/dev/null:1m"}, []string{"no block device"}},
+		{[]string{"--isolation=cgroups/hugetlb", "--hugetlb=3MB:6m"}, []string{"hugetlb.3MB", "no pages of that size"}},
+		{[]string{"--cpus=0.001"}, []string{"0.001 cpus", "from 0.01"}},
+		{[]string{"--memory=1m"}, []string{"1 MiB", "from 6"}},
+		{[]string{"--pids_limit=3"}, []string{"3 processes", "16"}},
+	} {
+		t.Run(strings.Join(c.flags, " "), func(t *testing.T) {
+			r := b.Run(append(append([]string{"run"}, c.flags...), "--", "echo", "it runs")...)
+			if strings.Contains(r.Stderr, "is not mounted") {
+				t.Skip(r.Stderr)
+			}
+			if expect(t, r, 125, c.words...); r.Stdout != "" {
+				t.Errorf("stdout %q", r.Stdout)
+			}
+			if left := leftBy(t, b); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+		})
+	}
+}
+
+// A cgroup in which others have processes is not berth's.
+func TestACgroupsRootThatOthersUse(t *testing.T) {
+	testrig.RequireRoot(t)
+	b := testrig.Berth(t)
+	dir := "/sys/fs/cgroup/pids/berth-test-used"
+	if _, err := os.Stat(filepath.Dir(dir)); err != nil {
+		dir = "/sys/fs/cgroup/berth-test-used"
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	cmd := exec.Command("sh", "-c", "echo $$ > "+dir+"/cgroup.procs; echo there; exec sleep 1000")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	if _, err := out.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, b.Run("run", "--cgroups_root=berth-test-used", "--", "true"), 125, "--cgroups_root berth-test-used", "used by others", "sleep")
+}
+
+// cgroups/all takes what the host has, beside what is named.
+func TestEveryCgroup(t *testing.T) {
+	testrig.RequireRoot(t)
+	b := testrig.Berth(t)
+	expect(t, b.Run("run", "--isolation=cgroups/all,cgroups/cpu", "--cpus=1", "--", "true"), 0)
+	r := b.Run("info", "--isolation=cgroups/all")
+	expect(t, r, 0)
+	for _, name := range []string{"cgroups/cpu", "cgroups/devices", "cgroups/perf_event"} {
+		if !strings.Contains(r.Stdout, name) {
+			t.Errorf("berth info lacks %s:\n%s", name, r.Stdout)
+		}
+	}
+}
