@@ -175,7 +175,7 @@ func TestStatistics(t *testing.T) {
 		want    string
 	}{
 		"v1": {cgroup.V1, map[string]string{
-			"memory.usage_in_bytes": "1000", "memory.memsw.usage_in_bytes": "1100", "memory.kmem.usage_in_bytes": "30", "memory.kmem.tcp.usage_in_bytes": "3",
+			"memory.usage_in_bytes": "1000", "memory.kmem.usage_in_bytes": "30", "memory.kmem.tcp.usage_in_bytes": "3",
 			"memory.stat": "cache 1\nrss 2\ntotal_cache 400\ntotal_rss 500\ntotal_mapped_file 60\ntotal_swap 100\ntotal_unevictable 7",
 		}, "total 1000 memsw 1100 kmem 30 tcp 3 cache 400 400 rss 500 500 mapped 60 swap 100 unevictable 7 pressure 0 0 0"},
 		"v1, no swap accounting": {cgroup.V1, map[string]string{"memory.usage_in_bytes": "1", "memory.stat": "total_rss 1"},

@@ -38,7 +38,7 @@ func usage(dir cgroup.Dir, id container.ID, to *v1.ResourceStatistics, pressure 
 }
 
 func usageV1(dir cgroup.Dir, to *v1.ResourceStatistics) error {
-	return errors.Join(
+	err := errors.Join(
 		amount(dir, "memory.usage_in_bytes", &to.MemTotalBytes),
 		dir.Scan("memory.stat", func(key []byte, n uint64) {
 			switch string(key) {
@@ -54,10 +54,19 @@ func usageV1(dir cgroup.Dir, to *v1.ResourceStatistics) error {
 				to.MemUnevictableBytes = proto.Uint64(n)
 			}
 		}),
-		ifThere(amount(dir, "memory.memsw.usage_in_bytes", &to.MemTotalMemswBytes)),
 		ifThere(amount(dir, "memory.kmem.usage_in_bytes", &to.MemKmemUsageBytes)),
 		ifThere(amount(dir, "memory.kmem.tcp.usage_in_bytes", &to.MemKmemTcpUsageBytes)),
 	)
+	withSwap(to)
+	return err
+}
+
+// withSwap adds the sum that v1 also has a file of, where swap is accounted for. A file
+// costs more than all that is computed here.
+func withSwap(to *v1.ResourceStatistics) {
+	if to.MemSwapBytes != nil {
+		to.MemTotalMemswBytes = proto.Uint64(to.GetMemTotalBytes() + to.GetMemSwapBytes())
+	}
 }
 
 func usageV2(dir cgroup.Dir, to *v1.ResourceStatistics) error {
@@ -93,9 +102,7 @@ func usageV2(dir cgroup.Dir, to *v1.ResourceStatistics) error {
 		}),
 		ifThere(amount(dir, "memory.swap.current", &to.MemSwapBytes)),
 	)
-	if to.MemSwapBytes != nil {
-		to.MemTotalMemswBytes = proto.Uint64(to.GetMemTotalBytes() + to.GetMemSwapBytes())
-	}
+	withSwap(to)
 	return err
 }
 
