@@ -178,7 +178,7 @@ func DefaultIsolation(launcher string) []string {
 		return []string{"filesystem/posix", "posix/cpu", "posix/mem"}
 	}
 	return []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "network/cni",
-		"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "linux/capabilities", "linux/seccomp", "namespaces/cgroup"}
+		"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "linux/capabilities", "linux/seccomp", "linux/label", "namespaces/cgroup"}
 }
 
 // The launchers.

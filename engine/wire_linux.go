@@ -22,6 +22,7 @@ import (
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/filesystem/posix"
 	"berth/isolator/filesystem/shared"
+	"berth/isolator/linux/label"
 	"berth/isolator/linux/nnp"
 	cgroupns "berth/isolator/namespaces/cgroup"
 	"berth/isolator/namespaces/ipc"
@@ -153,6 +154,7 @@ var isolators = []tableEntry{
 	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},
 	{"linux/capabilities", func(p parts) isolator.Isolator { return p.security.capabilities }, ""},
+	{"linux/label", func(parts) isolator.Isolator { return label.New() }, ""},
 	{"linux/nnp", func(parts) isolator.Isolator { return nnp.New() }, ""},
 	{"linux/seccomp", func(p parts) isolator.Isolator { return p.security.seccomp }, ""},
 	{"namespaces/cgroup", func(parts) isolator.Isolator { return cgroupns.New() }, ""},

@@ -51,6 +51,10 @@ func addSecurityOption(s *v1.SecurityOptions, option string) error {
 	case name == "no-new-privileges" && value == "false", option == "no-new-privileges:false":
 		s.NoNewPrivileges = proto.Bool(false)
 	case option == noFilter: // see confine
+	case name == "apparmor" && value != "":
+		s.ApparmorProfile = &value
+	case name == "label" && value != "":
+		s.SelinuxLabel = &value
 	case name == "seccomp":
 		profile, err := os.ReadFile(value)
 		if err != nil {
@@ -58,7 +62,7 @@ func addSecurityOption(s *v1.SecurityOptions, option string) error {
 		}
 		s.SeccompProfile = proto.String(string(profile))
 	default:
-		return fmt.Errorf("%w: known are no-new-privileges and seccomp=FILE|unconfined", container.ErrInvalid)
+		return fmt.Errorf("%w: known are no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE and label=LABEL", container.ErrInvalid)
 	}
 	return nil
 }
