@@ -217,7 +217,7 @@ func reboot(t *testing.T, b *testrig.Command, p *testrig.Process, name string) {
 		t.Fatal(err)
 	}
 	until(t, func() bool {
-		dirs, _ := exec.Command("find", "/sys/fs/cgroup", "-depth", "-path", "*/"+b.CgroupsRoot+"/"+name).Output()
+		dirs, _ := exec.Command("find", "/sys/fs/cgroup", "-depth", "-type", "d", "-path", "*/"+b.CgroupsRoot+"/"+name+"*").Output()
 		for dir := range strings.FieldsSeq(string(dirs)) {
 			if err := syscall.Rmdir(dir); err != nil && err != syscall.ENOENT {
 				return false
