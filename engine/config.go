@@ -44,6 +44,9 @@ type Config struct {
 	LauncherDir      string // where berth-init is; empty: beside this program
 	CgroupsRoot      string
 	SandboxDirectory string
+	// UsernsRange is START:SIZE: the ids of the host of which containers with user namespaces
+	// get theirs; empty: those that /etc/subuid and /etc/subgid give to berth, or containers.
+	UsernsRange string
 	// AllowedDevices is what containers may beyond the standard list: a DeviceWhitelist as
 	// JSON, or the name or file:// URL of a file with it; empty: nothing.
 	AllowedDevices string
@@ -177,7 +180,7 @@ func DefaultIsolation(launcher string) []string {
 	if (Config{Launcher: launcher}).launcherName() == posixLauncher {
 		return []string{"filesystem/posix", "posix/cpu", "posix/mem"}
 	}
-	return []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "network/cni",
+	return []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/user", "network/cni",
 		"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "linux/capabilities", "linux/seccomp", "linux/label", "namespaces/cgroup"}
 }
 

@@ -168,13 +168,17 @@ func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, laun
 	if err != nil {
 		return nil, err
 	}
+	ranges, err := c.ranges()
+	if err != nil {
+		return nil, err
+	}
 	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l.linux, processes: l, cgroups: cgroups, images: images, settings: settings, security: security})
 	if err != nil {
 		return nil, err
 	}
 	return mesos.New(mesos.Options{
 		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: chosen,
-		Fetcher: openFetcher(c, images), SandboxDirectory: c.SandboxDirectory, Agent: c.Agent, Observe: c.Observe, Log: c.log(),
+		Fetcher: openFetcher(c, images), Ranges: ranges, SandboxDirectory: c.SandboxDirectory, Agent: c.Agent, Observe: c.Observe, Log: c.log(),
 	}), nil
 }
 

@@ -101,8 +101,8 @@ func (i *Images) List(ctx context.Context) ([]store.Record, error) {
 
 // provisionVolumes makes a root filesystem of each image for the volumes of a container
 // and returns their paths.
-func (i *Images) provisionVolumes(ctx context.Context, id container.ID, images []*v1.Image) ([]string, error) {
-	all, err := i.Provisioner.ProvisionAll(ctx, id, images)
+func (i *Images) provisionVolumes(ctx context.Context, id container.ID, images []*v1.Image, ids container.IDRange) ([]string, error) {
+	all, err := i.Provisioner.ProvisionAll(ctx, id, images, ids)
 	if err != nil {
 		return nil, err
 	}

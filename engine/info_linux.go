@@ -28,6 +28,10 @@ type Ability struct {
 	Reason  string `json:"reason,omitempty"` // why not
 	Needs   string `json:"needs,omitempty"`  // of the host and of other isolators
 	Default bool   `json:"default,omitempty"`
+
+	// Of a backend: whether its root filesystems can be those of user namespaces, and why not.
+	UserNamespaces       bool   `json:"user_namespaces,omitempty"`
+	UserNamespacesReason string `json:"user_namespaces_reason,omitempty"`
 }
 
 // Inspect finds out what the host can do, by trying where it can.
@@ -59,6 +63,10 @@ func Inspect(ctx context.Context, c Config) (info *Info, err error) {
 	}
 	info.Isolators, err = p.isolatorAbilities(ctx)
 	for i := range info.Isolators {
+		if info.Isolators[i].Name == "namespaces/user" {
+			info.Isolators[i] = info.usernsAbility(c)
+			continue
+		}
 		info.Isolators[i].Needs = needsOf(info.Isolators[i].Name)
 	}
 	return info, err
@@ -72,6 +80,11 @@ func (i *Images) backendAbilities(ctx context.Context, asked string) (abilities 
 		a := Ability{Name: b.name, Works: true, Default: b.name == asked}
 		if err := i.probeBackend(ctx, b.name); err != nil {
 			a.Works, a.Reason = false, err.Error()
+		}
+		if err := i.probeMapped(ctx, b.name); err != nil {
+			a.UserNamespacesReason = err.Error()
+		} else {
+			a.UserNamespaces = true
 		}
 		if !found && a.Works && b.byDefault {
 			a.Default, found = true, true

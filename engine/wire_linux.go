@@ -27,6 +27,7 @@ import (
 	cgroupns "berth/isolator/namespaces/cgroup"
 	"berth/isolator/namespaces/ipc"
 	"berth/isolator/namespaces/pid"
+	"berth/isolator/namespaces/user"
 	"berth/isolator/namespaces/uts"
 	"berth/isolator/network/cni"
 	"berth/isolator/network/ports"
@@ -162,6 +163,7 @@ var isolators = []tableEntry{
 	{"namespaces/ipc", func(parts) isolator.Isolator { return ipc.New() }, ""},
 	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},
+	{"namespaces/user", func(parts) isolator.Isolator { return user.New() }, ""},
 	{"network/cni", func(p parts) isolator.Isolator { return cni.New(p.networks()) }, ""},
 	{"network/ports", func(p parts) isolator.Isolator { return ports.New(p.ports()) }, ""},
 	{"volume/sandbox_path", func(p parts) isolator.Isolator {

@@ -32,6 +32,9 @@ import (
 type Container struct {
 	ID     container.ID
 	Config *v1.ContainerConfig
+	// IDs are who the container's users and groups are on the host. A root filesystem has
+	// them, the sandbox has the container's own.
+	IDs container.IDRange
 	// Image is the configuration of the image that the root filesystem was made of;
 	// nil without an image.
 	Image *image.Config

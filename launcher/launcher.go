@@ -29,12 +29,18 @@ const (
 	IPC     Namespace = "ipc"
 	UTS     Namespace = "uts"
 	Network Namespace = "net"
+	User    Namespace = "user"
 )
 
 // Spec is what to fork.
 type Spec struct {
 	Plan       plan.Plan
 	Namespaces []Namespace
+	// IDs are those of a user namespace of the container's own, which goes with User in
+	// Namespaces and owns all the others. Root there has its capabilities in them alone. Binds
+	// of the plan show the owners on disk as those ids of the container, but for Fixed and
+	// Provisioned ones; device nodes are the host's of the same name.
+	IDs container.IDRange
 	// Controllers are those in whose hierarchies the container needs a cgroup.
 	Controllers []string
 

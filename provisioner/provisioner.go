@@ -95,7 +95,7 @@ func New(o Options) (*Provisioner, error) {
 // ErrFailedPrecondition when another Provision or a Destroy has the container, or what
 // an earlier one of the same id has left cannot be removed.
 func (p *Provisioner) Provision(ctx context.Context, id container.ID, img *v1.Image) (*Rootfs, error) {
-	all, err := p.ProvisionAll(ctx, id, []*v1.Image{img})
+	all, err := p.ProvisionAll(ctx, id, []*v1.Image{img}, container.IDRange{})
 	if err != nil {
 		return nil, err
 	}
@@ -103,8 +103,11 @@ func (p *Provisioner) Provision(ctx context.Context, id container.ID, img *v1.Im
 }
 
 // ProvisionAll does what Provision does for each of several images, in their order, and
-// gets them from their stores side by side. The first failure ends it.
-func (p *Provisioner) ProvisionAll(ctx context.Context, id container.ID, images []*v1.Image) ([]*Rootfs, error) {
+// gets them from their stores side by side. The first failure ends it. Of the root
+// filesystems the owners are those of the container's range of ids; the range is
+// that of all of them, and no business of Destroy. ErrNotSupported, too: the backend, or a
+// file system, cannot do that.
+func (p *Provisioner) ProvisionAll(ctx context.Context, id container.ID, images []*v1.Image, ids container.IDRange) ([]*Rootfs, error) {
 	if err := p.clear(ctx, id); err != nil {
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
@@ -117,7 +120,7 @@ func (p *Provisioner) ProvisionAll(ctx context.Context, id container.ID, images 
 	if err != nil {
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
-	all, err := p.provision(ctx, id, from, images)
+	all, err := p.provision(ctx, id, from, images, ids)
 	if why := context.Cause(ctx); errors.Is(why, errDestroyed) {
 		// What failed for it, if anything, says only that it was cancelled.
 		return nil, fmt.Errorf("provision %s: %w", id, why)
@@ -144,8 +147,11 @@ func (p *Provisioner) storeOf(img *v1.Image) (store.Store, error) {
 	return s, nil
 }
 
-func (p *Provisioner) provision(ctx context.Context, id container.ID, from []store.Store, images []*v1.Image) (_ []*Rootfs, err error) {
-	to := p.Backends[p.Backend]
+func (p *Provisioner) provision(ctx context.Context, id container.ID, from []store.Store, images []*v1.Image, ids container.IDRange) (_ []*Rootfs, err error) {
+	to, err := p.stacker(ids)
+	if err != nil {
+		return nil, fmt.Errorf("provision %s: %w", id, err)
+	}
 	found, err := getAll(ctx, from, images, to.Form())
 	defer func() { err = errors.Join(err, releaseAll(found)) }()
 	if err != nil {
@@ -161,6 +167,31 @@ func (p *Provisioner) provision(ctx context.Context, id container.ID, from []sto
 		}
 	}
 	return all, nil
+}
+
+// stacker is the backend for root filesystems of a range.
+func (p *Provisioner) stacker(ids container.IDRange) (backend.Backend, error) {
+	to := p.Backends[p.Backend]
+	if ids.IsHost() {
+		return to, nil
+	}
+	mapper, ok := to.(backend.Mapper)
+	if !ok {
+		return nil, fmt.Errorf("the backend %s: %w: it cannot make root filesystems for user namespaces: leave --userns out, or use --image_provisioner_backend=overlay or copy",
+			p.Backend, container.ErrNotSupported)
+	}
+	return mapped{to, mapper, ids}, nil
+}
+
+// mapped makes the root filesystems of a range.
+type mapped struct {
+	backend.Backend
+	mapper backend.Mapper
+	ids    container.IDRange
+}
+
+func (m mapped) Provision(ctx context.Context, layers []backend.Layer, rootfs, dir string) error {
+	return m.mapper.ProvisionMapped(ctx, layers, rootfs, dir, m.ids)
 }
 
 // getAll gets images side by side. The caller owes their release also after an error;

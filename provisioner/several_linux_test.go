@@ -47,7 +47,7 @@ func TestSeveralImagesAreGotSideBySide(t *testing.T) {
 	b.Stores[v1.Image_DOCKER] = meeting{b.Stores[v1.Image_DOCKER], missing}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // one after the other would wait for ever
 	defer cancel()
-	all, err := b.ProvisionAll(ctx, id(t, "c"), b.several(names...))
+	all, err := b.ProvisionAll(ctx, id(t, "c"), b.several(names...), container.IDRange{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestSeveralImagesAreGotSideBySide(t *testing.T) {
 func TestOneOfSeveralThatFailsEndsTheOthers(t *testing.T) {
 	b := newBench(t, "overlay")
 	for _, names := range [][]string{{"missing", "one"}, {"one", "missing"}, {"one", "two", "missing", "missing"}} {
-		all, err := b.ProvisionAll(t.Context(), id(t, "c"), b.several(names...))
+		all, err := b.ProvisionAll(t.Context(), id(t, "c"), b.several(names...), container.IDRange{})
 		if all != nil || !errors.Is(err, container.ErrNotFound) {
 			t.Errorf("%q: %v, %v", names, all, err)
 		}
@@ -80,7 +80,7 @@ func TestOneOfSeveralThatFailsEndsTheOthers(t *testing.T) {
 		}
 	}
 	unknown := &v1.Image{Type: v1.Image_APPC.Enum()}
-	if _, err := b.ProvisionAll(t.Context(), id(t, "c"), slices.Concat(b.several("one"), []*v1.Image{unknown})); !errors.Is(err, container.ErrNotSupported) {
+	if _, err := b.ProvisionAll(t.Context(), id(t, "c"), slices.Concat(b.several("one"), []*v1.Image{unknown}), container.IDRange{}); !errors.Is(err, container.ErrNotSupported) {
 		t.Errorf("of an unknown type: %v", err)
 	}
 	b.wantContainers(t)
@@ -96,7 +96,7 @@ func TestOneOfSeveralThatCannotBeStacked(t *testing.T) {
 		}
 		return nil
 	}
-	if _, err := b.ProvisionAll(t.Context(), id(t, "c"), b.several("one", "two", "three")); !errors.Is(err, cause) {
+	if _, err := b.ProvisionAll(t.Context(), id(t, "c"), b.several("one", "two", "three"), container.IDRange{}); !errors.Is(err, cause) {
 		t.Errorf("error %v", err)
 	}
 	if record := b.record(t, "c"); made != 2 || len(record) != 2 {

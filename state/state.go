@@ -34,6 +34,7 @@
 //	        tree                                        the same of a container that is a tree of processes
 //	        launch                                      what was made of the request: environment, directory...
 //	        input, control                              pipes to the command's input and to berth-init, see containerizer/mesos
+//	        ids                                         the range of its user namespace
 //	        status                                      wait status of the command
 //	        termination                                 how the container ended; without phase: nothing is left but its request and logs
 //
@@ -203,6 +204,9 @@ func (c Container) Control() string { return filepath.Join(c.Dir, "control") }
 
 // Termination is how the container ended, for who asks later.
 func (c Container) Termination() string { return filepath.Join(c.Dir, "termination") }
+
+// IDs is the range of the container's user namespace.
+func (c Container) IDs() string { return filepath.Join(c.Dir, "ids") }
 
 // Status is where the init process leaves the command's wait status.
 func (c Container) Status() string { return filepath.Join(c.Dir, "status") }

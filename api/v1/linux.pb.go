@@ -260,7 +260,7 @@ func (x *CapabilityInfo_Capability) UnmarshalJSON(b []byte) error {
 
 // Deprecated: Use CapabilityInfo_Capability.Descriptor instead.
 func (CapabilityInfo_Capability) EnumDescriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{1, 0}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{2, 0}
 }
 
 // As the kernel's RLIMIT_ constants.
@@ -362,7 +362,7 @@ func (x *RLimitInfo_RLimit_Type) UnmarshalJSON(b []byte) error {
 
 // Deprecated: Use RLimitInfo_RLimit_Type.Descriptor instead.
 func (RLimitInfo_RLimit_Type) EnumDescriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{3, 0, 0}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{4, 0, 0}
 }
 
 type LinuxInfo struct {
@@ -387,7 +387,11 @@ type LinuxInfo struct {
 	ShmSize *uint32 `protobuf:"varint,7,opt,name=shm_size,json=shmSize" json:"shm_size,omitempty"`
 	// Whether a nested container stays in the cgroups of its parent. A root container
 	// always has its own and may not say true.
-	ShareCgroups  *bool `protobuf:"varint,8,opt,name=share_cgroups,json=shareCgroups,def=1" json:"share_cgroups,omitempty"`
+	ShareCgroups *bool `protobuf:"varint,8,opt,name=share_cgroups,json=shareCgroups,def=1" json:"share_cgroups,omitempty"`
+	// A user namespace: the container's users and groups, its root too, are others on the
+	// host, who have no rights there. Unset: they are the host's. A nested container has that
+	// of its parent. Not in Mesos.
+	UserNamespace *UserNamespaceInfo `protobuf:"bytes,101,opt,name=user_namespace,json=userNamespace" json:"user_namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +488,59 @@ func (x *LinuxInfo) GetShareCgroups() bool {
 	return Default_LinuxInfo_ShareCgroups
 }
 
+func (x *LinuxInfo) GetUserNamespace() *UserNamespaceInfo {
+	if x != nil {
+		return x.UserNamespace
+	}
+	return nil
+}
+
+// Who the users and groups of a container are on the host.
+type UserNamespaceInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unset: a range that no other container has.
+	Range         *UserNamespaceInfo_Range `protobuf:"bytes,1,opt,name=range" json:"range,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserNamespaceInfo) Reset() {
+	*x = UserNamespaceInfo{}
+	mi := &file_berth_api_v1_linux_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserNamespaceInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserNamespaceInfo) ProtoMessage() {}
+
+func (x *UserNamespaceInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_linux_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserNamespaceInfo.ProtoReflect.Descriptor instead.
+func (*UserNamespaceInfo) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *UserNamespaceInfo) GetRange() *UserNamespaceInfo_Range {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
 // A set of capabilities. The order does not matter.
 type CapabilityInfo struct {
 	state         protoimpl.MessageState      `protogen:"open.v1"`
@@ -494,7 +551,7 @@ type CapabilityInfo struct {
 
 func (x *CapabilityInfo) Reset() {
 	*x = CapabilityInfo{}
-	mi := &file_berth_api_v1_linux_proto_msgTypes[1]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -506,7 +563,7 @@ func (x *CapabilityInfo) String() string {
 func (*CapabilityInfo) ProtoMessage() {}
 
 func (x *CapabilityInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_linux_proto_msgTypes[1]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -519,7 +576,7 @@ func (x *CapabilityInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityInfo.ProtoReflect.Descriptor instead.
 func (*CapabilityInfo) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{1}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CapabilityInfo) GetCapabilities() []CapabilityInfo_Capability {
@@ -542,7 +599,7 @@ type SeccompInfo struct {
 
 func (x *SeccompInfo) Reset() {
 	*x = SeccompInfo{}
-	mi := &file_berth_api_v1_linux_proto_msgTypes[2]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +611,7 @@ func (x *SeccompInfo) String() string {
 func (*SeccompInfo) ProtoMessage() {}
 
 func (x *SeccompInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_linux_proto_msgTypes[2]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +624,7 @@ func (x *SeccompInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeccompInfo.ProtoReflect.Descriptor instead.
 func (*SeccompInfo) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{2}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SeccompInfo) GetProfileName() string {
@@ -594,7 +651,7 @@ type RLimitInfo struct {
 
 func (x *RLimitInfo) Reset() {
 	*x = RLimitInfo{}
-	mi := &file_berth_api_v1_linux_proto_msgTypes[3]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +663,7 @@ func (x *RLimitInfo) String() string {
 func (*RLimitInfo) ProtoMessage() {}
 
 func (x *RLimitInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_linux_proto_msgTypes[3]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +676,7 @@ func (x *RLimitInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RLimitInfo.ProtoReflect.Descriptor instead.
 func (*RLimitInfo) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{3}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RLimitInfo) GetRlimits() []*RLimitInfo_RLimit {
@@ -641,7 +698,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_berth_api_v1_linux_proto_msgTypes[4]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +710,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_linux_proto_msgTypes[4]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +723,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{4}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Device) GetPath() string {
@@ -694,7 +751,7 @@ type DeviceAccess struct {
 
 func (x *DeviceAccess) Reset() {
 	*x = DeviceAccess{}
-	mi := &file_berth_api_v1_linux_proto_msgTypes[5]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +763,7 @@ func (x *DeviceAccess) String() string {
 func (*DeviceAccess) ProtoMessage() {}
 
 func (x *DeviceAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_linux_proto_msgTypes[5]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +776,7 @@ func (x *DeviceAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceAccess.ProtoReflect.Descriptor instead.
 func (*DeviceAccess) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{5}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeviceAccess) GetDevice() *Device {
@@ -747,7 +804,7 @@ type DeviceWhitelist struct {
 
 func (x *DeviceWhitelist) Reset() {
 	*x = DeviceWhitelist{}
-	mi := &file_berth_api_v1_linux_proto_msgTypes[6]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +816,7 @@ func (x *DeviceWhitelist) String() string {
 func (*DeviceWhitelist) ProtoMessage() {}
 
 func (x *DeviceWhitelist) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_linux_proto_msgTypes[6]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +829,7 @@ func (x *DeviceWhitelist) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceWhitelist.ProtoReflect.Descriptor instead.
 func (*DeviceWhitelist) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{6}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DeviceWhitelist) GetAllowedDevices() []*DeviceAccess {
@@ -780,6 +837,59 @@ func (x *DeviceWhitelist) GetAllowedDevices() []*DeviceAccess {
 		return x.AllowedDevices
 	}
 	return nil
+}
+
+// Ids of the host, of users and groups alike: the container's 0 is `start`.
+type UserNamespaceInfo_Range struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Start         *uint32                `protobuf:"varint,1,req,name=start" json:"start,omitempty"`
+	Size          *uint32                `protobuf:"varint,2,req,name=size" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserNamespaceInfo_Range) Reset() {
+	*x = UserNamespaceInfo_Range{}
+	mi := &file_berth_api_v1_linux_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserNamespaceInfo_Range) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserNamespaceInfo_Range) ProtoMessage() {}
+
+func (x *UserNamespaceInfo_Range) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_api_v1_linux_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserNamespaceInfo_Range.ProtoReflect.Descriptor instead.
+func (*UserNamespaceInfo_Range) Descriptor() ([]byte, []int) {
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{1, 0}
+}
+
+func (x *UserNamespaceInfo_Range) GetStart() uint32 {
+	if x != nil && x.Start != nil {
+		return *x.Start
+	}
+	return 0
+}
+
+func (x *UserNamespaceInfo_Range) GetSize() uint32 {
+	if x != nil && x.Size != nil {
+		return *x.Size
+	}
+	return 0
 }
 
 type RLimitInfo_RLimit struct {
@@ -795,7 +905,7 @@ type RLimitInfo_RLimit struct {
 
 func (x *RLimitInfo_RLimit) Reset() {
 	*x = RLimitInfo_RLimit{}
-	mi := &file_berth_api_v1_linux_proto_msgTypes[7]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +917,7 @@ func (x *RLimitInfo_RLimit) String() string {
 func (*RLimitInfo_RLimit) ProtoMessage() {}
 
 func (x *RLimitInfo_RLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_linux_proto_msgTypes[7]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +930,7 @@ func (x *RLimitInfo_RLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RLimitInfo_RLimit.ProtoReflect.Descriptor instead.
 func (*RLimitInfo_RLimit) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{3, 0}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{4, 0}
 }
 
 func (x *RLimitInfo_RLimit) GetType() RLimitInfo_RLimit_Type {
@@ -854,7 +964,7 @@ type Device_Number struct {
 
 func (x *Device_Number) Reset() {
 	*x = Device_Number{}
-	mi := &file_berth_api_v1_linux_proto_msgTypes[8]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +976,7 @@ func (x *Device_Number) String() string {
 func (*Device_Number) ProtoMessage() {}
 
 func (x *Device_Number) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_linux_proto_msgTypes[8]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +989,7 @@ func (x *Device_Number) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device_Number.ProtoReflect.Descriptor instead.
 func (*Device_Number) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{4, 0}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{5, 0}
 }
 
 func (x *Device_Number) GetMajorNumber() uint64 {
@@ -907,7 +1017,7 @@ type DeviceAccess_Access struct {
 
 func (x *DeviceAccess_Access) Reset() {
 	*x = DeviceAccess_Access{}
-	mi := &file_berth_api_v1_linux_proto_msgTypes[9]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1029,7 @@ func (x *DeviceAccess_Access) String() string {
 func (*DeviceAccess_Access) ProtoMessage() {}
 
 func (x *DeviceAccess_Access) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_api_v1_linux_proto_msgTypes[9]
+	mi := &file_berth_api_v1_linux_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1042,7 @@ func (x *DeviceAccess_Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceAccess_Access.ProtoReflect.Descriptor instead.
 func (*DeviceAccess_Access) Descriptor() ([]byte, []int) {
-	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{5, 0}
+	return file_berth_api_v1_linux_proto_rawDescGZIP(), []int{6, 0}
 }
 
 func (x *DeviceAccess_Access) GetRead() bool {
@@ -960,7 +1070,7 @@ var File_berth_api_v1_linux_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_linux_proto_rawDesc = "" +
 	"\n" +
-	"\x18berth/api/v1/linux.proto\x12\bmesos.v1\"\x88\x04\n" +
+	"\x18berth/api/v1/linux.proto\x12\bmesos.v1\"\xcc\x04\n" +
 	"\tLinuxInfo\x12E\n" +
 	"\x0fcapability_info\x18\x01 \x01(\v2\x18.mesos.v1.CapabilityInfoB\x02\x18\x01R\x0ecapabilityInfo\x12M\n" +
 	"\x15bounding_capabilities\x18\x02 \x01(\v2\x18.mesos.v1.CapabilityInfoR\x14boundingCapabilities\x12O\n" +
@@ -969,11 +1079,17 @@ const file_berth_api_v1_linux_proto_rawDesc = "" +
 	"\aseccomp\x18\x05 \x01(\v2\x15.mesos.v1.SeccompInfoR\aseccomp\x126\n" +
 	"\bipc_mode\x18\x06 \x01(\x0e2\x1b.mesos.v1.LinuxInfo.IpcModeR\aipcMode\x12\x19\n" +
 	"\bshm_size\x18\a \x01(\rR\ashmSize\x12)\n" +
-	"\rshare_cgroups\x18\b \x01(\b:\x04trueR\fshareCgroups\"5\n" +
+	"\rshare_cgroups\x18\b \x01(\b:\x04trueR\fshareCgroups\x12B\n" +
+	"\x0euser_namespace\x18e \x01(\v2\x1b.mesos.v1.UserNamespaceInfoR\ruserNamespace\"5\n" +
 	"\aIpcMode\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aPRIVATE\x10\x01\x12\x10\n" +
-	"\fSHARE_PARENT\x10\x02\"\x90\x06\n" +
+	"\fSHARE_PARENT\x10\x02\"\x7f\n" +
+	"\x11UserNamespaceInfo\x127\n" +
+	"\x05range\x18\x01 \x01(\v2!.mesos.v1.UserNamespaceInfo.RangeR\x05range\x1a1\n" +
+	"\x05Range\x12\x14\n" +
+	"\x05start\x18\x01 \x02(\rR\x05start\x12\x12\n" +
+	"\x04size\x18\x02 \x02(\rR\x04size\"\x90\x06\n" +
 	"\x0eCapabilityInfo\x12G\n" +
 	"\fcapabilities\x18\x01 \x03(\x0e2#.mesos.v1.CapabilityInfo.CapabilityR\fcapabilities\"\xb4\x05\n" +
 	"\n" +
@@ -1092,40 +1208,44 @@ func file_berth_api_v1_linux_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_api_v1_linux_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_berth_api_v1_linux_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_berth_api_v1_linux_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_berth_api_v1_linux_proto_goTypes = []any{
-	(LinuxInfo_IpcMode)(0),         // 0: mesos.v1.LinuxInfo.IpcMode
-	(CapabilityInfo_Capability)(0), // 1: mesos.v1.CapabilityInfo.Capability
-	(RLimitInfo_RLimit_Type)(0),    // 2: mesos.v1.RLimitInfo.RLimit.Type
-	(*LinuxInfo)(nil),              // 3: mesos.v1.LinuxInfo
-	(*CapabilityInfo)(nil),         // 4: mesos.v1.CapabilityInfo
-	(*SeccompInfo)(nil),            // 5: mesos.v1.SeccompInfo
-	(*RLimitInfo)(nil),             // 6: mesos.v1.RLimitInfo
-	(*Device)(nil),                 // 7: mesos.v1.Device
-	(*DeviceAccess)(nil),           // 8: mesos.v1.DeviceAccess
-	(*DeviceWhitelist)(nil),        // 9: mesos.v1.DeviceWhitelist
-	(*RLimitInfo_RLimit)(nil),      // 10: mesos.v1.RLimitInfo.RLimit
-	(*Device_Number)(nil),          // 11: mesos.v1.Device.Number
-	(*DeviceAccess_Access)(nil),    // 12: mesos.v1.DeviceAccess.Access
+	(LinuxInfo_IpcMode)(0),          // 0: mesos.v1.LinuxInfo.IpcMode
+	(CapabilityInfo_Capability)(0),  // 1: mesos.v1.CapabilityInfo.Capability
+	(RLimitInfo_RLimit_Type)(0),     // 2: mesos.v1.RLimitInfo.RLimit.Type
+	(*LinuxInfo)(nil),               // 3: mesos.v1.LinuxInfo
+	(*UserNamespaceInfo)(nil),       // 4: mesos.v1.UserNamespaceInfo
+	(*CapabilityInfo)(nil),          // 5: mesos.v1.CapabilityInfo
+	(*SeccompInfo)(nil),             // 6: mesos.v1.SeccompInfo
+	(*RLimitInfo)(nil),              // 7: mesos.v1.RLimitInfo
+	(*Device)(nil),                  // 8: mesos.v1.Device
+	(*DeviceAccess)(nil),            // 9: mesos.v1.DeviceAccess
+	(*DeviceWhitelist)(nil),         // 10: mesos.v1.DeviceWhitelist
+	(*UserNamespaceInfo_Range)(nil), // 11: mesos.v1.UserNamespaceInfo.Range
+	(*RLimitInfo_RLimit)(nil),       // 12: mesos.v1.RLimitInfo.RLimit
+	(*Device_Number)(nil),           // 13: mesos.v1.Device.Number
+	(*DeviceAccess_Access)(nil),     // 14: mesos.v1.DeviceAccess.Access
 }
 var file_berth_api_v1_linux_proto_depIdxs = []int32{
-	4,  // 0: mesos.v1.LinuxInfo.capability_info:type_name -> mesos.v1.CapabilityInfo
-	4,  // 1: mesos.v1.LinuxInfo.bounding_capabilities:type_name -> mesos.v1.CapabilityInfo
-	4,  // 2: mesos.v1.LinuxInfo.effective_capabilities:type_name -> mesos.v1.CapabilityInfo
-	5,  // 3: mesos.v1.LinuxInfo.seccomp:type_name -> mesos.v1.SeccompInfo
+	5,  // 0: mesos.v1.LinuxInfo.capability_info:type_name -> mesos.v1.CapabilityInfo
+	5,  // 1: mesos.v1.LinuxInfo.bounding_capabilities:type_name -> mesos.v1.CapabilityInfo
+	5,  // 2: mesos.v1.LinuxInfo.effective_capabilities:type_name -> mesos.v1.CapabilityInfo
+	6,  // 3: mesos.v1.LinuxInfo.seccomp:type_name -> mesos.v1.SeccompInfo
 	0,  // 4: mesos.v1.LinuxInfo.ipc_mode:type_name -> mesos.v1.LinuxInfo.IpcMode
-	1,  // 5: mesos.v1.CapabilityInfo.capabilities:type_name -> mesos.v1.CapabilityInfo.Capability
-	10, // 6: mesos.v1.RLimitInfo.rlimits:type_name -> mesos.v1.RLimitInfo.RLimit
-	11, // 7: mesos.v1.Device.number:type_name -> mesos.v1.Device.Number
-	7,  // 8: mesos.v1.DeviceAccess.device:type_name -> mesos.v1.Device
-	12, // 9: mesos.v1.DeviceAccess.access:type_name -> mesos.v1.DeviceAccess.Access
-	8,  // 10: mesos.v1.DeviceWhitelist.allowed_devices:type_name -> mesos.v1.DeviceAccess
-	2,  // 11: mesos.v1.RLimitInfo.RLimit.type:type_name -> mesos.v1.RLimitInfo.RLimit.Type
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	4,  // 5: mesos.v1.LinuxInfo.user_namespace:type_name -> mesos.v1.UserNamespaceInfo
+	11, // 6: mesos.v1.UserNamespaceInfo.range:type_name -> mesos.v1.UserNamespaceInfo.Range
+	1,  // 7: mesos.v1.CapabilityInfo.capabilities:type_name -> mesos.v1.CapabilityInfo.Capability
+	12, // 8: mesos.v1.RLimitInfo.rlimits:type_name -> mesos.v1.RLimitInfo.RLimit
+	13, // 9: mesos.v1.Device.number:type_name -> mesos.v1.Device.Number
+	8,  // 10: mesos.v1.DeviceAccess.device:type_name -> mesos.v1.Device
+	14, // 11: mesos.v1.DeviceAccess.access:type_name -> mesos.v1.DeviceAccess.Access
+	9,  // 12: mesos.v1.DeviceWhitelist.allowed_devices:type_name -> mesos.v1.DeviceAccess
+	2,  // 13: mesos.v1.RLimitInfo.RLimit.type:type_name -> mesos.v1.RLimitInfo.RLimit.Type
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_linux_proto_init() }
@@ -1139,7 +1259,7 @@ func file_berth_api_v1_linux_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_api_v1_linux_proto_rawDesc), len(file_berth_api_v1_linux_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -46,7 +46,7 @@ func start(p plan.Plan, s streams) (*child, error) {
 
 // enterDirectory changes to the working directory.
 func enterDirectory(dir string) error {
-	r, err := openRoot("")
+	r, err := openRoot("", nil)
 	if err != nil {
 		return err
 	}

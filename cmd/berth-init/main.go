@@ -85,7 +85,7 @@ func run(files plan.Files, caught *signals) (unix.WaitStatus, error) {
 		}
 	}
 	streams := standardStreams()
-	if err := setUp(p, files.Parent, &streams, files.Terminal); err != nil {
+	if err := setUp(p, files, &streams); err != nil {
 		return 0, err
 	}
 	logs, err := startLogs(p, files.Logs, &streams)
@@ -104,7 +104,7 @@ func run(files plan.Files, caught *signals) (unix.WaitStatus, error) {
 		return 0, err
 	}
 	// Closed without a report: the command was executed.
-	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close(), files.Parent.Close()); err != nil {
+	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close(), files.Parent.Close(), files.Sources.Close()); err != nil {
 		return 0, err
 	}
 	status, err := child.wait(caught, func() {

@@ -25,27 +25,38 @@ type root struct {
 	fixed []string        // targets of the mounts made so far that are the kernel's own places
 	// propagating are the sources that were opened already.
 	propagating propagating
+	handed      *handed
 	uid, gid    uint32 // of the command
 }
 
 // openRoot makes a mount of the root filesystem, which becomes the root of the
 // container. Device nodes of the image do nothing in it: the container's are in /dev.
-func openRoot(rootfs string) (*root, error) {
+func openRoot(rootfs string, handed *handed) (*root, error) {
 	if rootfs == "" {
 		fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		return &root{fd: fd}, step("open /", err)
 	}
-	tree, err := mount.Clone(rootfs, false)
-	if err != nil {
+	place := rootfs
+	tree, err := handed.next()
+	switch {
+	case err != nil:
 		return nil, err
+	case tree != nil:
+		// Its own path is out of reach. This one exists, and its mount stays seen as the
+		// kernel wants it for a new /proc (user_namespaces(7)).
+		place = "/dev"
+	default:
+		if tree, err = mount.Clone(rootfs, false); err != nil {
+			return nil, err
+		}
 	}
 	if err := tree.Set(mount.NoDev, false); err != nil {
 		return nil, err
 	}
-	if err := tree.Attach(rootfs); err != nil {
+	if err := tree.Attach(place); err != nil {
 		return nil, err
 	}
-	return &root{fd: tree.FD(), tree: tree}, nil
+	return &root{fd: tree.FD(), tree: tree, handed: handed}, nil
 }
 
 func (r *root) close() error {
@@ -67,25 +78,14 @@ func (r *root) makeReadOnly() error {
 // an error; otherwise links are followed inside the root.
 func (r *root) open(path string, fixed bool) (int, error) {
 	if !fixed {
-		return openBelow(r.fd, path, 0)
+		return mount.OpenBelow(r.fd, path, 0)
 	}
 	// Without O_NOFOLLOW, with which O_PATH would open a link at the end itself.
-	fd, err := openBelow(r.fd, path, unix.RESOLVE_NO_SYMLINKS)
+	fd, err := mount.OpenBelow(r.fd, path, unix.RESOLVE_NO_SYMLINKS)
 	if errors.Is(err, unix.ELOOP) {
 		err = fmt.Errorf("%w: the image has a symbolic link there, which could lead the kernel's own files elsewhere", err)
 	}
 	return fd, err
-}
-
-// openBelow opens a path as a place, with the directory dir as its root.
-func openBelow(dir int, path string, resolve uint64) (int, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve}
-	for {
-		fd, err := unix.Openat2(dir, path, &how)
-		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
-			return fd, err
-		}
-	}
 }
 
 // make opens a path and makes what is missing of it: directories, and in the end a
@@ -314,13 +314,16 @@ func (r *root) openBind(m plan.Mount) (*mount.Detached, error) {
 		delete(r.propagating, m.Target)
 		return d, nil
 	}
-	return cloneSource(m)
+	if d, err := r.handed.next(); d != nil || err != nil {
+		return d, err
+	}
+	return mount.CloneBelow(m.Source, m.SubPath)
 }
 
 func newFileSystem(m plan.Mount, attr mount.Attr) (*mount.Detached, error) {
 	var options []mount.Option
 	for _, o := range m.Options {
-		options = append(options, mount.Option(o))
+		options = append(options, mount.Option{Key: o.Key, Value: o.Value})
 	}
 	return mount.New(m.Type, m.Source, options, attr)
 }
@@ -329,18 +332,18 @@ func newFileSystem(m plan.Mount, attr mount.Attr) (*mount.Detached, error) {
 type propagating map[string]*mount.Detached
 
 // openPropagating opens the mounts that take part in what the host mounts later.
-func openPropagating(mounts []plan.Mount) (_ propagating, err error) {
+func openPropagating(p plan.Plan) (_ propagating, err error) {
 	all := make(propagating)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, all.close())
 		}
 	}()
-	for _, m := range mounts {
-		if m.Propagation == plan.Private {
+	for _, m := range p.Volumes {
+		if m.Propagation == plan.Private || p.Handed > 0 {
 			continue
 		}
-		d, err := cloneSource(m)
+		d, err := mount.CloneBelow(m.Source, m.SubPath)
 		if err != nil {
 			return all, step("mount volume "+m.Target, err)
 		}
@@ -412,24 +415,6 @@ func cloneMounted(fs *mount.Detached, file int) (_ *mount.Detached, err error) {
 	}
 	defer func() { err = errors.Join(err, unix.Unmount(place, unix.MNT_DETACH)) }()
 	return mount.CloneFD(file, false)
-}
-
-// cloneSource makes a bind mount of what is on the host, or of what is below it.
-func cloneSource(m plan.Mount) (*mount.Detached, error) {
-	if m.SubPath == "" {
-		return mount.Clone(m.Source, true)
-	}
-	dir, err := unix.Open(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: m.Source, Err: err}
-	}
-	defer unix.Close(dir)
-	fd, err := openBelow(dir, m.SubPath, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s in what is mounted: %w", m.SubPath, err)
-	}
-	defer unix.Close(fd)
-	return mount.CloneFD(fd, true)
 }
 
 func (r *root) node(n plan.Node) error {

@@ -16,7 +16,7 @@ import (
 
 // setUp makes the container around this process. Each step has a reason to stand
 // where it stands. s becomes the container's terminal, if it has one.
-func setUp(p plan.Plan, parent *os.File, s *streams, sender *os.File) (err error) {
+func setUp(p plan.Plan, files plan.Files, s *streams) (err error) {
 	if p.HostMounts {
 		if p.Rootfs != "" || p.ReadOnlyRootfs || len(p.Mounts)+len(p.Nodes)+len(p.Links)+len(p.Masked)+len(p.ReadOnly)+len(p.Volumes) > 0 {
 			return errors.New("the container is to change its mounts, which are the host's")
@@ -24,7 +24,7 @@ func setUp(p plan.Plan, parent *os.File, s *streams, sender *os.File) (err error
 		return setUpKernel(p)
 	}
 	// Before the separation: these follow the host's mounts.
-	propagating, err := openPropagating(p.Volumes)
+	propagating, err := openPropagating(p)
 	if err != nil {
 		return err
 	}
@@ -34,12 +34,17 @@ func setUp(p plan.Plan, parent *os.File, s *streams, sender *os.File) (err error
 		return err
 	}
 	if p.EnterMounts {
-		if err := step("enter the container's file system", enterMounts(parent)); err != nil {
+		if err := step("enter the container's file system", enterMounts(files.Parent)); err != nil {
 			return err
 		}
-		return step("make the terminal", makeTerminal(p, s, sender))
+		return step("make the terminal", makeTerminal(p, s, files.Terminal))
 	}
-	r, err := openRoot(p.Rootfs)
+	handed, err := receive(files.Sources, p.Handed)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, handed.close()) }()
+	r, err := openRoot(p.Rootfs, handed)
 	if err != nil {
 		return err
 	}
@@ -74,7 +79,7 @@ func setUp(p plan.Plan, parent *os.File, s *streams, sender *os.File) (err error
 	}
 	if p.Terminal != nil {
 		// After the devpts was mounted that it is on, and before a volume covers that.
-		if err := step("make the terminal", r.terminal(p, s, sender)); err != nil {
+		if err := step("make the terminal", r.terminal(p, s, files.Terminal)); err != nil {
 			return err
 		}
 	}
@@ -160,7 +165,7 @@ func makeTerminal(p plan.Plan, s *streams, sender *os.File) (err error) {
 	if p.Terminal == nil {
 		return nil
 	}
-	r, err := openRoot("")
+	r, err := openRoot("", nil)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func TestTheHostsMountsStayAsTheyAre(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.HostMounts = true
-		if err := setUp(p, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "the host's") {
+		if err := setUp(p, plan.Files{}, nil); err == nil || !strings.Contains(err.Error(), "the host's") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if after, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(after) != string(before) {

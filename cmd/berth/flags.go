@@ -46,6 +46,7 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringSliceVar(&c.Isolation, "isolation", c.Isolation, "isolators")
 	f.StringVar(&c.IsolatorDir, "isolator_dir", c.IsolatorDir, "directory of the executables of the isolators external/NAME")
 	f.Var(&launcherFlag{f, c}, "launcher", "linux, with namespaces and cgroups, or posix, without (default: linux for root)")
+	f.StringVar(&c.UsernsRange, "userns_range", "", "`START:SIZE`: ids of the host for the containers of --userns auto (default: those of berth, or containers, in /etc/subuid and /etc/subgid)")
 	f.StringVar(&c.LauncherDir, "launcher_dir", c.LauncherDir, "directory of berth-init (default: that of berth)")
 	f.StringVar(&c.CgroupsRoot, "cgroups_root", c.CgroupsRoot, "cgroup that the containers' cgroups are made in")
 	f.StringVar(&c.AllowedDevices, "allowed_devices", "", "DeviceWhitelist of what containers may beyond the standard devices, as `JSON` or a file with it")

@@ -36,7 +36,7 @@ func printInfo(info *engine.Info) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintf(table, "kernel\t%s\n", info.Kernel)
 	fmt.Fprintf(table, "work_dir\t%s (%s)\n", info.WorkDir, info.FileSystem)
-	printAbilities(table, "BACKEND\tWORKS", info.Backends)
+	printAbilities(table, "BACKEND\tWORKS\tUSER NAMESPACES", info.Backends)
 	printAbilities(table, "ISOLATOR\tWORKS\tNEEDS", info.Isolators)
 	printAbilities(table, "NETWORK\tWORKS", info.Networks)
 	return table.Flush()
@@ -51,6 +51,12 @@ func printAbilities(table io.Writer, header string, abilities []engine.Ability) 
 		}
 		if a.Default {
 			works += " (default)"
+		}
+		switch {
+		case a.UserNamespaces:
+			works += "\tyes"
+		case a.UserNamespacesReason != "":
+			works += "\tno: " + a.UserNamespacesReason
 		}
 		if a.Needs != "" {
 			works += "\t" + a.Needs

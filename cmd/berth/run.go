@@ -27,7 +27,7 @@ import (
 // runFlags are the flags of `berth run` that concern one container.
 type runFlags struct {
 	name, workdir, user, hostname, shell, pull, platform, containerInfo string
-	entrypoint                                                          string
+	entrypoint, userns                                                  string
 	env, imageVolumes, uris                                             []string
 	limited                                                             cgroupFlags
 	capAdd, capDrop, securityOptions                                    []string
@@ -49,6 +49,7 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&r.pidsLimit, "pids_limit", 0, "limit of processes and threads")
 	f.StringSliceVar(&r.network, "network", nil, "`NAME,...`: host (the default), none, bridge, or networks of --network_cni_config_dir")
 	f.StringArrayVarP(&r.publish, "publish", "p", nil, "make a port of the container one of the host: `[HOSTIP:]HOSTPORT:PORT[/udp]`, FIRST-LAST for several")
+	f.StringVar(&r.userns, "userns", usernsHost, "whose users those of the container are: host's, auto (ids that no other container has) or START:SIZE")
 	f.StringVar(&r.hostname, "hostname", "", "host name (default: the id)")
 	f.BoolVar(&r.readOnly, "read_only", false, "make the root filesystem read-only")
 	f.StringVar(&r.entrypoint, "entrypoint", "", "replaces the image's entrypoint and command")
@@ -194,6 +195,9 @@ func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
 		info.Hostname = proto.String(r.hostname)
 	}
 	if err := r.networks(info); err != nil {
+		return nil, err
+	}
+	if err := r.userNamespace(info); err != nil {
 		return nil, err
 	}
 	if r.containerInfo == "" && proto.Size(info) == 0 {

@@ -129,6 +129,8 @@ type helper struct {
 	Terminal bool
 	// Operator makes it provision only.
 	Operator bool
+	// Mapped gives it a user namespace.
+	Mapped bool
 	// Agent makes that the keeper, and Nested are the values of containers in the one with
 	// the id, each in the one before; the last one is at which it dies.
 	Agent  bool
@@ -193,6 +195,9 @@ func (h helper) run() error {
 	}
 	request := withVolumes(config(baseImage, h.Args...))
 	request.Limits = map[string]*v1.Value_Scalar{"mem": {Value: proto.Float64(64)}}
+	if h.Mapped {
+		request = mapped(request)
+	}
 	keeper := containerizer.Foreground
 	if h.Agent {
 		keeper = containerizer.Agent

@@ -172,14 +172,17 @@ func (l *launch) provision(ctx context.Context) error {
 	if l.Fetcher == nil && len(config.GetCommandInfo().GetUris()) > 0 {
 		return fmt.Errorf("launch %s: %w: the command has URIs, and nobody is there to fetch them", l.id, container.ErrNotSupported)
 	}
+	if err := l.takeIDs(ctx); err != nil {
+		return fmt.Errorf("launch %s: user namespace: %w", l.id, err)
+	}
 	if img := config.GetContainerInfo().GetMesos().GetImage(); img != nil {
-		rootfs, err := l.Provisioner.Provision(ctx, l.id, img)
+		made, err := l.Provisioner.ProvisionAll(ctx, l.id, []*v1.Image{img}, l.container.IDs)
 		if err != nil {
 			return err
 		}
-		config.Rootfs = proto.String(rootfs.Path)
-		config.EphemeralVolumes = rootfs.Ephemeral
-		l.container.Image = rootfs.Config
+		config.Rootfs = proto.String(made[0].Path)
+		config.EphemeralVolumes = made[0].Ephemeral
+		l.container.Image = made[0].Config
 	}
 	if err := l.makeSandbox(config); err != nil {
 		return fmt.Errorf("launch %s: make the sandbox: %w", l.id, err)
@@ -256,6 +259,9 @@ func (l *launch) prepare(ctx context.Context) error {
 	if l.info, err = isolator.Merge(infos); err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
+	if err := l.checkIDs(); err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	if err := isolator.CheckMounted(l.container.Config, l.SandboxDirectory, l.info.Volumes); err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
@@ -287,6 +293,7 @@ func (l *launch) fork(ctx context.Context) error {
 	spec := launcher.Spec{
 		Plan:        p,
 		Namespaces:  l.info.Namespaces,
+		IDs:         l.container.IDs,
 		Controllers: l.info.Controllers,
 		Enter:       l.info.Enter,
 		Stdio:       l.req.Stdio,
@@ -411,6 +418,9 @@ func (l *launch) plan() (plan.Plan, error) {
 	}
 	if asked == "" {
 		user.Groups = append(user.Groups, l.info.Groups...)
+	}
+	if err := l.hasUser(user); err != nil {
+		return plan.Plan{}, err
 	}
 	env, err := environment(config, l.info.Env, user.Home)
 	if err == nil {

@@ -37,6 +37,14 @@ type Fetcher interface {
 	Fetch(ctx context.Context, config *v1.ContainerConfig, sandbox string, uid, gid uint32) error
 }
 
+// Ranges chooses who the users of containers with user namespaces are on the host.
+type Ranges interface {
+	// Choose returns the range that is asked for, or else one that overlaps none of taken,
+	// which others have. ErrInvalid: the range is none for a container. ErrUnavailable: all are
+	// taken. ErrFailedPrecondition: the host has none.
+	Choose(asked *v1.UserNamespaceInfo, taken []container.IDRange) (container.IDRange, error)
+}
+
 // Options are what a Containerizer is made of.
 type Options struct {
 	Layout      state.Layout
@@ -46,6 +54,8 @@ type Options struct {
 	Isolators []isolator.Isolator
 	// Fetcher may be nil: then a command with URIs is refused.
 	Fetcher Fetcher
+	// Ranges may be nil: then user namespaces are refused.
+	Ranges Ranges
 	// SandboxDirectory is where a container with an image finds its sandbox.
 	SandboxDirectory string
 	// Agent: Recover takes up again the containers whose keeper is the agent. One process

@@ -157,13 +157,22 @@ func (l *launch) openLog(name string, user plan.Command) (file *os.File, err err
 	if err := errors.Join(file.Chown(int(user.UID), int(user.GID)), file.Chmod(0o644)); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return file, nil
+	if l.container.IDs.IsHost() {
+		return file, nil
+	}
+	// Through a mount on which it is the user's: it can be opened by name, as /dev/stdout.
+	mapped, err := l.cloneSandbox()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	again, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d/%s", mapped.FD(), name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0)
+	return again, errors.Join(err, file.Close(), mapped.Close())
 }
 
 // openLogDirectory opens the sandbox for berth-init. The container may reach what that has
 // open, through /proc/1/fd: so it is a mount of the sandbox alone, which has no way up.
 func (l *launch) openLogDirectory() (*os.File, error) {
-	sandbox, err := mount.Clone(l.container.Config.GetDirectory(), false)
+	sandbox, err := l.cloneSandbox()
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +192,7 @@ func (l *launch) openInput(p plan.Plan) (theirs, kept *os.File, err error) {
 	// By this one, opening the others does not wait.
 	defer func() { err = errors.Join(err, pipe.Close()) }()
 	// As it is the command's, it can be opened by name, as /dev/stdin.
-	if err := pipe.Chown(int(p.Command.UID), int(p.Command.GID)); err != nil {
+	if err := pipe.Chown(int(l.container.IDs.OnHost(p.Command.UID)), int(l.container.IDs.OnHost(p.Command.GID))); err != nil {
 		return nil, nil, err
 	}
 	if theirs, err = os.OpenFile(l.records.Input(), os.O_RDONLY, 0); err != nil {

@@ -92,7 +92,11 @@ func (l *launch) restore(ctx context.Context) error {
 	if err := readRecord(l.records.Launch(), l.made.parse); err != nil {
 		return err
 	}
-	l.container = &isolator.Container{ID: l.id, Config: config}
+	ids, err := l.readIDs(l.id)
+	if err != nil {
+		return err
+	}
+	l.container = &isolator.Container{ID: l.id, Config: config, IDs: ids.IDRange}
 	if l.parent != nil {
 		l.container.Parent = l.parent.container
 	}

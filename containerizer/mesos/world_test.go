@@ -31,6 +31,7 @@ import (
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/namespaces/ipc"
 	"berth/isolator/namespaces/pid"
+	"berth/isolator/namespaces/user"
 	"berth/isolator/namespaces/uts"
 	"berth/isolator/network/cni"
 	"berth/isolator/runtime"
@@ -91,11 +92,11 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 	var made *provisioner.Provisioner
 	p := parts{store: fileStore{dir: w.Store, layers: layers}, launcher: l, log: slog.New(slog.DiscardHandler), isolators: []isolator.Isolator{
 		filesystem.New(filesystem.Options{SandboxDirectory: sandboxDir, Volume: layout.PersistentVolume}),
-		cpu.New(l), mem.New(l), pids.New(l), devices.New(l, host, nil), runtime.New(v1.Image_DOCKER), ipc.New(), pid.New(), uts.New(), cni.New(w.networks(layout, l)),
+		cpu.New(l), mem.New(l), pids.New(l), devices.New(l, host, nil), runtime.New(v1.Image_DOCKER), ipc.New(), pid.New(), uts.New(), user.New(), cni.New(w.networks(layout, l)),
 		sandboxpath.New(sandboxpath.Options{SandboxDirectory: sandboxDir, Sandbox: layout.Sandbox}),
 		hostpath.New(hostpath.Options{SandboxDirectory: sandboxDir}), secret.New(secret.Options{SandboxDirectory: sandboxDir}),
-		imagevolume.New(imagevolume.Options{SandboxDirectory: sandboxDir, Provision: func(ctx context.Context, id container.ID, images []*v1.Image) (paths []string, err error) {
-			all, err := made.ProvisionAll(ctx, id, images)
+		imagevolume.New(imagevolume.Options{SandboxDirectory: sandboxDir, Provision: func(ctx context.Context, id container.ID, images []*v1.Image, ids container.IDRange) (paths []string, err error) {
+			all, err := made.ProvisionAll(ctx, id, images, ids)
 			for _, rootfs := range all {
 				paths = append(paths, rootfs.Path)
 			}
@@ -111,7 +112,7 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 		return nil, nil, err
 	}
 	return New(Options{Layout: layout, Provisioner: made, Launcher: p.launcher, Isolators: p.isolators,
-		SandboxDirectory: sandboxDir, Log: p.log, Agent: p.agent, Observe: p.observe}), l, nil
+		Ranges: &user.Ranges{Pool: userPool, Etc: "/etc"}, SandboxDirectory: sandboxDir, Log: p.log, Agent: p.agent, Observe: p.observe}), l, nil
 }
 
 // networks has no configuration, and the plugins of the host.

@@ -321,6 +321,11 @@ func FsconfigSetString(fd int, key, value string) error {
 	return do("fsconfig", value, func() error { return unix.FsconfigSetString(fd, key, value) })
 }
 
+// FsconfigSetFd is unix.FsconfigSetFd.
+func FsconfigSetFd(fd int, key string, value int) error {
+	return do("fsconfig", key, func() error { return unix.FsconfigSetFd(fd, key, value) })
+}
+
 // Fsmount is unix.Fsmount.
 func Fsmount(fd, flags, attr int) (mount int, err error) {
 	err = do("fsmount", "", func() error {

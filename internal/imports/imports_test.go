@@ -18,7 +18,7 @@ var rooms = []struct {
 	room string
 	may  []string
 }{
-	{"cmd/berth", []string{"agent", "agent/client", "engine", "containerizer", "launcher", "provisioner", "provisioner/store",
+	{"cmd/berth", []string{"agent", "agent/client", "engine", "containerizer", "isolator/namespaces/user", "launcher", "provisioner", "provisioner/store",
 		"layer", "image", "container", "api/v1", "internal/pty"}},
 	// A program that embeds berth needs no more.
 	{"examples/*", []string{"engine", "containerizer", "container", "api/v1"}},

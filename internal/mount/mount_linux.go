@@ -33,13 +33,28 @@ type Option struct {
 	Key, Value string
 }
 
+// fileOption is one parameter that is an open file.
+type fileOption struct {
+	key string
+	fd  int
+}
+
 // New makes a file system of the given type. The error has the kernel's messages.
 func New(fstype, source string, options []Option, attr Attr) (*Detached, error) {
+	return newOf(fstype, source, nil, options, attr)
+}
+
+func newOf(fstype, source string, files []fileOption, options []Option, attr Attr) (*Detached, error) {
 	fs, err := disk.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("open file system type %s: %w", fstype, err)
 	}
 	defer unix.Close(fs)
+	for _, f := range files {
+		if err := disk.FsconfigSetFd(fs, f.key, f.fd); err != nil {
+			return nil, fmt.Errorf("%s option %s: %w", fstype, f.key, withLog(fs, err))
+		}
+	}
 	for _, o := range append([]Option{{"source", source}}, options...) {
 		if o.Value == "" {
 			err = disk.FsconfigSetFlag(fs, o.Key)
@@ -107,6 +122,41 @@ func CloneFD(fd int, recursive bool) (*Detached, error) {
 	}
 	return &Detached{fd: clone}, nil
 }
+
+// CloneBelow makes a bind mount of sub below the directory dir, with the mounts below it,
+// or of dir itself when there is no sub. Links in sub are followed inside dir and lead
+// nowhere else.
+func CloneBelow(dir, sub string) (*Detached, error) {
+	if sub == "" {
+		return Clone(dir, true)
+	}
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(root)
+	fd, err := OpenBelow(root, sub, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s in what is mounted: %w", sub, err)
+	}
+	defer unix.Close(fd)
+	return CloneFD(fd, true)
+}
+
+// OpenBelow opens a path as a place (O_PATH), with the directory that dir is open on as its
+// root; resolve adds to how (openat2(2)).
+func OpenBelow(dir int, path string, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve}
+	for {
+		fd, err := unix.Openat2(dir, path, &how)
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			return fd, err
+		}
+	}
+}
+
+// Received is a detached mount that another process has made.
+func Received(fd int) *Detached { return &Detached{fd: fd} }
 
 // MakePrivate cuts the mount at path and those below it off from all others: nothing
 // propagates in or out.

@@ -3,6 +3,8 @@ package mount
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -110,4 +112,98 @@ func (o Overlay) linkOptions() string {
 		options += ",upperdir=" + linkName(len(names)) + ",workdir=" + linkName(len(names)+1) + ",volatile"
 	}
 	return options
+}
+
+// AttachMapped mounts the overlay, which has an Upper, at target so that the owners of its
+// files are those that a user namespace, given by a descriptor, makes of the owners that
+// the layers have. Overlayfs cannot be idmapped, but it takes layers that are. Upper and
+// Work are in one directory. The files of the calling thread have an owner that the
+// namespace has, or nothing can be written.
+//
+// ErrCannotMap: a file system of the layers cannot be idmapped. ErrOldKernel.
+func (o Overlay) AttachMapped(target string, namespace int) (err error) {
+	m := mapped{namespace: namespace}
+	defer func() { err = errors.Join(err, m.close()) }()
+	var files []fileOption
+	for _, lower := range o.Lowers {
+		fd, err := m.clone(lower)
+		if err != nil {
+			return err
+		}
+		files = append(files, fileOption{"lowerdir+", fd})
+	}
+	// Both of one mount, as the kernel wants them.
+	scratch, err := m.clone(filepath.Dir(o.Upper))
+	if err != nil {
+		return err
+	}
+	for key, path := range map[string]string{"upperdir": o.Upper, "workdir": o.Work} {
+		fd, err := m.open(scratch, filepath.Base(path))
+		if err != nil {
+			return err
+		}
+		files = append(files, fileOption{key, fd})
+	}
+	overlay, err := newOf("overlay", "berth", files, []Option{{"volatile", ""}}, 0)
+	if errors.Is(err, unix.EINVAL) && !kernelHasDetachedLayers() {
+		return ErrOldKernel
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, overlay.Close()) }()
+	return overlay.Attach(target)
+}
+
+// ErrOldKernel: overlayfs does not take layers that are mounted nowhere.
+var ErrOldKernel = errors.New("overlayfs of this kernel takes no idmapped layers by descriptor; it needs Linux 6.15")
+
+// kernelHasDetachedLayers probes with a file system that certainly is one.
+func kernelHasDetachedLayers() bool {
+	layer, err := New("tmpfs", "probe", nil, 0)
+	if err != nil {
+		return false
+	}
+	defer layer.Close()
+	fs, err := newOf("overlay", "probe", []fileOption{{"lowerdir+", layer.fd}}, nil, ReadOnly)
+	if err != nil {
+		return false
+	}
+	return fs.Close() == nil
+}
+
+// mapped are descriptors in idmapped mounts.
+type mapped struct {
+	namespace int
+	fds       []int
+}
+
+// clone returns an idmapped mount of path.
+func (m *mapped) clone(path string) (int, error) {
+	d, err := Clone(path, false)
+	if err != nil {
+		return -1, err
+	}
+	m.fds = append(m.fds, d.fd)
+	if err := d.Map(m.namespace, false); err != nil {
+		return -1, fmt.Errorf("%s: %w", path, err)
+	}
+	return d.fd, nil
+}
+
+// open opens a directory of one.
+func (m *mapped) open(dir int, name string) (int, error) {
+	fd, err := disk.Openat(dir, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	m.fds = append(m.fds, fd)
+	return fd, nil
+}
+
+func (m *mapped) close() (err error) {
+	for _, fd := range m.fds {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return err
 }

@@ -39,6 +39,15 @@ func Shared(path string) (at string, shared bool, err error) {
 // unescape reads what the mount table has for blanks and the like.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
+// MakePrivate cuts the mount and those below it off from their origin.
+func (d *Detached) MakePrivate() error {
+	err := disk.MountSetattr(d.fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	if err != nil {
+		return fmt.Errorf("mount_setattr: %w", err)
+	}
+	return nil
+}
+
 // MakeSlave has the mount and those below it follow their origin, and their origin not
 // them.
 func (d *Detached) MakeSlave() error {

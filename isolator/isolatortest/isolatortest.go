@@ -119,7 +119,7 @@ func (s suite) leavesTheRequest(t *testing.T) {
 	}
 }
 
-var namespaces = []launcher.Namespace{launcher.Mount, launcher.PID, launcher.IPC, launcher.UTS, launcher.Network}
+var namespaces = []launcher.Namespace{launcher.Mount, launcher.PID, launcher.IPC, launcher.UTS, launcher.Network, launcher.User}
 
 func (s suite) wellFormed(t *testing.T) {
 	info := s.prepare(t, s.newContainer(t, "one"))

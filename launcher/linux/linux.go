@@ -27,6 +27,7 @@ import (
 	"berth/internal/atomicfile"
 	"berth/internal/cgroup"
 	"berth/internal/disk"
+	"berth/internal/idmap"
 	"berth/internal/mount"
 	"berth/launcher"
 	"berth/launcher/initproc"
@@ -147,11 +148,16 @@ func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec
 	if err != nil {
 		return nil, fmt.Errorf("fork container %s: %w", id, err)
 	}
-	p, err := l.clone(spec, group)
+	h, err := newHandover(&spec)
 	if err != nil {
 		return nil, fmt.Errorf("fork container %s: %w", id, err)
 	}
-	if err := errors.Join(disk.At(placeCloned), l.settle(id, spec, group, p.Pid())); err != nil {
+	defer h.close()
+	p, err := l.clone(spec, group, h)
+	if err != nil {
+		return nil, fmt.Errorf("fork container %s: %w", id, err)
+	}
+	if err := errors.Join(disk.At(placeCloned), l.settle(id, spec, group, p.Pid()), h.send(p.Pid())); err != nil {
 		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.Abandon(ctx))
 	}
 	l.groups.Store(id, group)
@@ -172,7 +178,7 @@ func (l *Launcher) settle(id container.ID, spec launcher.Spec, group *cgroup.Gro
 }
 
 // clone starts berth-init, which waits.
-func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *initproc.Process, err error) {
+func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group, h *handover) (_ *initproc.Process, err error) {
 	program, err := l.openInit()
 	if err != nil {
 		return nil, err
@@ -183,6 +189,7 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *initproc.P
 		return nil, err
 	}
 	defer channels.Close()
+	channels.Files.Sources = h.theirs // closed with the others
 	if !spec.Parent.IsZero() {
 		parent, err := initproc.OpenRecorded(l.Layout.Container(spec.Parent).Pid())
 		if err != nil {
@@ -191,6 +198,11 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *initproc.P
 		channels.Files.Parent = parent.File() // closed with the others
 	}
 	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec)}
+	if !spec.IDs.IsHost() {
+		attr.UidMappings, attr.GidMappings = idmap.Maps(spec.IDs), idmap.Maps(spec.IDs)
+		attr.GidMappingsEnableSetgroups = true
+		attr.Credential = &syscall.Credential{} // its root, or it had lost its capabilities by executing
+	}
 	unified, err := group.UnifiedFD()
 	if err != nil {
 		return nil, err
@@ -206,7 +218,7 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group) (_ *initproc.P
 	return channels.Start(os.ProcAttr{Sys: attr}, []*os.File{program}, func(attr *os.ProcAttr) (started *os.Process, err error) {
 		err = startIn(channels.Files.Parent, spec.Enter, func() (err error) {
 			started, err = os.StartProcess(path, []string{initproc.Name}, attr)
-			return err
+			return explain(err, spec)
 		})
 		return started, err
 	})

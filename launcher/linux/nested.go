@@ -61,6 +61,7 @@ var namespaceFlags = map[launcher.Namespace]uintptr{
 	launcher.IPC:     unix.CLONE_NEWIPC,
 	launcher.UTS:     unix.CLONE_NEWUTS,
 	launcher.Network: unix.CLONE_NEWNET,
+	launcher.User:    unix.CLONE_NEWUSER,
 }
 
 // startIn starts a process from within namespaces of another one, but for that of mounts,

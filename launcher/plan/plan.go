@@ -28,6 +28,10 @@ type Plan struct {
 	// sees the host's file system, through a mount namespace of its own.
 	Rootfs         string
 	ReadOnlyRootfs bool
+	// Handed is how many mounts come by Files.Sources, made by who can reach the host's files:
+	// in a user namespace berth-init cannot. They are the Rootfs and then, in order, Mounts and
+	// Volumes without a Type. 0: it makes them itself.
+	Handed int
 	// HostMounts: the container is in the host's mount namespace, and nothing is mounted.
 	HostMounts bool
 
@@ -76,6 +80,9 @@ type Mount struct {
 	Type    string // empty: a bind mount, recursive
 	Options []Option
 	Flags   Flags
+	// Provisioned: a bind mount of a root filesystem whose owners are the container's already,
+	// whatever its user namespace is. It does not concern berth-init.
+	Provisioned bool
 	// Fixed targets are the kernel's own places (/proc, /dev): a link of the image in
 	// their path is refused. For the others it is followed inside the root filesystem.
 	Fixed bool
@@ -236,9 +243,13 @@ const (
 	logsFD
 	inputFD
 	controlFD
+	sourcesFD
 	// FirstForeignFD and those above it are not the launcher's.
 	FirstForeignFD
 )
+
+// MaxHanded is how many mounts come in one message of Files.Sources; the kernel allows 253.
+const MaxHanded = 250
 
 // Files are what berth-init works with, beside its standard streams.
 type Files struct {
@@ -256,11 +267,13 @@ type Files struct {
 	// Input is the write end of the command's input, or with a kept terminal a pipe that what
 	// is typed comes by. Control is a pipe of Controls, if there is an input or a kept terminal.
 	Input, Control *os.File
+	// Sources is a socket by which come the mounts that the plan has Handed.
+	Sources *os.File
 }
 
 // List returns the files in the order of their descriptors.
 func (f Files) List() []*os.File {
-	return []*os.File{f.Plan, f.Release, f.Report, f.Status, f.Parent, f.Terminal, f.Logs, f.Input, f.Control}
+	return []*os.File{f.Plan, f.Release, f.Report, f.Status, f.Parent, f.Terminal, f.Logs, f.Input, f.Control, f.Sources}
 }
 
 // Inherited returns the files that the launcher has handed to this process.
@@ -275,6 +288,7 @@ func Inherited() Files {
 		Logs:     os.NewFile(logsFD, "logs"),
 		Input:    os.NewFile(inputFD, "input"),
 		Control:  os.NewFile(controlFD, "control"),
+		Sources:  os.NewFile(sourcesFD, "sources"),
 	}
 }
 

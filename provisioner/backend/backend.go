@@ -14,6 +14,7 @@ package backend
 import (
 	"context"
 
+	"berth/container"
 	"berth/layer"
 )
 
@@ -55,4 +56,18 @@ type Backend interface {
 	// it and mounts do not stop it; what is mounted in it is detached, not emptied. It
 	// may be repeated, and called for what Provision never finished.
 	Destroy(ctx context.Context, rootfs, dir string) (bool, error)
+}
+
+// Mapper is a backend whose root filesystems can be those of containers with user
+// namespaces.
+type Mapper interface {
+	// ProvisionMapped is Provision, but that every owner in rootfs is the one that the range
+	// makes of the owner in the layers: root's files are those of the range's first id. The
+	// ids that a layer or a container has are what is on disk, too: nothing is chowned, and
+	// layers stay as they are for others. What belongs to an id that the range does not have
+	// belongs to nobody.
+	//
+	// ErrNotSupported: a file system cannot be idmapped, or the kernel cannot do it; the
+	// error names the backend.
+	ProvisionMapped(ctx context.Context, layers []Layer, rootfs, dir string, ids container.IDRange) error
 }

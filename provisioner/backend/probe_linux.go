@@ -24,6 +24,43 @@ import (
 // It leaves nothing behind. Of one that is killed the next Probe removes what is left,
 // and so does RecoverProbes.
 func Probe(ctx context.Context, b Backend, root, layers string) (err error) {
+	return probe(root, layers, func(stack []Layer, dir string) error { return probeStack(ctx, b, stack, dir) })
+}
+
+// probedRange is that of no container.
+var probedRange = container.IDRange{Start: 1<<32 - 2<<16, Size: 1 << 16}
+
+// ProbeMapped proves in the same way that a backend can make root filesystems for containers
+// with user namespaces. ErrNotSupported: why not.
+func ProbeMapped(ctx context.Context, b Backend, root, layers string) error {
+	mapper, ok := b.(Mapper)
+	if !ok {
+		return fmt.Errorf("%w: it cannot make idmapped root filesystems; use overlay, copy or bind", container.ErrNotSupported)
+	}
+	return probe(root, layers, func(stack []Layer, dir string) error {
+		rootfs := filepath.Join(dir, "rootfses", "probe")
+		err := mapper.ProvisionMapped(ctx, stack[:1], rootfs, dir, probedRange)
+		if err == nil {
+			err = probeOwnerOf(filepath.Join(rootfs, probeFile))
+		}
+		_, destroyErr := b.Destroy(context.WithoutCancel(ctx), rootfs, dir)
+		return errors.Join(err, destroyErr)
+	})
+}
+
+func probeOwnerOf(file string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(file, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: probeFile, Err: err}
+	}
+	if want := probedRange.OnHost(probeOwner); st.Uid != want || st.Gid != want {
+		return fmt.Errorf("%w: a file that is to be of user and group %d is of %d:%d", container.ErrNotSupported, want, st.Uid, st.Gid)
+	}
+	return nil
+}
+
+// probe writes layers for try, which has a directory of its own.
+func probe(root, layers string, try func(stack []Layer, dir string) error) (err error) {
 	if err := RecoverProbes(root, layers); err != nil {
 		return err
 	}
@@ -41,9 +78,9 @@ func Probe(ctx context.Context, b Backend, root, layers string) (err error) {
 		return fmt.Errorf("make a root filesystem in %s: %w", root, err)
 	}
 	defer func() { err = errors.Join(err, bench.remove()) }()
-	err = probeStack(ctx, b, stack, bench.path)
+	err = try(stack, bench.path)
 	if errors.Is(err, container.ErrInvalid) { // it takes a single layer
-		err = probeStack(ctx, b, stack[:1], bench.path)
+		err = try(stack[:1], bench.path)
 	}
 	if err != nil && !errors.Is(err, container.ErrNotSupported) { // which says by itself what does not support it
 		err = fmt.Errorf("make a root filesystem in %s of layers in %s: %w", root, layers, err)

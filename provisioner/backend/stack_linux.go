@@ -92,6 +92,52 @@ func RestoreImplied(layers []Layer, rootfs string) error {
 	return nil
 }
 
+// MakeImplied does what RestoreImplied does, but in the writable directory before anything
+// is mounted: with the owners that are on disk.
+func MakeImplied(layers []Layer, writable string) error {
+	var names []string
+	for _, l := range layers[1:] {
+		for _, name := range l.Implied {
+			from, err := attributesOf(layers, name)
+			if err != nil {
+				return err
+			}
+			if name != "." && from != "" {
+				names = append(names, withParents(name)...)
+			}
+		}
+	}
+	slices.Sort(names) // what lies in another one after that
+	names = slices.Compact(names)
+	for _, name := range names {
+		if err := disk.Mkdir(filepath.Join(writable, name), 0o700); err != nil {
+			return err
+		}
+	}
+	// Deeper ones first, whose making has changed the times of the others.
+	for _, name := range slices.Backward(names) {
+		from, err := attributesOf(layers, name)
+		if err != nil {
+			return err
+		}
+		if err := copyAttributes(from, filepath.Join(writable, name)); err != nil {
+			return err
+		}
+	}
+	if len(names) > 0 {
+		return RestoreRoot(layers, writable)
+	}
+	return nil
+}
+
+// withParents returns a path and those that it lies in.
+func withParents(name string) (all []string) {
+	for ; name != "."; name = filepath.Dir(name) {
+		all = append(all, name)
+	}
+	return all
+}
+
 // copyAttributes gives the directory to the attributes of the directory from, and no
 // others.
 func copyAttributes(from, to string) error {

@@ -40,7 +40,7 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 }
 
 func prepare(c *isolator.Container, app *appc.App) (*isolator.LaunchInfo, error) {
-	user, err := account(c.Config.GetRootfs(), app)
+	user, err := account(c, app)
 	if err != nil {
 		return nil, err
 	}
@@ -54,21 +54,22 @@ func prepare(c *isolator.Container, app *appc.App) (*isolator.LaunchInfo, error)
 
 // account returns USER[:GROUP]. A path stands for the user or the group to whom what is
 // there belongs.
-func account(rootfs string, app *appc.App) (string, error) {
+func account(c *isolator.Container, app *appc.App) (string, error) {
+	rootfs := c.Config.GetRootfs()
 	user, group := app.User, app.Group
 	if strings.HasPrefix(user, "/") {
 		uid, _, err := inroot.Owner(rootfs, user)
 		if err != nil {
 			return "", fmt.Errorf("the user is the owner of %q: %w", app.User, err)
 		}
-		user = strconv.FormatUint(uint64(uid), 10)
+		user = strconv.FormatUint(uint64(c.IDs.Inside(uid)), 10)
 	}
 	if strings.HasPrefix(group, "/") {
 		_, gid, err := inroot.Owner(rootfs, group)
 		if err != nil {
 			return "", fmt.Errorf("the group is that of %q: %w", app.Group, err)
 		}
-		group = strconv.FormatUint(uint64(gid), 10)
+		group = strconv.FormatUint(uint64(c.IDs.Inside(gid)), 10)
 	}
 	switch {
 	case group == "":

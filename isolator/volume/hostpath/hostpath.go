@@ -54,10 +54,10 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 	info, err := isolator.EachVolume(c.Config, i.SandboxDirectory, isOfHost, func(info *isolator.LaunchInfo, m *plan.Mount, v *v1.Volume) error {
 		source, _ := isolator.HostPath(v)
 		if path.IsAbs(source) {
-			return i.ofHost(m, source, v)
+			return i.ofHost(m, source, v, c.IDs)
 		}
 		m.Source, m.SubPath = c.Config.GetDirectory(), source
-		return inSandbox(info, c.Config, source, v.GetContainerPath())
+		return inSandbox(info, c, source, v.GetContainerPath())
 	})
 	if err != nil {
 		return nil, fmt.Errorf("volume/host_path: %w", err)
@@ -66,14 +66,16 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 }
 
 // ofHost has a mount show a path of the host.
-func (i *Isolator) ofHost(m *plan.Mount, source string, v *v1.Volume) (err error) {
+func (i *Isolator) ofHost(m *plan.Mount, source string, v *v1.Volume, ids container.IDRange) (err error) {
 	if _, err := os.Stat(source); err != nil {
 		return fmt.Errorf("%w: host_path is to exist; make it, or give a relative one, which is made in the sandbox: %w", container.ErrInvalid, err)
 	}
 	if m.Source, m.SubPath, err = i.locate(source); err != nil {
 		return err
 	}
-	m.Propagation, err = propagation(v, source)
+	if m.Propagation, err = propagation(v, source); err == nil && m.Propagation == plan.BothWays && !ids.IsHost() {
+		err = fmt.Errorf("%w: BIDIRECTIONAL: what is mounted in a user namespace cannot reach the host", container.ErrInvalid)
+	}
 	return err
 }
 
@@ -124,7 +126,8 @@ func propagation(v *v1.Volume, source string) (plan.Propagation, error) {
 
 // inSandbox makes a directory of the sandbox, with mode and owner of the one that it will
 // hide, so that a /tmp is everybody's. One that hides nothing is for the user.
-func inSandbox(info *isolator.LaunchInfo, config *v1.ContainerConfig, name, containerPath string) error {
+func inSandbox(info *isolator.LaunchInfo, c *isolator.Container, name, containerPath string) error {
+	config := c.Config
 	made := isolator.Attributes{Mode: 0o755, UID: os.Getuid(), GID: os.Getgid()}
 	var hidden fs.FileInfo
 	if path.IsAbs(containerPath) {
@@ -137,7 +140,7 @@ func inSandbox(info *isolator.LaunchInfo, config *v1.ContainerConfig, name, cont
 		info.ForUser = append(info.ForUser, name)
 	} else {
 		owner := hidden.Sys().(*syscall.Stat_t)
-		made = isolator.Attributes{Mode: hidden.Mode() & (fs.ModePerm | fs.ModeSticky | fs.ModeSetgid), UID: int(owner.Uid), GID: int(owner.Gid)}
+		made = isolator.Attributes{Mode: hidden.Mode() & (fs.ModePerm | fs.ModeSticky | fs.ModeSetgid), UID: int(c.IDs.Inside(owner.Uid)), GID: int(c.IDs.Inside(owner.Gid))}
 	}
 	return isolator.MakeInSandbox(config.GetDirectory(), name, made)
 }

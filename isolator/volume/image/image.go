@@ -24,7 +24,7 @@ type Options struct {
 	// Provision makes a root filesystem of each image and returns their paths. Whoever
 	// removes the container's own root filesystem removes these with it, also after an
 	// error.
-	Provision func(ctx context.Context, id container.ID, images []*v1.Image) ([]string, error)
+	Provision func(ctx context.Context, id container.ID, images []*v1.Image, ids container.IDRange) ([]string, error)
 }
 
 // Isolator implements isolator.Isolator.
@@ -50,6 +50,7 @@ func (i *Isolator) prepare(ctx context.Context, c *isolator.Container) (*isolato
 	info, err := isolator.EachVolume(c.Config, i.SandboxDirectory, hasImage, func(_ *isolator.LaunchInfo, m *plan.Mount, v *v1.Volume) error {
 		m.SubPath = v.GetImagePath()
 		m.Flags |= plan.NoDev | plan.NoSuid
+		m.Provisioned = true
 		images = append(images, v.Image)
 		return nil
 	})
@@ -57,7 +58,7 @@ func (i *Isolator) prepare(ctx context.Context, c *isolator.Container) (*isolato
 		return nil, err
 	}
 	// Not before all that can be refused was: nothing has been pulled until now.
-	paths, err := i.Provision(ctx, c.ID, images)
+	paths, err := i.Provision(ctx, c.ID, images, c.IDs)
 	if err != nil {
 		return nil, err
 	}

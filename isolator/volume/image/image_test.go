@@ -17,7 +17,7 @@ import (
 )
 
 // provision names root filesystems by their container and image.
-func provision(_ context.Context, id container.ID, images []*v1.Image) (paths []string, err error) {
+func provision(_ context.Context, id container.ID, images []*v1.Image, _ container.IDRange) (paths []string, err error) {
 	for i, img := range images {
 		paths = append(paths, fmt.Sprintf("/provisioned/%s/%d/%s", id, i, img.GetDocker().GetName()))
 	}
@@ -65,8 +65,8 @@ func TestPrepare(t *testing.T) {
 	got, err := newIsolator().Prepare(t.Context(), &isolator.Container{ID: id, Config: config("/rootfs", volume("a", "/v", v1.Volume_RO), other, part)})
 	const quiet = plan.NoDev | plan.NoSuid
 	want := &isolator.LaunchInfo{Volumes: []plan.Mount{
-		{Target: "/v", Source: "/provisioned/c/0/a", Flags: plan.ReadOnly | quiet},
-		{Target: "/box/w", Source: "/provisioned/c/1/b", SubPath: "/models/small", Flags: quiet},
+		{Target: "/v", Source: "/provisioned/c/0/a", Flags: plan.ReadOnly | quiet, Provisioned: true},
+		{Target: "/box/w", Source: "/provisioned/c/1/b", SubPath: "/models/small", Flags: quiet, Provisioned: true},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Error(err, diff)
@@ -91,7 +91,9 @@ func TestABadRequestIsNotProvisioned(t *testing.T) {
 
 func TestAFailureToProvisionIsThatOfTheVolume(t *testing.T) {
 	cause := errors.New("the cause")
-	i := New(Options{Provision: func(context.Context, container.ID, []*v1.Image) ([]string, error) { return nil, cause }})
+	i := New(Options{Provision: func(context.Context, container.ID, []*v1.Image, container.IDRange) ([]string, error) {
+		return nil, cause
+	}})
 	if got, err := i.Prepare(t.Context(), &isolator.Container{Config: config("/rootfs", volume("a", "/v", v1.Volume_RO))}); got != nil || !errors.Is(err, cause) {
 		t.Errorf("%+v, %v", got, err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"berth/container"
 	"berth/internal/mount/mounttest"
 	"berth/provisioner/backend"
 	"berth/state"
@@ -68,6 +69,7 @@ func Run(t *testing.T, factory func() backend.Backend, traits Traits) {
 			}
 		}
 	}
+	t.Run("for a user namespace", s.checkMap)
 }
 
 // suite is a backend under test.
@@ -76,6 +78,7 @@ type suite struct {
 	factory func() backend.Backend
 	dir     string // the root of a file system
 	places  atomic.Int32
+	ids     container.IDRange // of the containers
 }
 
 // place is where one check works: layers, and the directory of the backend.
@@ -85,6 +88,7 @@ type suite struct {
 type place struct {
 	t       *testing.T
 	backend backend.Backend
+	ids     container.IDRange
 	dir     string
 	written int // layers
 }
@@ -98,7 +102,7 @@ func (s *suite) place(t *testing.T) *place {
 // placeAt makes a place in dir, which does not exist.
 func (s *suite) placeAt(t *testing.T, dir string) *place {
 	t.Helper()
-	p := &place{t: t, backend: s.factory(), dir: dir}
+	p := &place{t: t, backend: s.factory(), ids: s.ids, dir: dir}
 	for _, dir := range []string{filepath.Join(dir, "layers"), p.backendDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
@@ -180,7 +184,7 @@ func (p *place) nothingLeft() {
 // shows checks that a root filesystem is what its layers should make.
 func (p *place) shows(rootfs string, want listing) {
 	p.t.Helper()
-	if diff := cmp.Diff(want, read(p.t, rootfs)); diff != "" {
+	if diff := cmp.Diff(want, readAs(p.t, rootfs, p.ids)); diff != "" {
 		p.t.Errorf("the root filesystem differs (-want +got):\n%s", diff)
 	}
 }

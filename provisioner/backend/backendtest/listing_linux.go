@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"berth/container"
 )
 
 // listing is a tree as a container sees it: a line for each name, with all that a
@@ -108,6 +110,16 @@ func (n *Node) describe() string {
 // read returns the listing of a tree on disk.
 func read(tb testing.TB, root string) listing { return readTree(tb, root, false) }
 
+// readAs is read as a container of the range does it.
+func readAs(tb testing.TB, root string, ids container.IDRange) listing {
+	tb.Helper()
+	r := reader{ids: ids, nodes: make(map[string]*Node), inodes: make(map[uint64]*Node)}
+	if err := r.read(root, "."); err != nil {
+		tb.Fatalf("list %s: %v", root, err)
+	}
+	return list(r.nodes)
+}
+
 // readTree returns the listing of a tree on disk; with details, also what only matters
 // where nothing at all may change.
 func readTree(tb testing.TB, root string, details bool) listing {
@@ -122,6 +134,7 @@ func readTree(tb testing.TB, root string, details bool) listing {
 // reader reads a tree.
 type reader struct {
 	details bool
+	ids     container.IDRange
 	nodes   map[string]*Node // by path
 	inodes  map[uint64]*Node
 }
@@ -132,6 +145,7 @@ func (r *reader) read(place, path string) error {
 	if err != nil {
 		return fmt.Errorf("%q: %w", path, err)
 	}
+	n.inside(r.ids)
 	if r.details {
 		n.details = fmt.Sprintf("inode %d links %d size %d blocks %d changed %v", st.Ino, st.Nlink, st.Size, st.Blocks, st.Ctim)
 	}

@@ -39,6 +39,18 @@ func (b *Backend) Ephemeral(string, string) []string { return nil }
 
 // Provision implements backend.Backend.
 func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, _ string) error {
+	return provision(layers, rootfs, attach)
+}
+
+// ProvisionMapped implements backend.Mapper.
+func (b *Backend) ProvisionMapped(_ context.Context, layers []backend.Layer, rootfs, _ string, ids container.IDRange) error {
+	return provision(layers, rootfs, func(path, rootfs string) error {
+		return backend.CoverMapped(path, rootfs, ids, readOnly)
+	})
+}
+
+// provision has attach mount the layer.
+func provision(layers []backend.Layer, rootfs string, attach func(path, rootfs string) error) error {
 	const remedy = "use --image_provisioner_backend=overlay or copy"
 	switch {
 	case len(layers) != 1:
@@ -46,30 +58,33 @@ func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, _
 	case layers[0].Whiteouts:
 		return fmt.Errorf("bind backend: %w: the layer has whiteouts, which a bind mount cannot hide; %s", container.ErrInvalid, remedy)
 	}
-	if err := provision(layers[0].Path, rootfs); err != nil {
+	err := backend.MakeRootfs(rootfs)
+	if err == nil {
+		err = attach(layers[0].Path, rootfs)
+	}
+	if err == nil {
+		err = mount.ShareFromHost(rootfs)
+	}
+	if err != nil {
 		return fmt.Errorf("bind backend: %w", err)
 	}
 	return nil
 }
 
-func provision(path, rootfs string) (err error) {
-	if err := backend.MakeRootfs(rootfs); err != nil {
-		return err
-	}
+func attach(path, rootfs string) (err error) {
 	clone, err := mount.Clone(path, false)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, clone.Close()) }()
-	// Read-only before it can be seen.
-	if err := clone.Set(mount.ReadOnly, false); err != nil {
+	// Before it can be seen.
+	if err := readOnly(clone); err != nil {
 		return err
 	}
-	if err := clone.Attach(rootfs); err != nil {
-		return err
-	}
-	return mount.ShareFromHost(rootfs)
+	return clone.Attach(rootfs)
 }
+
+func readOnly(d *mount.Detached) error { return d.Set(mount.ReadOnly, false) }
 
 // Destroy implements backend.Backend. The empty directory may stay, if somebody else on
 // the host keeps it busy: the provisioner tries to remove it again, with all that is

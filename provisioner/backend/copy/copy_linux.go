@@ -50,6 +50,22 @@ func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs,
 	return nil
 }
 
+// ProvisionMapped implements backend.Mapper: an idmapped mount of the root filesystem lies on
+// it.
+func (b *Backend) ProvisionMapped(ctx context.Context, layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
+	if err := b.Provision(ctx, layers, rootfs, dir); err != nil {
+		return err
+	}
+	err := backend.CoverMapped(rootfs, rootfs, ids, func(*mount.Detached) error { return nil })
+	if err == nil {
+		err = mount.ShareFromHost(rootfs)
+	}
+	if err != nil {
+		return fmt.Errorf("copy backend: %w", err)
+	}
+	return nil
+}
+
 // stack copies the layers, base first, into the empty directory rootfs.
 func stack(ctx context.Context, layers []backend.Layer, rootfs string) error {
 	root, err := disk.Open(rootfs)

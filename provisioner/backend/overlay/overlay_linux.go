@@ -11,6 +11,7 @@ import (
 
 	"berth/container"
 	"berth/internal/disk"
+	"berth/internal/idmap"
 	"berth/internal/mount"
 	"berth/layer"
 	"berth/provisioner/backend"
@@ -57,6 +58,16 @@ func (b *Backend) Ephemeral(rootfs, dir string) []string {
 
 // Provision implements backend.Backend.
 func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, dir string) error {
+	return b.provision(layers, rootfs, dir, container.IDRange{})
+}
+
+// ProvisionMapped implements backend.Mapper: the layers are idmapped, and so is the upper
+// directory.
+func (b *Backend) ProvisionMapped(_ context.Context, layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
+	return b.provision(layers, rootfs, dir, ids)
+}
+
+func (b *Backend) provision(layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
 	seen, err := backend.Visible(layers)
 	if err != nil {
 		return fmt.Errorf("overlay backend: %w", err)
@@ -75,7 +86,11 @@ func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, d
 	if err := checkTypes(o, seen); err != nil {
 		return fmt.Errorf("overlay backend: %w", err)
 	}
-	err = b.attach(o, rootfs)
+	if !ids.IsHost() {
+		err = attachMapped(o, layers, rootfs, ids)
+	} else if err = b.attach(o, rootfs); err == nil {
+		err = backend.RestoreImplied(layers, rootfs)
+	}
 	if errors.Is(err, syscall.EINVAL) {
 		return fmt.Errorf("overlay backend: mount %s: %w: is the file system of %s fit to hold an overlay's upper directory? see `berth info`, or use --image_provisioner_backend=copy",
 			rootfs, err, dir)
@@ -83,13 +98,27 @@ func (b *Backend) Provision(_ context.Context, layers []backend.Layer, rootfs, d
 	if err != nil {
 		return fmt.Errorf("overlay backend: mount %s: %w", rootfs, err)
 	}
-	if err := backend.RestoreImplied(layers, rootfs); err != nil {
-		return fmt.Errorf("overlay backend: %w", err)
-	}
 	if err := mount.ShareFromHost(rootfs); err != nil {
 		return fmt.Errorf("overlay backend: %w", err)
 	}
 	return nil
+}
+
+// attachMapped mounts the overlay for a container with a user namespace.
+func attachMapped(o mount.Overlay, layers []backend.Layer, rootfs string, ids container.IDRange) (err error) {
+	if err := backend.MakeImplied(layers, o.Upper); err != nil {
+		return err
+	}
+	namespace, err := idmap.Namespace(ids)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, namespace.Close()) }()
+	err = idmap.AsOwner(ids, func() error { return o.AttachMapped(rootfs, int(namespace.Fd())) })
+	if errors.Is(err, mount.ErrCannotMap) || errors.Is(err, mount.ErrOldKernel) {
+		err = fmt.Errorf("%w: %w: leave --userns out, or use another --image_provisioner_backend", container.ErrNotSupported, err)
+	}
+	return err
 }
 
 func makeDirectories(o mount.Overlay, layers []backend.Layer, rootfs string) error {

@@ -1,0 +1,77 @@
+//go:build linux
+
+package e2e
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+
+	"berth/internal/testrig"
+)
+
+func TestUserNamespaces(t *testing.T) {
+	testrig.RequireRoot(t)
+	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
+	b := testrig.Berth(t)
+	const pool = "--userns_range=3100000000:131072"
+	for _, backend := range []string{"overlay", "copy"} {
+		r := b.Run("run", pool, "--userns", "auto", "--image_provisioner_backend", backend, image, "--", "sh", "-c",
+			"id -u; tr -s ' ' </proc/self/uid_map; touch /new && stat -c %u /new")
+		expect(t, r, 0)
+		if want := "0\n 0 3100000000 65536\n0\n"; r.Stdout != want {
+			t.Errorf("%s: %q, not %q", backend, r.Stdout, want)
+		}
+	}
+	r := b.Run("run", "--userns", "3200000000:70000", "-u", "69999", "-t", "--read-only", "--network", "none", image, "--", "sh", "-c",
+		"id -u; tty; stat -c %u /dev/console; ls /sys/class/net")
+	expect(t, r, 0)
+	if want := "69999\n/dev/pts/0\n69999\nlo\n"; strings.ReplaceAll(r.Stdout, "\r", "") != want {
+		t.Errorf("%q, not %q", r.Stdout, want)
+	}
+	r = b.Run("run", "--userns", "host", image, "--", "true")
+	expect(t, r, 0)
+
+	for args, words := range map[string][]string{
+		"--userns me":                           {"START:SIZE", "auto"},
+		"--userns 1000:65536":                   {"users of the host"},
+		"--userns 3200000000:100":               {"65536"},
+		"--userns auto --userns_range 5":        {"--userns_range", "START:SIZE"},
+		"--userns auto --userns_range 5:100000": {"--userns_range", "users of the host"},
+		"--userns auto -u 70000 " + pool:        {"70000", "0 to 65535"},
+	} {
+		r := b.Run(append(append([]string{"run"}, strings.Fields(args)...), image, "--", "true")...)
+		expect(t, r, 125, words...)
+	}
+	expect(t, b.Run("run", "--userns", "auto", pool, "--", "true"), 125, "run an image")
+
+	info := b.Run("info", "--json", pool)
+	expect(t, info, 0)
+	if !strings.Contains(info.Stdout, `"user_namespaces": true`) && !strings.Contains(info.Stdout, `"user_namespaces":true`) {
+		t.Errorf("info says\n%s", info.Stdout)
+	}
+	if left := leftBy(t, b); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// A killed berth leaves ranges and mounts that the next one frees.
+func TestUserNamespacesOfAKilledBerth(t *testing.T) {
+	testrig.RequireRoot(t)
+	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
+	b := testrig.Berth(t)
+	args := []string{"run", "--userns_range=3100000000:65536", "--userns", "auto", "--image_provisioner_backend", "copy", image, "--"}
+	p := b.Start(append(args, "sh", "-c", "echo up; sleep 1000")...)
+	await(t, func() bool { out, _ := p.Output(); return out == "up\n" })
+	expect(t, b.Run(append(args, "true")...), 125, "have all ranges")
+	p.Signal(syscall.SIGKILL)
+	p.Wait()
+	r := b.Run(append(args, "id", "-u")...)
+	expect(t, r, 0)
+	if r.Stdout != "0\n" {
+		t.Errorf("it prints %q", r.Stdout)
+	}
+	if left := leftBy(t, b); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
