@@ -196,7 +196,8 @@ var implied = map[string][]string{
 
 // onTrees are the isolators that need no namespaces, no cgroups and no mounts: those for the
 // posix launcher. Those of images have nothing to do there, and do no harm.
-var onTrees = []string{"filesystem/posix", "posix/cpu", "posix/mem", "disk/du", "docker/runtime", "oci/runtime", "appc/runtime"}
+var onTrees = []string{"filesystem/posix", "posix/cpu", "posix/mem", "disk/du", "docker/runtime", "oci/runtime", "appc/runtime",
+	"linux/nnp", "environment_secret"}
 
 // needs are the isolators of which another one needs one.
 var needs = map[string][]string{
