@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"berth/agent/operator"
+	"berth/agent/page"
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/engine"
@@ -68,6 +69,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	a.server = operator.New(a.answers())
+	a.server.Handle("/", page.Handler())
 	servers, err := a.listen()
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)

@@ -23,9 +23,10 @@ var rooms = []struct {
 	// A program that embeds berth needs no more.
 	{"examples/*", []string{"engine", "containerizer", "container", "api/v1"}},
 	{"cmd/berth-init", []string{"launcher/plan", "internal/mount", "internal/nofile", "internal/pty"}},
+	{"agent/page", nil},
 	{"agent/client", []string{"container", "api/v1", "internal/recordio"}},
 	{"agent/operator", []string{"containerizer", "container", "api/v1", "internal/recordio", "internal/strictjson"}},
-	{"agent", []string{"agent/operator", "engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
+	{"agent", []string{"agent/operator", "agent/page", "engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
 	{"engine", []string{"containerizer", "containerizer/*", "fetcher", "isolator", "isolator/*", "launcher", "launcher/*",
 		"provisioner", "provisioner/*", "layer", "registry", "image", "container", "state", "api/v1", "internal/*"}},
 	{"containerizer/*", []string{"containerizer", "isolator", "launcher", "launcher/plan", "provisioner", "image", "container", "state", "api/v1", "internal/*"}},
