@@ -69,6 +69,11 @@ type Config struct {
 	// exceeds a limit of its disk, with EnforceContainerDiskQuota also what it requested.
 	ContainerDiskWatchInterval time.Duration
 	EnforceContainerDiskQuota  bool
+	// Of disk/xfs: the projects that containers get, FIRST-LAST; and whether a container that
+	// exceeds its limit ends, which can have XFSQuotaHeadroom bytes more until then.
+	XFSProjectRange   string
+	XFSKillContainers bool
+	XFSQuotaHeadroom  int64
 
 	// NetworkCNIConfigDir has the configurations of networks, NetworkCNIPluginsDir the
 	// directories of plugins, with colons between them.
@@ -158,6 +163,8 @@ func DefaultConfig() Config {
 		PerfInterval:               time.Minute,
 		PerfDuration:               10 * time.Second,
 		ContainerDiskWatchInterval: 15 * time.Second,
+		XFSProjectRange:            "[5000-10000]",
+		XFSQuotaHeadroom:           10 << 20,
 
 		NetworkCNIConfigDir:      "/etc/cni/net.d",
 		NetworkCNIPluginsDir:     "/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni",
@@ -178,10 +185,10 @@ func DefaultConfig() Config {
 // DefaultIsolation is what --isolation defaults to with a launcher; see Config.Launcher.
 func DefaultIsolation(launcher string) []string {
 	if (Config{Launcher: launcher}).launcherName() == posixLauncher {
-		return []string{"filesystem/posix", "posix/cpu", "posix/mem"}
+		return []string{"filesystem/posix", "posix/cpu", "posix/mem", "posix/rlimits"}
 	}
 	return []string{"filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/user", "network/cni",
-		"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "linux/capabilities", "linux/seccomp", "linux/label", "namespaces/cgroup"}
+		"cgroups/cpu", "cgroups/mem", "cgroups/pids", "cgroups/devices", "disk/du", "posix/rlimits", "linux/capabilities", "linux/seccomp", "linux/label", "namespaces/cgroup"}
 }
 
 // The launchers.

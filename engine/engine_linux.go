@@ -155,6 +155,9 @@ func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, laun
 	if err != nil {
 		return nil, err
 	}
+	if err := c.checkQuotas(images.Layout); err != nil {
+		return nil, err
+	}
 	if c.launcherName() == linuxLauncher {
 		if err := c.checkCgroupsRoot(cgroups); err != nil {
 			return nil, err

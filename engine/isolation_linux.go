@@ -84,13 +84,6 @@ func (c Config) checkIsolation() (err error) {
 	return err
 }
 
-func (c Config) checkDisk() error {
-	if c.ContainerDiskWatchInterval <= 0 {
-		return fmt.Errorf("--container_disk_watch_interval: %w: %v is no time between two measurements; the least is a positive one, as 15s", container.ErrInvalid, c.ContainerDiskWatchInterval)
-	}
-	return nil
-}
-
 func (c Config) checkContainerizers() error {
 	if len(c.Containerizers) != 1 || c.Containerizers[0] != "mesos" {
 		return fmt.Errorf("--containerizers: %q: %w: there is one, mesos", c.Containerizers, container.ErrNotSupported)

@@ -18,6 +18,7 @@ import (
 	"berth/isolator/cgroups/netprio"
 	"berth/isolator/cgroups/pids"
 	"berth/isolator/disk/du"
+	"berth/isolator/disk/xfs"
 	"berth/isolator/environmentsecret"
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/filesystem/posix"
@@ -33,6 +34,7 @@ import (
 	"berth/isolator/network/ports"
 	posixcpu "berth/isolator/posix/cpu"
 	posixmem "berth/isolator/posix/mem"
+	"berth/isolator/posix/rlimits"
 	"berth/isolator/runtime"
 	"berth/isolator/volume/hostpath"
 	"berth/isolator/volume/image"
@@ -151,6 +153,8 @@ var isolators = []tableEntry{
 	{"cgroups/net_cls", func(p parts) isolator.Isolator { return p.netCls() }, "net_cls"},
 	{"cgroups/net_prio", func(p parts) isolator.Isolator { return netprio.New(p.launcher) }, "net_prio"},
 	{"disk/du", func(p parts) isolator.Isolator { return du.New(p.diskUsage()) }, ""},
+	{"disk/xfs", func(p parts) isolator.Isolator { return xfs.New(p.diskQuota()) }, ""},
+	{"posix/rlimits", func(parts) isolator.Isolator { return rlimits.New() }, ""},
 	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_DOCKER) }, ""},
 	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},
@@ -181,13 +185,6 @@ var isolators = []tableEntry{
 	}, ""},
 }
 
-func (p parts) diskUsage() du.Options {
-	return du.Options{
-		Volume: p.images.Layout.PersistentVolume, Nested: p.images.Layout.NestedSandboxes,
-		Interval: p.config.ContainerDiskWatchInterval, EnforceRequests: p.config.EnforceContainerDiskQuota,
-	}
-}
-
 // implied are the isolators that come with another one, as in Mesos.
 var implied = map[string][]string{
 	"filesystem/linux":  {"volume/sandbox_path", "volume/host_path", "volume/secret", "volume/image"},
@@ -196,7 +193,7 @@ var implied = map[string][]string{
 
 // onTrees are the isolators that need no namespaces, no cgroups and no mounts: those for the
 // posix launcher. Those of images have nothing to do there, and do no harm.
-var onTrees = []string{"filesystem/posix", "posix/cpu", "posix/mem", "disk/du", "docker/runtime", "oci/runtime", "appc/runtime",
+var onTrees = []string{"filesystem/posix", "posix/cpu", "posix/mem", "posix/rlimits", "disk/du", "docker/runtime", "oci/runtime", "appc/runtime",
 	"linux/nnp", "environment_secret"}
 
 // needs are the isolators of which another one needs one.

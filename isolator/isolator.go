@@ -192,6 +192,9 @@ type LaunchInfo struct {
 	// Groups are further ones of User; they do not count for that of the request.
 	Groups []uint32
 
+	// Rlimits are set in this order.
+	Rlimits []plan.Rlimit
+
 	// Env is overridden by the environment of the request.
 	Env []string
 

@@ -30,6 +30,7 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 		sum.Volumes = append(sum.Volumes, info.Volumes...)
 		sum.ForUser = append(sum.ForUser, info.ForUser...)
 		sum.Owned = append(sum.Owned, info.Owned...)
+		sum.Rlimits = append(sum.Rlimits, info.Rlimits...)
 		sum.Env = append(sum.Env, info.Env...)
 		sum.Secrets = append(sum.Secrets, info.Secrets...)
 		sum.Groups = append(sum.Groups, info.Groups...)

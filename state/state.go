@@ -15,6 +15,7 @@
 //	    fetch/                                          downloads of the fetcher, see package fetcher
 //	    network/                                        attachments to networks, see package network/cni
 //	    volumes/roles/<role>/<id>                       persistent volumes; a "/" in a role is a blank
+//	    projects/<number>                               the directories that a project of a disk quota is of
 //	    agent                                           process id of the agent, locked by it
 //	<runtime>                                           gone after a reboot; 0700
 //	    lock                                            serialises admission and recovery
@@ -137,6 +138,9 @@ func (l Layout) Foreground(id container.ID) string { return l.Sandbox(id) + Fore
 func (l Layout) PersistentVolume(role, id string) string {
 	return filepath.Join(l.Work, "volumes", "roles", strings.ReplaceAll(role, "/", " "), id)
 }
+
+// Projects has a file for each project in use of the file system's quotas.
+func (l Layout) Projects() string { return filepath.Join(l.Work, "projects") }
 
 // RuntimeLock is the file whose lock serialises admission and recovery.
 func (l Layout) RuntimeLock() string { return filepath.Join(l.Runtime, "lock") }

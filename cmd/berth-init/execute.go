@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -49,7 +50,9 @@ func execute(file string, p plan.Plan, s streams) (pid, pidFD int, err error) {
 		return 0, 0, err
 	}
 	c.join(p, s)
-	c.limitFiles()
+	if err := c.limit(command.Rlimits); err != nil {
+		return 0, 0, err
+	}
 	if err := c.become(command); err != nil {
 		return 0, 0, err
 	}
@@ -95,12 +98,21 @@ func (c *calls) join(p plan.Plan, s streams) {
 	}
 }
 
-// limitFiles gives the process the bound with which berth-init was started, and which the Go
-// runtime raised.
-func (c *calls) limitFiles() {
+// limit gives the process its limits, while it may still raise them. That of open files is
+// the one with which berth-init was started, and which the Go runtime raised, unless the
+// plan has another.
+func (c *calls) limit(limits []plan.Rlimit) error {
 	if limit := nofile.Inherited; limit.Hard > 0 {
 		c.add("set the limit of open files", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, pin(c, &limit), 0)
 	}
+	for _, l := range limits {
+		number, known := plan.RlimitNumber(l.Name)
+		if !known {
+			return fmt.Errorf("set the limit %q: this berth-init does not know it", l.Name)
+		}
+		c.add("set the limit "+l.Name, unix.SYS_PRLIMIT64, 0, uintptr(number), pin(c, &unix.Rlimit{Cur: l.Soft, Max: l.Hard}), 0)
+	}
+	return nil
 }
 
 // exec comes last: it does not return.

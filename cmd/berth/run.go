@@ -28,7 +28,7 @@ import (
 type runFlags struct {
 	name, workdir, user, hostname, shell, pull, platform, containerInfo string
 	entrypoint, userns                                                  string
-	env, imageVolumes, uris                                             []string
+	env, imageVolumes, uris, ulimits                                    []string
 	limited                                                             cgroupFlags
 	capAdd, capDrop, securityOptions                                    []string
 	cpus                                                                float64
@@ -59,6 +59,7 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&r.containerInfo, "container_info", "", "a ContainerInfo as JSON, or a file with one")
 	f.StringArrayVar(&r.imageVolumes, "image_volume", nil, "mount an image: `IMAGE:DST[:ro][:subpath=DIR]`, DST absolute, DIR in the image")
 	r.limited.add(f)
+	f.StringArrayVar(&r.ulimits, "ulimit", nil, "limit of setrlimit(2) for each process: `NAME=SOFT[:HARD]`, as nofile=1024 or core=0:unlimited")
 	f.StringArrayVar(&r.uris, "uri", nil, "`URI` of a file to bring into the sandbox, or a whole CommandInfo.URI as JSON")
 	f.StringSliceVar(&r.capAdd, "cap_add", nil, "`CAPABILITY,...` that the container has, too; or ALL")
 	f.StringSliceVar(&r.capDrop, "cap_drop", nil, "`CAPABILITY,...` that the container has not; or ALL")
@@ -188,6 +189,16 @@ func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
 		return nil, err
 	}
 	r.confine(info)
+	for _, value := range r.ulimits {
+		limit, err := ulimit(value)
+		if err != nil {
+			return nil, err
+		}
+		if info.RlimitInfo == nil {
+			info.RlimitInfo = &v1.RLimitInfo{}
+		}
+		info.RlimitInfo.Rlimits = append(info.RlimitInfo.Rlimits, limit)
+	}
 	if r.tty && info.TtyInfo == nil {
 		info.TtyInfo = &v1.TTYInfo{}
 	}

@@ -463,6 +463,7 @@ func (l *launch) plan() (plan.Plan, error) {
 			GID:    user.GID,
 			Groups: user.Groups,
 
+			Rlimits:     l.info.Rlimits,
 			Confinement: l.info.Confinement.Of(user.UID),
 		},
 	}, nil

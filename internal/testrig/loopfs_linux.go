@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,8 +38,8 @@ func LoopFS(tb testing.TB, fstype string, sizeMB int) (dir string) {
 	return dir
 }
 
-// MakeFS makes the file system of a LoopFS in a new file.
-func MakeFS(tb testing.TB, fstype, image string, sizeMB int) {
+// MakeFS makes the file system of a LoopFS in a new file; options are further ones of mkfs.
+func MakeFS(tb testing.TB, fstype, image string, sizeMB int, options ...string) {
 	tb.Helper()
 	flags, ok := mkfsFlags[fstype]
 	if !ok {
@@ -56,7 +57,7 @@ func MakeFS(tb testing.TB, fstype, image string, sizeMB int) {
 	if err != nil {
 		tb.Fatalf("make the file of the file system: %v", err)
 	}
-	tool{}.run(tb, mkfs, append(flags, image)...)
+	tool{}.run(tb, mkfs, slices.Concat(flags, options, []string{image})...)
 }
 
 // MountFS mounts the file system in a file on dir, which it makes when missing. It stays
@@ -86,6 +87,31 @@ func MountFS(tb testing.TB, fstype, image, dir string, options ...string) (unmou
 	})
 	tb.Cleanup(unmount)
 	return unmount
+}
+
+// quotaFlags switch on project quotas when a file system is made.
+var quotaFlags = map[string][]string{"ext4": {"-O", "project,quota", "-E", "quotatype=prjquota"}, "xfs": nil}
+
+// QuotaFS mounts a new file system ("ext4", "xfs") of 300 MB with project quotas. The test
+// is skipped where the kernel has none.
+func QuotaFS(tb testing.TB, fstype string) (dir string) {
+	tb.Helper()
+	RequireRoot(tb)
+	base := TempDir(tb)
+	dir, image := filepath.Join(base, "mnt"), filepath.Join(base, "image")
+	MakeFS(tb, fstype, image, 300, quotaFlags[fstype]...)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := (tool{}).try("mount", "-o", "loop,prjquota", image, dir); err != nil {
+		tb.Skipf("this kernel has no project quotas on %s: %v; see `make test-vm`", fstype, err)
+	}
+	tb.Cleanup(func() {
+		if err := removeLoopFS(dir, image); err != nil {
+			tb.Errorf("remove the %s: %v", fstype, err)
+		}
+	})
+	return dir
 }
 
 // CloneFile copies a file, at one moment and at once, within a file system that can:

@@ -15,7 +15,7 @@ import (
 
 // Version is that of the encoding. berth and berth-init of different versions refuse to
 // work together.
-const Version = 5
+const Version = 6
 
 // Plan is what to make of a freshly cloned process. Paths of the container are
 // absolute and below Rootfs; they are resolved there, never on the host.
@@ -198,6 +198,9 @@ type Command struct {
 	UID    uint32
 	GID    uint32
 	Groups []uint32
+
+	// Rlimits are set on the command; others are those of berth-init.
+	Rlimits []Rlimit
 
 	Confinement Confinement
 }

@@ -32,6 +32,7 @@ func full() Plan {
 		Command: Command{
 			Path: "p\xfe", Args: []string{"p", "", "not UTF-8: \xff\xfe", "\x00"}, Env: []string{"A=\xc3\x28"},
 			Dir: "/d\x80", UID: 1<<32 - 1, GID: 7, Groups: []uint32{0, 1<<32 - 1},
+			Rlimits: []Rlimit{{"nofile", 100, 200}},
 			Confinement: Confinement{
 				Capabilities:    &Capabilities{Effective: 1 << 40, Bounding: 1<<41 - 1, Inheritable: 1, Ambient: 2, NoRoot: true},
 				NoNewPrivileges: true, Filter: []byte{6, 0, 0, 0, 0, 0, 0xff, 0x7f}, FilterFlags: 2,

@@ -1,0 +1,257 @@
+package xfs
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
+	"berth/container"
+	"berth/internal/projectquota"
+	"berth/internal/testrig"
+	"berth/isolator"
+	"berth/isolator/isolatortest"
+)
+
+const mib = 1 << 20
+
+// place is a file system with project quotas.
+type place struct {
+	dir string
+	*Isolator
+}
+
+// onEach runs a test on each file system that this kernel has with project quotas.
+func onEach(t *testing.T, test func(t *testing.T, p place)) {
+	for _, fstype := range []string{"xfs", "ext4"} {
+		t.Run(fstype, func(t *testing.T) {
+			dir := testrig.QuotaFS(t, fstype)
+			if err := projectquota.Check(dir); err != nil {
+				t.Fatal(err)
+			}
+			test(t, newPlace(dir))
+		})
+	}
+}
+
+func newPlace(dir string) place {
+	return place{dir, New(Options{
+		Volume:   func(role, id string) string { return filepath.Join(dir, "volumes", role, id) },
+		Projects: Range{5000, 5009}, Ledger: filepath.Join(dir, "projects"), WorkDir: dir, Interval: time.Millisecond, Headroom: 4 * mib,
+	})}
+}
+
+func (p place) path(name string) string { return filepath.Join(p.dir, name) }
+
+func (p place) config(t *testing.T, name string, limit float64) *v1.ContainerConfig {
+	t.Helper()
+	for _, dir := range []string{name + "/sandbox", name + "/upper"} {
+		if err := os.MkdirAll(p.path(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &v1.ContainerConfig{
+		Directory:        proto.String(p.path(name + "/sandbox")),
+		EphemeralVolumes: []string{p.path(name + "/upper")},
+		Limits:           map[string]*v1.Value_Scalar{"disk": {Value: &limit}},
+	}
+}
+
+func (p place) prepare(t *testing.T, name string, config *v1.ContainerConfig) *isolator.Container {
+	t.Helper()
+	id, err := container.ParseID(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &isolator.Container{ID: id, Config: config}
+	if _, err := p.Prepare(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// fill writes as a process writes that may not exceed quotas (on ext4 root may).
+func (p place) fill(t *testing.T, name string, bytes int) error {
+	t.Helper()
+	out, err := exec.Command("setpriv", "--bounding-set=-sys_resource",
+		"dd", "if=/dev/zero", "of="+p.path(name), "bs=64k", "count="+strconv.Itoa(bytes/(64<<10)), "conv=fsync").CombinedOutput()
+	if err != nil && !strings.Contains(string(out), "Disk quota exceeded") && !strings.Contains(string(out), "No space left") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return err
+}
+
+func TestTheKernelBoundsWhatIsWritten(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		c := p.prepare(t, "c", p.config(t, "c", 10))
+		if err := p.fill(t, "c/sandbox/file", 6*mib); err != nil {
+			t.Fatal(err)
+		}
+		// Both directories are one disk.
+		if err := p.fill(t, "c/upper/file", 6*mib); err == nil {
+			t.Error("12 MiB fit into 10")
+		}
+		if err := p.fill(t, "another", 20*mib); err != nil {
+			t.Errorf("what is not the container's: %v", err)
+		}
+		usage := &v1.ResourceStatistics{}
+		if err := p.Usage(t.Context(), c.ID, usage); err != nil || usage.GetDiskLimitBytes() != 10*mib || usage.GetDiskUsedBytes() < 9*mib || usage.GetDiskUsedBytes() > 10*mib {
+			t.Errorf("%v, %v", usage, err)
+		}
+		// A directory that is not there any more needs no limit, and an update raises one.
+		if err := p.Update(t.Context(), &isolator.Container{ID: c.ID, Config: &v1.ContainerConfig{Limits: p.config(t, "c", 20).Limits}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.fill(t, "c/upper/file", 6*mib); err != nil {
+			t.Errorf("after the update: %v", err)
+		}
+	})
+}
+
+func TestAContainerThatExceedsItsLimitIsEndedIfAskedFor(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		p.Kill = true
+		c := p.prepare(t, "c", p.config(t, "c", 4))
+		if err := p.fill(t, "c/sandbox/file", 6*mib); err != nil {
+			t.Errorf("within the headroom: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		l, err := p.Watch(ctx, c.ID)
+		if err != nil || l == nil || l.Reason != container.ReasonLimitationDisk || l.Used < 6 {
+			t.Errorf("%+v, %v", l, err)
+		}
+		if err := p.fill(t, "c/sandbox/file", 12*mib); err == nil {
+			t.Error("12 MiB fit into 4 and a headroom of 4")
+		}
+	})
+}
+
+func TestPersistentVolumesHaveProjectsOfTheirOwn(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		p.EnforceRequests = true
+		if err := os.MkdirAll(p.path("volumes/web/data"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		config := p.config(t, "c", 2)
+		config.Resources = []*v1.Resource{{Name: proto.String("disk"), Type: v1.Value_SCALAR.Enum(), Role: proto.String("web"),
+			Scalar: &v1.Value_Scalar{Value: proto.Float64(4)},
+			Disk: &v1.Resource_DiskInfo{Persistence: &v1.Resource_DiskInfo_Persistence{Id: proto.String("data")},
+				Volume: &v1.Volume{ContainerPath: proto.String("data"), Mode: v1.Volume_RW.Enum()}}}}
+		p.prepare(t, "c", config)
+		if err := p.fill(t, "volumes/web/data/file", 3*mib); err != nil {
+			t.Errorf("more than the sandbox may have: %v", err)
+		}
+		if err := p.fill(t, "volumes/web/data/more", 3*mib); err == nil {
+			t.Error("6 MiB fit into a volume of 4")
+		}
+		before, err := projectquota.Of(p.path("volumes/web/data"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The next container finds the volume as it is.
+		again := newPlace(p.dir)
+		again.prepare(t, "d", config)
+		if after, err := projectquota.Of(p.path("volumes/web/data")); err != nil || after != before {
+			t.Errorf("project %d, then %d, %v", before, after, err)
+		}
+	})
+}
+
+func TestProjectsAreKnownAgainAndUsedAgain(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		p.Projects, p.ledger.projects = Range{7, 8}, Range{7, 8}
+		one := p.prepare(t, "one", p.config(t, "one", 2))
+		p.prepare(t, "two", p.config(t, "two", 2))
+		id, err := container.ParseID("three")
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := p.config(t, "three", 2)
+		_, err = p.Prepare(t.Context(), &isolator.Container{ID: id, Config: config})
+		if !errors.Is(err, container.ErrFailedPrecondition) || !strings.Contains(err.Error(), "--xfs_project_range") {
+			t.Errorf("a third container in a range of two: %v", err)
+		}
+		// Another process, which finds the first container alive.
+		again := newPlace(p.dir)
+		again.Projects, again.ledger.projects = Range{7, 8}, Range{7, 8}
+		if err := again.Recover(t.Context(), []*isolator.Container{one}); err != nil {
+			t.Fatal(err)
+		}
+		if err := again.fill(t, "one/sandbox/file", 3*mib); err == nil {
+			t.Error("the limit of the first does not hold any more")
+		}
+		// The second is gone, and who removed it has told nobody.
+		if err := os.RemoveAll(p.path("two")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := again.Prepare(t.Context(), &isolator.Container{ID: id, Config: config}); err != nil {
+			t.Errorf("of a project that is free again: %v", err)
+		}
+	})
+}
+
+func TestLinksInADirectoryLeadNowhere(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		config := p.config(t, "c", 2)
+		if err := os.Mkdir(p.path("elsewhere"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("../../elsewhere", p.path("c/sandbox/link")); err != nil {
+			t.Fatal(err)
+		}
+		p.prepare(t, "c", config)
+		if project, err := projectquota.Of(p.path("elsewhere")); project != 0 || err != nil {
+			t.Errorf("it has the project %d, %v", project, err)
+		}
+	})
+}
+
+func TestConformance(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		p.Interval = time.Hour
+		p.Projects, p.ledger.projects = Range{5000, 6000}, Range{5000, 6000}
+		bad := func(limit float64) *v1.ContainerConfig { return p.config(t, "bad", limit) }
+		isolatortest.Run(t, p.Isolator, isolatortest.Requests{
+			Good: p.config(t, "good", 10),
+			Bad:  map[string]*v1.ContainerConfig{"less than the minimum": bad(0.9), "negative": bad(-1), "NaN": bad(math.NaN())},
+		})
+	})
+}
+
+func TestFileSystemsWithoutQuotasAreRefused(t *testing.T) {
+	memory := testrig.TempDir(t)
+	testrig.RequireRoot(t)
+	if err := unix.Mount("none", memory, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	for fstype, dir := range map[string]string{"tmpfs": memory, "ext4": testrig.LoopFS(t, "ext4", 64), "xfs": testrig.LoopFS(t, "xfs", 300)} {
+		err := projectquota.Check(dir)
+		if !errors.Is(err, container.ErrNotSupported) || !strings.Contains(err.Error(), "project quotas") {
+			t.Errorf("%s: %v", fstype, err)
+		}
+	}
+}
+
+func TestRanges(t *testing.T) {
+	for text, want := range map[string]Range{"[5000-10000]": {5000, 10000}, "1-1": {1, 1}, " [ 7 - 9 ] ": {7, 9}, "1-4294967294": {1, 4294967294}} {
+		if got, err := ParseRange(text); err != nil || got != want {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "[]", "5000", "0-10", "10-5", "-1-5", "a-b", "1-4294967295", "1-99999999999", "[1-2],[4-5]"} {
+		if got, err := ParseRange(text); !errors.Is(err, container.ErrInvalid) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+}
