@@ -168,6 +168,7 @@ func (a *agent) live(ctx context.Context, servers []server) error {
 	case err = <-failed:
 	}
 	a.Log.Info("the agent ends; its containers run on")
+	a.server.End()
 	stop()
 	for _, s := range servers {
 		err = errors.Join(err, s.Close())

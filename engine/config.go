@@ -16,6 +16,7 @@ import (
 	"berth/isolator"
 	"berth/provisioner/store"
 	"berth/registry"
+	"berth/state"
 )
 
 // Config says how an engine is set up. Its fields are the flags of the same names.
@@ -206,6 +207,9 @@ func (c Config) launcherName() string {
 	}
 	return posixLauncher
 }
+
+// AgentSocket is where the agent with the same RuntimeDir answers.
+func (c Config) AgentSocket() string { return state.Layout{Runtime: c.RuntimeDir}.AgentSocket() }
 
 func (c Config) launcherDir() (string, error) {
 	if c.LauncherDir != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -22,6 +23,11 @@ func ParseImage(name, platform string) (*v1.Image, error) {
 	reference, err := image.ParseReference(name)
 	if err != nil {
 		return nil, err
+	}
+	if reference.Path != "" { // whoever gets the message may be elsewhere
+		if reference.Path, err = filepath.Abs(reference.Path); err != nil {
+			return nil, err
+		}
 	}
 	img := &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: proto.String(reference.String())}}
 	switch reference.Transport {

@@ -119,3 +119,6 @@ type StartError struct {
 }
 
 func (e *StartError) Error() string { return e.Message }
+
+// ExitCode returns the code.
+func (e *StartError) ExitCode() int { return e.Code }

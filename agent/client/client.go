@@ -3,12 +3,15 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -50,14 +53,19 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 type Error struct {
 	Code int // of HTTP
 	Text string
+	// Exit is the exit code for a command that was not executed: 126 or 127; else 0.
+	Exit int
 }
+
+// ExitCode is that of a command-line tool that ends for the error.
+func (e *Error) ExitCode() int { return cmp.Or(e.Exit, container.ExitFailure) }
 
 func (e *Error) Error() string { return e.Text }
 
 // Is makes an error of the class that its code stands for.
 func (e *Error) Is(class error) bool {
 	return class != nil && class == map[int]error{
-		http.StatusBadRequest: container.ErrInvalid, http.StatusNotFound: container.ErrNotFound,
+		http.StatusAccepted: container.ErrExists, http.StatusBadRequest: container.ErrInvalid, http.StatusNotFound: container.ErrNotFound,
 		http.StatusConflict: container.ErrFailedPrecondition, http.StatusForbidden: container.ErrDenied,
 		http.StatusServiceUnavailable: container.ErrUnavailable, http.StatusNotImplemented: container.ErrNotSupported,
 	}[e.Code]
@@ -100,14 +108,24 @@ func (c *Client) post(ctx context.Context, body io.Reader, header http.Header) (
 	}
 	defer answer.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(answer.Body, 64<<10))
-	return nil, &Error{answer.StatusCode, strings.TrimSpace(string(text))}
+	exit, _ := strconv.Atoi(answer.Header.Get("Berth-Exit-Code"))
+	return nil, &Error{answer.StatusCode, strings.TrimSpace(string(text)), exit}
 }
 
 // lost says that there is no agent, if that is why a request has failed.
 func (c *Client) lost(err error) error {
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, io.EOF) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-		return fmt.Errorf("ask the agent at %s: %w: %w; is `berth agent` running with this --runtime_dir?", c.socket, container.ErrUnavailable, err)
+		return fmt.Errorf("ask the agent at %s: %w: %w; start it with `berth agent`, or say with --runtime_dir where it is", c.socket, container.ErrUnavailable, cause(err))
+	}
+	return cause(err)
+}
+
+// cause leaves out what package net/http says of an address that nobody has typed.
+func cause(err error) error {
+	var of *url.Error
+	if errors.As(err, &of) {
+		return of.Err
 	}
 	return err
 }
@@ -132,7 +150,7 @@ func (c *Client) Stream(ctx context.Context, call *v1.Call) (*Stream, error) {
 	}
 	if answer.StatusCode != http.StatusOK {
 		answer.Body.Close()
-		return nil, &Error{answer.StatusCode, "it is there already"}
+		return nil, &Error{Code: answer.StatusCode, Text: "it is there already"}
 	}
 	return &Stream{answer.Body, recordio.NewReader(answer.Body, maxRecord)}, nil
 }

@@ -56,7 +56,8 @@ var answers = map[v1.Call_Type]answerer{
 	v1.Call_UPDATE_CONTAINER:        {action: launchContainers, needs: "update_container", answer: (*Server).updateContainer},
 	v1.Call_GET_PROCESSES:           {action: viewContainers, needs: "get_processes", answer: (*Server).getProcesses},
 
-	v1.Call_LAUNCH_NESTED_CONTAINER_SESSION: {action: launchSessions, needs: "launch_nested_container_session", stream: (*Server).launchSession},
+	v1.Call_LAUNCH_CONTAINER_SESSION:        {action: launchContainers, needs: "launch_container", stream: (*Server).launchSession},
+	v1.Call_LAUNCH_NESTED_CONTAINER_SESSION: {action: launchSessions, needs: "launch_nested_container_session", stream: (*Server).launchNestedSession},
 	v1.Call_ATTACH_CONTAINER_INPUT:          {action: attachInput, needs: "attach_container_input", answer: (*Server).attachInput, records: true},
 	v1.Call_ATTACH_CONTAINER_OUTPUT:         {action: attachOutput, needs: "attach_container_output", stream: (*Server).attachOutput},
 	v1.Call_SUBSCRIBE_EVENTS:                {action: viewContainers, stream: (*Server).subscribeEvents},

@@ -19,20 +19,24 @@ import (
 
 // launchContainer launches a root container, or a nested one.
 func (s *Server) launchContainer(ctx context.Context, c *call) (*answered, error) {
-	m := c.GetLaunchContainer()
-	id, err := containerID(m.GetContainerId(), "launch_container.container_id")
+	id, request, err := requested(c.GetLaunchContainer())
 	if err != nil {
 		return nil, err
 	}
-	config := &v1.ContainerConfig{
+	request.Config.AutoRemove = c.GetLaunchContainer().AutoRemove
+	return s.launch(ctx, id, request)
+}
+
+// requested is what is to be launched.
+func requested(m *v1.Call_LaunchContainer) (id container.ID, request containerizer.Request, err error) {
+	if id, err = containerID(m.GetContainerId(), "launch_container.container_id"); err != nil {
+		return id, request, err
+	}
+	request = containerizer.Request{Input: m.GetInteractive(), Config: &v1.ContainerConfig{
 		CommandInfo: m.GetCommand(), ContainerInfo: m.GetContainer(), Resources: m.GetResources(), Limits: m.GetLimits(),
 		ImageArguments: m.GetImageArguments(), Entrypoint: m.Entrypoint, WorkingDirectory: m.WorkingDirectory, ReadOnlyRootfs: m.ReadOnlyRootfs,
-		AutoRemove: m.AutoRemove,
-	}
-	if err := checkLaunch(id, config); err != nil {
-		return nil, err
-	}
-	return s.launch(ctx, id, containerizer.Request{Config: config, Input: m.GetInteractive()})
+	}}
+	return id, request, checkLaunch(id, request.Config)
 }
 
 func (s *Server) launchNestedContainer(ctx context.Context, c *call) (*answered, error) {
@@ -74,8 +78,12 @@ func (s *Server) launch(ctx context.Context, id container.ID, request containeri
 	case errors.Is(err, container.ErrExists) && s.isThere(ctx, id):
 		return &answered{code: http.StatusAccepted}, nil
 	}
-	// Mesos: whatever the reason.
-	return nil, failed(http.StatusBadRequest, "%v", err)
+	refused := failed(http.StatusBadRequest, "%v", err) // Mesos: whatever the reason
+	var unstarted interface{ ExitCode() int }
+	if errors.As(err, &unstarted) {
+		refused.exit = unstarted.ExitCode()
+	}
+	return nil, refused
 }
 
 // isThere reports whether a container is launched or runs.

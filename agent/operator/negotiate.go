@@ -31,12 +31,14 @@ type spoken struct {
 type failure struct {
 	code int
 	text string
+	// exit is what a command-line tool exits with for it; 0: nothing in particular.
+	exit int
 }
 
 func (f *failure) Error() string { return f.text }
 
 func failed(code int, format string, args ...any) *failure {
-	return &failure{code, fmt.Sprintf(format, args...)}
+	return &failure{code: code, text: fmt.Sprintf(format, args...)}
 }
 
 // negotiate finds out what is spoken, by the headers alone.

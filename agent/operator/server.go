@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -64,6 +65,7 @@ type Server struct {
 	Options
 	mux   *http.ServeMux
 	ready atomic.Bool
+	ends  atomic.Bool
 	level levelReset
 }
 
@@ -82,6 +84,10 @@ func New(o Options) *Server {
 
 // Ready says that the recovery has ended: from now on calls are answered.
 func (s *Server) Ready() { s.ready.Store(true) }
+
+// End says that the agent ends: what ends with its connection is from now on only left, for
+// the agent after this one.
+func (s *Server) End() { s.ends.Store(true) }
 
 // Handle serves a further path, with the authentication of the others.
 func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
@@ -160,12 +166,20 @@ func (a *answered) status() int {
 	return a.code
 }
 
+// exitHeader has the exit code for a command that was not executed: 126 or 127, as
+// command-line tools tell apart what is not executable and what is not found.
+const exitHeader = "Berth-Exit-Code"
+
 // refuse answers a call that has failed, with one sentence.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
 		return // nobody is there to be told
 	}
 	code, meant := codeOf(err)
+	var f *failure
+	if errors.As(err, &f) && f.exit != 0 {
+		w.Header().Set(exitHeader, strconv.Itoa(f.exit))
+	}
 	if code == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", http.MethodPost)
 	}

@@ -239,9 +239,19 @@ func (s *Server) take(ctx context.Context, id container.ID, input containerizer.
 	return invalid("Expecting 'process_io' to be data of STDIN, a window or a heartbeat")
 }
 
-// launchSession launches a container that looks into another one, and streams its output.
-// It ends with the connection.
+// launchSession launches a container and streams its output and its end. It ends with the
+// connection.
 func (s *Server) launchSession(out *stream, r *http.Request, c *call) error {
+	m := c.GetLaunchContainer()
+	id, request, err := requested(m)
+	if err != nil {
+		return err
+	}
+	return s.session(out, r, c, session{id: id, request: request, tellEnd: true, remove: m.GetAutoRemove()})
+}
+
+// launchNestedSession launches a container that looks into another one.
+func (s *Server) launchNestedSession(out *stream, r *http.Request, c *call) error {
 	m := c.GetLaunchNestedContainerSession()
 	id, err := nestedID(m.GetContainerId(), "launch_nested_container_session.container_id")
 	if err != nil {
@@ -250,28 +260,64 @@ func (s *Server) launchSession(out *stream, r *http.Request, c *call) error {
 	if linux := m.GetContainer().GetLinuxInfo(); linux != nil && linux.ShareCgroups != nil && !linux.GetShareCgroups() {
 		return invalid("a session shares the cgroups of its parent: it cannot set 'share_cgroups' to 'false'")
 	}
-	config := &v1.ContainerConfig{CommandInfo: m.GetCommand(), ContainerInfo: m.GetContainer(), ContainerClass: v1.ContainerClass_DEBUG.Enum()}
-	launched, err := s.launch(r.Context(), id, containerizer.Request{Config: config, Input: m.GetInteractive()})
+	config := &v1.ContainerConfig{CommandInfo: m.GetCommand(), ContainerInfo: m.GetContainer(), ContainerClass: v1.ContainerClass_DEBUG.Enum(),
+		WorkingDirectory: m.WorkingDirectory}
+	return s.session(out, r, c, session{id: id, request: containerizer.Request{Config: config, Input: m.GetInteractive()},
+		tellEnd: m.GetAutoRemove(), remove: m.GetAutoRemove()})
+}
+
+// session is a container that lives as long as the connection of who launched it.
+type session struct {
+	id      container.ID
+	request containerizer.Request
+	tellEnd bool // the last record says how it has ended
+	remove  bool // and then it is removed
+}
+
+func (s *Server) session(out *stream, r *http.Request, c *call, of session) error {
+	launched, err := s.launch(r.Context(), of.id, of.request)
 	if err != nil {
 		return err
 	}
 	if launched.code == http.StatusAccepted {
 		return respond(out.w, c, launched)
 	}
+	ended := s.watch(out, r, of)
 	// Whether its command has ended, or the client has gone.
-	defer s.end(context.WithoutCancel(r.Context()), id)
-	outputs, err := s.openOutputs(r.Context(), id, containerizer.FromStart)
-	if err != nil {
-		return err
+	s.end(context.WithoutCancel(r.Context()), of)
+	if of.tellEnd && ended != nil { // once nothing is left
+		_ = out.send(&v1.ProcessIO{Type: v1.ProcessIO_CONTROL.Enum(), Control: &v1.ProcessIO_Control{Type: v1.ProcessIO_Control_ENDED.Enum(), Ended: ended}})
 	}
-	out.begin()
-	outputs.copy(r.Context(), out)
 	return nil
 }
 
-// end destroys the container of a session.
-func (s *Server) end(ctx context.Context, id container.ID) {
-	if _, err := s.Containers.Destroy(ctx, id); err != nil {
-		s.Log.Error("end a session", slog.String("container", id.String()), slog.Any("error", err))
+// watch streams the output of a session, and returns how that has ended; nil: the client
+// has gone before.
+func (s *Server) watch(out *stream, r *http.Request, of session) *v1.Response_WaitContainer {
+	outputs, err := s.openOutputs(r.Context(), of.id, containerizer.FromStart)
+	out.begin()
+	if err == nil {
+		outputs.copy(r.Context(), out)
+	}
+	// Of an error here the client is told by a stream without an end.
+	ended, waitErr := s.wait(r.Context(), of.id)
+	if err = errors.Join(err, waitErr); err != nil && r.Context().Err() == nil {
+		s.Log.Error("watch a session", slog.String("container", of.id.String()), slog.Any("error", err))
+	}
+	return ended
+}
+
+// end destroys the container of a session. When the agent ends, who takes its place is to
+// judge.
+func (s *Server) end(ctx context.Context, of session) {
+	if s.ends.Load() {
+		return
+	}
+	_, err := s.Containers.Destroy(ctx, of.id)
+	if of.remove {
+		err = errors.Join(err, s.Containers.Remove(ctx, of.id))
+	}
+	if err != nil {
+		s.Log.Error("end a session", slog.String("container", of.id.String()), slog.Any("error", err))
 	}
 }

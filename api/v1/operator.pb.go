@@ -149,21 +149,24 @@ type ProcessIO_Control_Type int32
 
 const (
 	ProcessIO_Control_UNKNOWN   ProcessIO_Control_Type = 0
-	ProcessIO_Control_TTY_INFO  ProcessIO_Control_Type = 1 // the window of the client's terminal
-	ProcessIO_Control_HEARTBEAT ProcessIO_Control_Type = 2 // the connection is alive
+	ProcessIO_Control_TTY_INFO  ProcessIO_Control_Type = 1   // the window of the client's terminal
+	ProcessIO_Control_HEARTBEAT ProcessIO_Control_Type = 2   // the connection is alive
+	ProcessIO_Control_ENDED     ProcessIO_Control_Type = 101 // not in Mesos: the container has ended; the last of a stream
 )
 
 // Enum value maps for ProcessIO_Control_Type.
 var (
 	ProcessIO_Control_Type_name = map[int32]string{
-		0: "UNKNOWN",
-		1: "TTY_INFO",
-		2: "HEARTBEAT",
+		0:   "UNKNOWN",
+		1:   "TTY_INFO",
+		2:   "HEARTBEAT",
+		101: "ENDED",
 	}
 	ProcessIO_Control_Type_value = map[string]int32{
 		"UNKNOWN":   0,
 		"TTY_INFO":  1,
 		"HEARTBEAT": 2,
+		"ENDED":     101,
 	}
 )
 
@@ -237,13 +240,14 @@ const (
 	Call_PRUNE_IMAGES                    Call_Type = 30
 	Call_GET_OPERATIONS                  Call_Type = 31
 	// Those from here on are not in Mesos.
-	Call_STOP_CONTAINER   Call_Type = 101
-	Call_UPDATE_CONTAINER Call_Type = 102
-	Call_GET_PROCESSES    Call_Type = 103
-	Call_GET_IMAGES       Call_Type = 104
-	Call_PULL_IMAGE       Call_Type = 105
-	Call_SUBSCRIBE_EVENTS Call_Type = 106
-	Call_GET_ABILITIES    Call_Type = 107
+	Call_STOP_CONTAINER           Call_Type = 101
+	Call_UPDATE_CONTAINER         Call_Type = 102
+	Call_GET_PROCESSES            Call_Type = 103
+	Call_GET_IMAGES               Call_Type = 104
+	Call_PULL_IMAGE               Call_Type = 105
+	Call_SUBSCRIBE_EVENTS         Call_Type = 106
+	Call_GET_ABILITIES            Call_Type = 107
+	Call_LAUNCH_CONTAINER_SESSION Call_Type = 108
 )
 
 // Enum value maps for Call_Type.
@@ -285,6 +289,7 @@ var (
 		105: "PULL_IMAGE",
 		106: "SUBSCRIBE_EVENTS",
 		107: "GET_ABILITIES",
+		108: "LAUNCH_CONTAINER_SESSION",
 	}
 	Call_Type_value = map[string]int32{
 		"UNKNOWN":                         0,
@@ -323,6 +328,7 @@ var (
 		"PULL_IMAGE":                      105,
 		"SUBSCRIBE_EVENTS":                106,
 		"GET_ABILITIES":                   107,
+		"LAUNCH_CONTAINER_SESSION":        108,
 	}
 )
 
@@ -1172,6 +1178,7 @@ type ProcessIO_Control struct {
 	Type          *ProcessIO_Control_Type      `protobuf:"varint,1,opt,name=type,enum=mesos.v1.agent.ProcessIO_Control_Type" json:"type,omitempty"`
 	TtyInfo       *TTYInfo                     `protobuf:"bytes,2,opt,name=tty_info,json=ttyInfo" json:"tty_info,omitempty"`
 	Heartbeat     *ProcessIO_Control_Heartbeat `protobuf:"bytes,3,opt,name=heartbeat" json:"heartbeat,omitempty"`
+	Ended         *Response_WaitContainer      `protobuf:"bytes,101,opt,name=ended" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1223,6 +1230,13 @@ func (x *ProcessIO_Control) GetTtyInfo() *TTYInfo {
 func (x *ProcessIO_Control) GetHeartbeat() *ProcessIO_Control_Heartbeat {
 	if x != nil {
 		return x.Heartbeat
+	}
+	return nil
+}
+
+func (x *ProcessIO_Control) GetEnded() *Response_WaitContainer {
+	if x != nil {
+		return x.Ended
 	}
 	return nil
 }
@@ -1745,9 +1759,14 @@ type Call_LaunchNestedContainerSession struct {
 	Container   *ContainerInfo         `protobuf:"bytes,3,opt,name=container" json:"container,omitempty"`
 	// Not in Mesos, which always takes input and keeps it open: false says that the command
 	// has none.
-	Interactive   *bool `protobuf:"varint,101,opt,name=interactive,def=1" json:"interactive,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Interactive *bool `protobuf:"varint,101,opt,name=interactive,def=1" json:"interactive,omitempty"`
+	// Nor this: the last record says how the session has ended, and then nothing of it is
+	// kept.
+	AutoRemove *bool `protobuf:"varint,102,opt,name=auto_remove,json=autoRemove" json:"auto_remove,omitempty"`
+	// Where the command starts; unset: where that of the parent did.
+	WorkingDirectory *string `protobuf:"bytes,103,opt,name=working_directory,json=workingDirectory" json:"working_directory,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 // Default values for Call_LaunchNestedContainerSession fields.
@@ -1811,6 +1830,20 @@ func (x *Call_LaunchNestedContainerSession) GetInteractive() bool {
 		return *x.Interactive
 	}
 	return Default_Call_LaunchNestedContainerSession_Interactive
+}
+
+func (x *Call_LaunchNestedContainerSession) GetAutoRemove() bool {
+	if x != nil && x.AutoRemove != nil {
+		return *x.AutoRemove
+	}
+	return false
+}
+
+func (x *Call_LaunchNestedContainerSession) GetWorkingDirectory() string {
+	if x != nil && x.WorkingDirectory != nil {
+		return *x.WorkingDirectory
+	}
+	return ""
 }
 
 // The first record of a stream names the container; those after it are for its process.
@@ -3909,7 +3942,7 @@ var File_berth_api_v1_operator_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x1bberth/api/v1/operator.proto\x12\x0emesos.v1.agent\x1a\x18berth/api/v1/agent.proto\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a\x18berth/api/v1/image.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x1dberth/api/v1/statistics.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\x9e\x05\n" +
+	"\x1bberth/api/v1/operator.proto\x12\x0emesos.v1.agent\x1a\x18berth/api/v1/agent.proto\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a\x18berth/api/v1/image.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x1dberth/api/v1/statistics.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\xe7\x05\n" +
 	"\tProcessIO\x122\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1e.mesos.v1.agent.ProcessIO.TypeR\x04type\x122\n" +
 	"\x04data\x18\x02 \x01(\v2\x1e.mesos.v1.agent.ProcessIO.DataR\x04data\x12;\n" +
@@ -3923,21 +3956,23 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x02\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x03\x1a\xb1\x02\n" +
+	"\x06STDERR\x10\x03\x1a\xfa\x02\n" +
 	"\aControl\x12:\n" +
 	"\x04type\x18\x01 \x01(\x0e2&.mesos.v1.agent.ProcessIO.Control.TypeR\x04type\x12,\n" +
 	"\btty_info\x18\x02 \x01(\v2\x11.mesos.v1.TTYInfoR\attyInfo\x12I\n" +
-	"\theartbeat\x18\x03 \x01(\v2+.mesos.v1.agent.ProcessIO.Control.HeartbeatR\theartbeat\x1a?\n" +
+	"\theartbeat\x18\x03 \x01(\v2+.mesos.v1.agent.ProcessIO.Control.HeartbeatR\theartbeat\x12<\n" +
+	"\x05ended\x18e \x01(\v2&.mesos.v1.agent.Response.WaitContainerR\x05ended\x1a?\n" +
 	"\tHeartbeat\x122\n" +
-	"\binterval\x18\x01 \x01(\v2\x16.mesos.v1.DurationInfoR\binterval\"0\n" +
+	"\binterval\x18\x01 \x01(\v2\x16.mesos.v1.DurationInfoR\binterval\";\n" +
 	"\x04Type\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\f\n" +
 	"\bTTY_INFO\x10\x01\x12\r\n" +
-	"\tHEARTBEAT\x10\x02\"*\n" +
+	"\tHEARTBEAT\x10\x02\x12\t\n" +
+	"\x05ENDED\x10e\"*\n" +
 	"\x04Type\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04DATA\x10\x01\x12\v\n" +
-	"\aCONTROL\x10\x02\"\x89,\n" +
+	"\aCONTROL\x10\x02\"\xf5,\n" +
 	"\x04Call\x12-\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x19.mesos.v1.agent.Call.TypeR\x04type\x12@\n" +
 	"\vget_metrics\x18\x02 \x01(\v2\x1f.mesos.v1.agent.Call.GetMetricsR\n" +
@@ -3993,12 +4028,15 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x01 \x02(\v2\x15.mesos.v1.ContainerIDR\vcontainerId\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x1aQ\n" +
 	"\x15RemoveNestedContainer\x128\n" +
-	"\fcontainer_id\x18\x01 \x02(\v2\x15.mesos.v1.ContainerIDR\vcontainerId\x1a\xe8\x01\n" +
+	"\fcontainer_id\x18\x01 \x02(\v2\x15.mesos.v1.ContainerIDR\vcontainerId\x1a\xb6\x02\n" +
 	"\x1cLaunchNestedContainerSession\x128\n" +
 	"\fcontainer_id\x18\x01 \x02(\v2\x15.mesos.v1.ContainerIDR\vcontainerId\x12/\n" +
 	"\acommand\x18\x02 \x01(\v2\x15.mesos.v1.CommandInfoR\acommand\x125\n" +
 	"\tcontainer\x18\x03 \x01(\v2\x17.mesos.v1.ContainerInfoR\tcontainer\x12&\n" +
-	"\vinteractive\x18e \x01(\b:\x04trueR\vinteractive\x1a\x85\x02\n" +
+	"\vinteractive\x18e \x01(\b:\x04trueR\vinteractive\x12\x1f\n" +
+	"\vauto_remove\x18f \x01(\bR\n" +
+	"autoRemove\x12+\n" +
+	"\x11working_directory\x18g \x01(\tR\x10workingDirectory\x1a\x85\x02\n" +
 	"\x14AttachContainerInput\x12B\n" +
 	"\x04type\x18\x01 \x01(\x0e2..mesos.v1.agent.Call.AttachContainerInput.TypeR\x04type\x128\n" +
 	"\fcontainer_id\x18\x02 \x01(\v2\x15.mesos.v1.ContainerIDR\vcontainerId\x128\n" +
@@ -4053,7 +4091,7 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\fGetProcesses\x128\n" +
 	"\fcontainer_id\x18\x01 \x02(\v2\x15.mesos.v1.ContainerIDR\vcontainerId\x1a2\n" +
 	"\tPullImage\x12%\n" +
-	"\x05image\x18\x01 \x02(\v2\x0f.mesos.v1.ImageR\x05image\"\xf3\x05\n" +
+	"\x05image\x18\x01 \x02(\v2\x0f.mesos.v1.ImageR\x05image\"\x91\x06\n" +
 	"\x04Type\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -4095,7 +4133,8 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"PULL_IMAGE\x10i\x12\x14\n" +
 	"\x10SUBSCRIBE_EVENTS\x10j\x12\x11\n" +
-	"\rGET_ABILITIES\x10kJ\x04\b\x11\x10\x14J\x04\b\x16\x10\x17R\x1cadd_resource_provider_configR\x1fupdate_resource_provider_configR\x1fremove_resource_provider_configR\x1bmark_resource_provider_gone\"\xff&\n" +
+	"\rGET_ABILITIES\x10k\x12\x1c\n" +
+	"\x18LAUNCH_CONTAINER_SESSION\x10lJ\x04\b\x11\x10\x14J\x04\b\x16\x10\x17R\x1cadd_resource_provider_configR\x1fupdate_resource_provider_configR\x1fremove_resource_provider_configR\x1bmark_resource_provider_gone\"\xff&\n" +
 	"\bResponse\x121\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1d.mesos.v1.agent.Response.TypeR\x04type\x12A\n" +
 	"\n" +
@@ -4415,74 +4454,75 @@ var file_berth_api_v1_operator_proto_depIdxs = []int32{
 	2,   // 51: mesos.v1.agent.ProcessIO.Control.type:type_name -> mesos.v1.agent.ProcessIO.Control.Type
 	64,  // 52: mesos.v1.agent.ProcessIO.Control.tty_info:type_name -> mesos.v1.TTYInfo
 	12,  // 53: mesos.v1.agent.ProcessIO.Control.heartbeat:type_name -> mesos.v1.agent.ProcessIO.Control.Heartbeat
-	65,  // 54: mesos.v1.agent.ProcessIO.Control.Heartbeat.interval:type_name -> mesos.v1.DurationInfo
-	65,  // 55: mesos.v1.agent.Call.GetMetrics.timeout:type_name -> mesos.v1.DurationInfo
-	65,  // 56: mesos.v1.agent.Call.SetLoggingLevel.duration:type_name -> mesos.v1.DurationInfo
-	63,  // 57: mesos.v1.agent.Call.LaunchNestedContainer.container_id:type_name -> mesos.v1.ContainerID
-	66,  // 58: mesos.v1.agent.Call.LaunchNestedContainer.command:type_name -> mesos.v1.CommandInfo
-	67,  // 59: mesos.v1.agent.Call.LaunchNestedContainer.container:type_name -> mesos.v1.ContainerInfo
-	63,  // 60: mesos.v1.agent.Call.WaitNestedContainer.container_id:type_name -> mesos.v1.ContainerID
-	63,  // 61: mesos.v1.agent.Call.KillNestedContainer.container_id:type_name -> mesos.v1.ContainerID
-	63,  // 62: mesos.v1.agent.Call.RemoveNestedContainer.container_id:type_name -> mesos.v1.ContainerID
-	63,  // 63: mesos.v1.agent.Call.LaunchNestedContainerSession.container_id:type_name -> mesos.v1.ContainerID
-	66,  // 64: mesos.v1.agent.Call.LaunchNestedContainerSession.command:type_name -> mesos.v1.CommandInfo
-	67,  // 65: mesos.v1.agent.Call.LaunchNestedContainerSession.container:type_name -> mesos.v1.ContainerInfo
-	4,   // 66: mesos.v1.agent.Call.AttachContainerInput.type:type_name -> mesos.v1.agent.Call.AttachContainerInput.Type
-	63,  // 67: mesos.v1.agent.Call.AttachContainerInput.container_id:type_name -> mesos.v1.ContainerID
-	6,   // 68: mesos.v1.agent.Call.AttachContainerInput.process_io:type_name -> mesos.v1.agent.ProcessIO
-	63,  // 69: mesos.v1.agent.Call.AttachContainerOutput.container_id:type_name -> mesos.v1.ContainerID
-	63,  // 70: mesos.v1.agent.Call.LaunchContainer.container_id:type_name -> mesos.v1.ContainerID
-	66,  // 71: mesos.v1.agent.Call.LaunchContainer.command:type_name -> mesos.v1.CommandInfo
-	68,  // 72: mesos.v1.agent.Call.LaunchContainer.resources:type_name -> mesos.v1.Resource
-	67,  // 73: mesos.v1.agent.Call.LaunchContainer.container:type_name -> mesos.v1.ContainerInfo
-	34,  // 74: mesos.v1.agent.Call.LaunchContainer.limits:type_name -> mesos.v1.agent.Call.LaunchContainer.LimitsEntry
-	63,  // 75: mesos.v1.agent.Call.WaitContainer.container_id:type_name -> mesos.v1.ContainerID
-	63,  // 76: mesos.v1.agent.Call.KillContainer.container_id:type_name -> mesos.v1.ContainerID
-	63,  // 77: mesos.v1.agent.Call.RemoveContainer.container_id:type_name -> mesos.v1.ContainerID
-	69,  // 78: mesos.v1.agent.Call.PruneImages.excluded_images:type_name -> mesos.v1.Image
-	63,  // 79: mesos.v1.agent.Call.StopContainer.container_id:type_name -> mesos.v1.ContainerID
-	65,  // 80: mesos.v1.agent.Call.StopContainer.timeout:type_name -> mesos.v1.DurationInfo
-	63,  // 81: mesos.v1.agent.Call.UpdateContainer.container_id:type_name -> mesos.v1.ContainerID
-	68,  // 82: mesos.v1.agent.Call.UpdateContainer.resources:type_name -> mesos.v1.Resource
-	35,  // 83: mesos.v1.agent.Call.UpdateContainer.limits:type_name -> mesos.v1.agent.Call.UpdateContainer.LimitsEntry
-	63,  // 84: mesos.v1.agent.Call.GetProcesses.container_id:type_name -> mesos.v1.ContainerID
-	69,  // 85: mesos.v1.agent.Call.PullImage.image:type_name -> mesos.v1.Image
-	70,  // 86: mesos.v1.agent.Call.LaunchContainer.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
-	70,  // 87: mesos.v1.agent.Call.UpdateContainer.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
-	71,  // 88: mesos.v1.agent.Response.GetFlags.flags:type_name -> mesos.v1.Flag
-	72,  // 89: mesos.v1.agent.Response.GetVersion.version_info:type_name -> mesos.v1.VersionInfo
-	73,  // 90: mesos.v1.agent.Response.GetMetrics.metrics:type_name -> mesos.v1.Metric
-	74,  // 91: mesos.v1.agent.Response.ListFiles.file_infos:type_name -> mesos.v1.FileInfo
-	57,  // 92: mesos.v1.agent.Response.GetContainers.containers:type_name -> mesos.v1.agent.Response.GetContainers.Container
-	46,  // 93: mesos.v1.agent.Response.GetState.get_tasks:type_name -> mesos.v1.agent.Response.GetTasks
-	45,  // 94: mesos.v1.agent.Response.GetState.get_executors:type_name -> mesos.v1.agent.Response.GetExecutors
-	44,  // 95: mesos.v1.agent.Response.GetState.get_frameworks:type_name -> mesos.v1.agent.Response.GetFrameworks
-	75,  // 96: mesos.v1.agent.Response.WaitContainer.state:type_name -> mesos.v1.TaskState
-	76,  // 97: mesos.v1.agent.Response.WaitContainer.reason:type_name -> mesos.v1.TaskStatus.Reason
-	77,  // 98: mesos.v1.agent.Response.WaitContainer.limitation:type_name -> mesos.v1.TaskResourceLimitation
-	75,  // 99: mesos.v1.agent.Response.WaitNestedContainer.state:type_name -> mesos.v1.TaskState
-	76,  // 100: mesos.v1.agent.Response.WaitNestedContainer.reason:type_name -> mesos.v1.TaskStatus.Reason
-	77,  // 101: mesos.v1.agent.Response.WaitNestedContainer.limitation:type_name -> mesos.v1.TaskResourceLimitation
-	58,  // 102: mesos.v1.agent.Response.GetProcesses.processes:type_name -> mesos.v1.agent.Response.GetProcesses.Process
-	60,  // 103: mesos.v1.agent.Response.GetImages.images:type_name -> mesos.v1.agent.Response.GetImages.Image
-	61,  // 104: mesos.v1.agent.Response.GetAbilities.isolators:type_name -> mesos.v1.agent.Response.GetAbilities.Ability
-	61,  // 105: mesos.v1.agent.Response.GetAbilities.backends:type_name -> mesos.v1.agent.Response.GetAbilities.Ability
-	63,  // 106: mesos.v1.agent.Response.GetContainers.Container.container_id:type_name -> mesos.v1.ContainerID
-	78,  // 107: mesos.v1.agent.Response.GetContainers.Container.container_status:type_name -> mesos.v1.ContainerStatus
-	79,  // 108: mesos.v1.agent.Response.GetContainers.Container.resource_statistics:type_name -> mesos.v1.ResourceStatistics
-	66,  // 109: mesos.v1.agent.Response.GetContainers.Container.command:type_name -> mesos.v1.CommandInfo
-	67,  // 110: mesos.v1.agent.Response.GetContainers.Container.container:type_name -> mesos.v1.ContainerInfo
-	62,  // 111: mesos.v1.agent.Response.GetContainers.Container.launched:type_name -> mesos.v1.TimeInfo
-	62,  // 112: mesos.v1.agent.Response.GetContainers.Container.ended:type_name -> mesos.v1.TimeInfo
-	51,  // 113: mesos.v1.agent.Response.GetContainers.Container.termination:type_name -> mesos.v1.agent.Response.WaitContainer
-	62,  // 114: mesos.v1.agent.Response.GetProcesses.Process.started:type_name -> mesos.v1.TimeInfo
-	59,  // 115: mesos.v1.agent.Response.GetImages.Image.layers:type_name -> mesos.v1.agent.Response.GetImages.Layer
-	62,  // 116: mesos.v1.agent.Response.GetImages.Image.pulled:type_name -> mesos.v1.TimeInfo
-	117, // [117:117] is the sub-list for method output_type
-	117, // [117:117] is the sub-list for method input_type
-	117, // [117:117] is the sub-list for extension type_name
-	117, // [117:117] is the sub-list for extension extendee
-	0,   // [0:117] is the sub-list for field type_name
+	51,  // 54: mesos.v1.agent.ProcessIO.Control.ended:type_name -> mesos.v1.agent.Response.WaitContainer
+	65,  // 55: mesos.v1.agent.ProcessIO.Control.Heartbeat.interval:type_name -> mesos.v1.DurationInfo
+	65,  // 56: mesos.v1.agent.Call.GetMetrics.timeout:type_name -> mesos.v1.DurationInfo
+	65,  // 57: mesos.v1.agent.Call.SetLoggingLevel.duration:type_name -> mesos.v1.DurationInfo
+	63,  // 58: mesos.v1.agent.Call.LaunchNestedContainer.container_id:type_name -> mesos.v1.ContainerID
+	66,  // 59: mesos.v1.agent.Call.LaunchNestedContainer.command:type_name -> mesos.v1.CommandInfo
+	67,  // 60: mesos.v1.agent.Call.LaunchNestedContainer.container:type_name -> mesos.v1.ContainerInfo
+	63,  // 61: mesos.v1.agent.Call.WaitNestedContainer.container_id:type_name -> mesos.v1.ContainerID
+	63,  // 62: mesos.v1.agent.Call.KillNestedContainer.container_id:type_name -> mesos.v1.ContainerID
+	63,  // 63: mesos.v1.agent.Call.RemoveNestedContainer.container_id:type_name -> mesos.v1.ContainerID
+	63,  // 64: mesos.v1.agent.Call.LaunchNestedContainerSession.container_id:type_name -> mesos.v1.ContainerID
+	66,  // 65: mesos.v1.agent.Call.LaunchNestedContainerSession.command:type_name -> mesos.v1.CommandInfo
+	67,  // 66: mesos.v1.agent.Call.LaunchNestedContainerSession.container:type_name -> mesos.v1.ContainerInfo
+	4,   // 67: mesos.v1.agent.Call.AttachContainerInput.type:type_name -> mesos.v1.agent.Call.AttachContainerInput.Type
+	63,  // 68: mesos.v1.agent.Call.AttachContainerInput.container_id:type_name -> mesos.v1.ContainerID
+	6,   // 69: mesos.v1.agent.Call.AttachContainerInput.process_io:type_name -> mesos.v1.agent.ProcessIO
+	63,  // 70: mesos.v1.agent.Call.AttachContainerOutput.container_id:type_name -> mesos.v1.ContainerID
+	63,  // 71: mesos.v1.agent.Call.LaunchContainer.container_id:type_name -> mesos.v1.ContainerID
+	66,  // 72: mesos.v1.agent.Call.LaunchContainer.command:type_name -> mesos.v1.CommandInfo
+	68,  // 73: mesos.v1.agent.Call.LaunchContainer.resources:type_name -> mesos.v1.Resource
+	67,  // 74: mesos.v1.agent.Call.LaunchContainer.container:type_name -> mesos.v1.ContainerInfo
+	34,  // 75: mesos.v1.agent.Call.LaunchContainer.limits:type_name -> mesos.v1.agent.Call.LaunchContainer.LimitsEntry
+	63,  // 76: mesos.v1.agent.Call.WaitContainer.container_id:type_name -> mesos.v1.ContainerID
+	63,  // 77: mesos.v1.agent.Call.KillContainer.container_id:type_name -> mesos.v1.ContainerID
+	63,  // 78: mesos.v1.agent.Call.RemoveContainer.container_id:type_name -> mesos.v1.ContainerID
+	69,  // 79: mesos.v1.agent.Call.PruneImages.excluded_images:type_name -> mesos.v1.Image
+	63,  // 80: mesos.v1.agent.Call.StopContainer.container_id:type_name -> mesos.v1.ContainerID
+	65,  // 81: mesos.v1.agent.Call.StopContainer.timeout:type_name -> mesos.v1.DurationInfo
+	63,  // 82: mesos.v1.agent.Call.UpdateContainer.container_id:type_name -> mesos.v1.ContainerID
+	68,  // 83: mesos.v1.agent.Call.UpdateContainer.resources:type_name -> mesos.v1.Resource
+	35,  // 84: mesos.v1.agent.Call.UpdateContainer.limits:type_name -> mesos.v1.agent.Call.UpdateContainer.LimitsEntry
+	63,  // 85: mesos.v1.agent.Call.GetProcesses.container_id:type_name -> mesos.v1.ContainerID
+	69,  // 86: mesos.v1.agent.Call.PullImage.image:type_name -> mesos.v1.Image
+	70,  // 87: mesos.v1.agent.Call.LaunchContainer.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
+	70,  // 88: mesos.v1.agent.Call.UpdateContainer.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
+	71,  // 89: mesos.v1.agent.Response.GetFlags.flags:type_name -> mesos.v1.Flag
+	72,  // 90: mesos.v1.agent.Response.GetVersion.version_info:type_name -> mesos.v1.VersionInfo
+	73,  // 91: mesos.v1.agent.Response.GetMetrics.metrics:type_name -> mesos.v1.Metric
+	74,  // 92: mesos.v1.agent.Response.ListFiles.file_infos:type_name -> mesos.v1.FileInfo
+	57,  // 93: mesos.v1.agent.Response.GetContainers.containers:type_name -> mesos.v1.agent.Response.GetContainers.Container
+	46,  // 94: mesos.v1.agent.Response.GetState.get_tasks:type_name -> mesos.v1.agent.Response.GetTasks
+	45,  // 95: mesos.v1.agent.Response.GetState.get_executors:type_name -> mesos.v1.agent.Response.GetExecutors
+	44,  // 96: mesos.v1.agent.Response.GetState.get_frameworks:type_name -> mesos.v1.agent.Response.GetFrameworks
+	75,  // 97: mesos.v1.agent.Response.WaitContainer.state:type_name -> mesos.v1.TaskState
+	76,  // 98: mesos.v1.agent.Response.WaitContainer.reason:type_name -> mesos.v1.TaskStatus.Reason
+	77,  // 99: mesos.v1.agent.Response.WaitContainer.limitation:type_name -> mesos.v1.TaskResourceLimitation
+	75,  // 100: mesos.v1.agent.Response.WaitNestedContainer.state:type_name -> mesos.v1.TaskState
+	76,  // 101: mesos.v1.agent.Response.WaitNestedContainer.reason:type_name -> mesos.v1.TaskStatus.Reason
+	77,  // 102: mesos.v1.agent.Response.WaitNestedContainer.limitation:type_name -> mesos.v1.TaskResourceLimitation
+	58,  // 103: mesos.v1.agent.Response.GetProcesses.processes:type_name -> mesos.v1.agent.Response.GetProcesses.Process
+	60,  // 104: mesos.v1.agent.Response.GetImages.images:type_name -> mesos.v1.agent.Response.GetImages.Image
+	61,  // 105: mesos.v1.agent.Response.GetAbilities.isolators:type_name -> mesos.v1.agent.Response.GetAbilities.Ability
+	61,  // 106: mesos.v1.agent.Response.GetAbilities.backends:type_name -> mesos.v1.agent.Response.GetAbilities.Ability
+	63,  // 107: mesos.v1.agent.Response.GetContainers.Container.container_id:type_name -> mesos.v1.ContainerID
+	78,  // 108: mesos.v1.agent.Response.GetContainers.Container.container_status:type_name -> mesos.v1.ContainerStatus
+	79,  // 109: mesos.v1.agent.Response.GetContainers.Container.resource_statistics:type_name -> mesos.v1.ResourceStatistics
+	66,  // 110: mesos.v1.agent.Response.GetContainers.Container.command:type_name -> mesos.v1.CommandInfo
+	67,  // 111: mesos.v1.agent.Response.GetContainers.Container.container:type_name -> mesos.v1.ContainerInfo
+	62,  // 112: mesos.v1.agent.Response.GetContainers.Container.launched:type_name -> mesos.v1.TimeInfo
+	62,  // 113: mesos.v1.agent.Response.GetContainers.Container.ended:type_name -> mesos.v1.TimeInfo
+	51,  // 114: mesos.v1.agent.Response.GetContainers.Container.termination:type_name -> mesos.v1.agent.Response.WaitContainer
+	62,  // 115: mesos.v1.agent.Response.GetProcesses.Process.started:type_name -> mesos.v1.TimeInfo
+	59,  // 116: mesos.v1.agent.Response.GetImages.Image.layers:type_name -> mesos.v1.agent.Response.GetImages.Layer
+	62,  // 117: mesos.v1.agent.Response.GetImages.Image.pulled:type_name -> mesos.v1.TimeInfo
+	118, // [118:118] is the sub-list for method output_type
+	118, // [118:118] is the sub-list for method input_type
+	118, // [118:118] is the sub-list for extension type_name
+	118, // [118:118] is the sub-list for extension extendee
+	0,   // [0:118] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_operator_proto_init() }

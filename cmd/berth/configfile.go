@@ -56,17 +56,27 @@ func flagText(value any) string {
 
 // didYouMean names the flag whose name is nearest, if one is near.
 func didYouMean(f *pflag.FlagSet, name string) string {
-	name = strings.ReplaceAll(name, "-", "_")
-	best, least := "", 1+len(name)/3
+	var names []string
 	f.VisitAll(func(flag *pflag.Flag) {
-		if d := distance(name, flag.Name); d < least && !flag.Hidden {
-			best, least = flag.Name, d
+		if !flag.Hidden {
+			names = append(names, "--"+flag.Name)
 		}
 	})
+	return nearest("--"+strings.ReplaceAll(name, "-", "_"), names)
+}
+
+// nearest asks whether the nearest of some names was meant, if one is near.
+func nearest(typed string, names []string) string {
+	best, least := "", 1+len(strings.TrimPrefix(typed, "--"))/3
+	for _, name := range names {
+		if d := distance(typed, name); d < least {
+			best, least = name, d
+		}
+	}
 	if best == "" {
 		return ""
 	}
-	return "; did you mean --" + best + "?"
+	return "; did you mean " + best + "?"
 }
 
 // distance is how many characters are to be put in, left out or replaced to make one name

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/agent/client"
 	"berth/container"
 	"berth/launcher"
 )
@@ -29,7 +30,8 @@ func execute(args []string) int {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(), agentCommand(), pullCommand(), imagesCommand(), saveCommand(), loadCommand(), rmiCommand(), pruneCommand(),
+	root.AddCommand(runCommand(), agentCommand(), psCommand(), execCommand(), attachCommand(), logsCommand(), waitCommand(), killCommand(),
+		stopCommand(), rmCommand(), inspectCommand(), pullCommand(), imagesCommand(), saveCommand(), loadCommand(), rmiCommand(), pruneCommand(),
 		checkCommand(), repairCommand(), provisionCommand(), destroyCommand(), infoCommand(), versionCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())
@@ -41,9 +43,18 @@ func execute(args []string) int {
 		return int(status)
 	}
 	fmt.Fprintf(os.Stderr, "berth: %v\n", err)
+	return exitCode(err)
+}
+
+// exitCode is that of an error: 126 or 127 when the command of a container was not executed.
+func exitCode(err error) int {
 	var start *launcher.StartError
-	if errors.As(err, &start) {
-		return start.Code
+	var refused *client.Error
+	switch {
+	case errors.As(err, &start):
+		return start.ExitCode()
+	case errors.As(err, &refused):
+		return refused.ExitCode()
 	}
 	return container.ExitFailure
 }

@@ -22,6 +22,7 @@ import (
 	"berth/container"
 	"berth/containerizer"
 	"berth/engine"
+	"berth/internal/pty"
 )
 
 // runFlags are the flags of `berth run` that concern one container.
@@ -34,7 +35,7 @@ type runFlags struct {
 	cpus                                                                float64
 	memory, disk                                                        string
 	pidsLimit                                                           int
-	readOnly, interactive, tty, remove                                  bool
+	readOnly, interactive, tty, remove, detach                          bool
 	network, publish                                                    []string
 }
 
@@ -66,7 +67,8 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&r.securityOptions, "security_opt", nil, "no-new-privileges: no program of the container gets more privileges than it; seccomp=`FILE|unconfined`: its filter of system calls")
 	f.BoolVarP(&r.interactive, "interactive", "i", false, "give the command berth's standard input")
 	f.BoolVarP(&r.tty, "tty", "t", false, "give the command a terminal; with -i it is berth's own")
-	f.BoolVar(&r.remove, "rm", true, "remove the container when it has ended; without an agent it always is")
+	f.BoolVarP(&r.detach, "detach", "d", false, "leave the container to the agent, and print its id")
+	f.BoolVar(&r.remove, "rm", true, "remove the container, its result and its output when it has ended; without an agent that always is so, with --detach it is not unless asked for")
 }
 
 func runCommand() *cobra.Command {
@@ -77,6 +79,9 @@ func runCommand() *cobra.Command {
 		Long: `Run a container in the foreground and exit with its status: that of the command,
 128+n for signal n, 125 when berth fails, 126 when the command cannot be executed,
 127 when it does not exist, 137 when the container exceeded a limit.
+
+The agent runs it, if one answers in --runtime_dir and no flag says otherwise than its own;
+else this process does. With -d the agent has to.
 
 IMAGE is [docker://]REF, docker-archive:FILE[:REF], oci:DIR[:REF] or
 oci-archive:FILE[:REF]; without it the command runs on the host's file system. ARG... replaces the image's command and is appended to its
@@ -101,7 +106,7 @@ entrypoint.`,
 		if err != nil {
 			return err
 		}
-		return run(cmd.Context(), config, &flags, request)
+		return run(cmd.Context(), cmd.Flags(), config, &flags, request)
 	}
 	return cmd
 }
@@ -280,8 +285,8 @@ func (r *runFlags) limits(f *pflag.FlagSet, config *v1.ContainerConfig) error {
 	return r.limited.hugePages(config.Limits)
 }
 
-// run launches the container, waits for it and cleans up.
-func run(ctx context.Context, config *engine.Config, flags *runFlags, request *v1.ContainerConfig) error {
+// run runs the container by the agent that answers, else in this process.
+func run(ctx context.Context, f *pflag.FlagSet, config *engine.Config, flags *runFlags, request *v1.ContainerConfig) error {
 	name := flags.name
 	if name == "" {
 		name = strings.ToLower(rand.Text()[:12])
@@ -290,6 +295,24 @@ func run(ctx context.Context, config *engine.Config, flags *runFlags, request *v
 	if err != nil {
 		return fmt.Errorf("--name: %w", err)
 	}
+	agent, err := agentFor(ctx, f, config)
+	if agent != nil {
+		defer agent.Close()
+	}
+	switch {
+	case flags.detach && err != nil:
+		return fmt.Errorf("--detach: %w", err)
+	case flags.detach:
+		return runDetached(ctx, agent, config, f, flags, id, request)
+	case agent != nil && err == nil:
+		return runByAgent(ctx, agent, config, flags, id, request)
+	default: // whatever is wrong with the agent does not matter
+		return runHere(ctx, config, flags, id, request)
+	}
+}
+
+// runHere launches the container, waits for it and cleans up.
+func runHere(ctx context.Context, config *engine.Config, flags *runFlags, id container.ID, request *v1.ContainerConfig) error {
 	progress := newProgress(os.Stderr)
 	config.Progress = progress.event
 	return withEngine(ctx, config, func(e *engine.Engine) error {
@@ -307,15 +330,14 @@ func run(ctx context.Context, config *engine.Config, flags *runFlags, request *v
 		if err != nil {
 			return err
 		}
-		signals := make(chan os.Signal, 8)
-		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-		err = launch(ctx, e, id, req, signals)
+		signals := caught()
+		err = launch(ctx, signals, func(ctx context.Context) error { return e.Launch(ctx, id, req) })
 		progress.done()
 		if err != nil {
 			return err
 		}
 		if tty != nil {
-			if err := tty.join(); err != nil {
+			if err := tty.joinSent(); err != nil {
 				_, left := e.Destroy(ctx, id)
 				return errors.Join(err, left, tty.part())
 			}
@@ -324,12 +346,19 @@ func run(ctx context.Context, config *engine.Config, flags *runFlags, request *v
 	})
 }
 
-// launch launches the container. A signal meanwhile undoes the launch.
-func launch(ctx context.Context, e *engine.Engine, id container.ID, request containerizer.Request, signals chan os.Signal) error {
+// caught are the signals that are for the command.
+func caught() chan os.Signal {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	return signals
+}
+
+// launch launches a container. A signal meanwhile undoes the launch.
+func launch(ctx context.Context, signals chan os.Signal, start func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	launched := make(chan error, 1)
-	go func() { launched <- e.Launch(ctx, id, request) }()
+	go func() { launched <- start(ctx) }()
 	select {
 	case err := <-launched:
 		return err
@@ -346,12 +375,20 @@ func launch(ctx context.Context, e *engine.Engine, id container.ID, request cont
 	}
 }
 
+// keeper is who looks after a container in the foreground.
+type keeper interface {
+	Wait(context.Context, container.ID) (container.Termination, error)
+	Kill(context.Context, container.ID, os.Signal) error
+	Stop(context.Context, container.ID) error
+	Destroy(context.Context, container.ID) (bool, error)
+}
+
 // await waits for the end of the container, and returns its exit status. tty may be nil.
-func await(ctx context.Context, e *engine.Engine, id container.ID, tty *terminal, signals <-chan os.Signal) error {
+func await(ctx context.Context, k keeper, id container.ID, tty *terminal, signals <-chan os.Signal) error {
 	ended := make(chan struct{})
 	defer close(ended)
-	go forward(ctx, e, id, signals, ended)
-	termination, err := e.Wait(ctx, id)
+	go forward(ctx, k, id, signals, ended)
+	termination, err := k.Wait(ctx, id)
 	if tty != nil { // before anything is said at the user's terminal
 		err = errors.Join(err, tty.part())
 	}
@@ -372,7 +409,7 @@ const grace = 10 * time.Second
 
 // forward sends berth's signals on to the container. When it has not ended some time
 // after the first one, or at the second one, it is destroyed.
-func forward(ctx context.Context, e *engine.Engine, id container.ID, signals <-chan os.Signal, ended <-chan struct{}) {
+func forward(ctx context.Context, k keeper, id container.ID, signals <-chan os.Signal, ended <-chan struct{}) {
 	var overdue <-chan time.Time
 	for {
 		select {
@@ -381,12 +418,12 @@ func forward(ctx context.Context, e *engine.Engine, id container.ID, signals <-c
 		case s := <-signals:
 			if overdue == nil {
 				overdue = time.After(grace)
-				_ = pass(ctx, e, id, s) // it may have just ended
+				_ = pass(ctx, k, id, s) // it may have just ended
 				continue
 			}
 		case <-overdue:
 		}
-		if _, err := e.Destroy(ctx, id); err != nil {
+		if _, err := k.Destroy(ctx, id); err != nil {
 			fmt.Fprintf(os.Stderr, "berth: %v\n", err)
 		}
 		return
@@ -395,20 +432,22 @@ func forward(ctx context.Context, e *engine.Engine, id container.ID, signals <-c
 
 // pass sends one signal on. SIGTERM is what asks a program to end, in the container too,
 // where the image may have another word for that.
-func pass(ctx context.Context, e *engine.Engine, id container.ID, s os.Signal) error {
+func pass(ctx context.Context, k keeper, id container.ID, s os.Signal) error {
 	if s == syscall.SIGTERM {
-		return e.Stop(ctx, id)
+		return k.Stop(ctx, id)
 	}
-	return e.Kill(ctx, id, s)
+	return k.Kill(ctx, id, s)
 }
 
 // connect gives the request the standard streams of the command: a terminal, which is
 // returned, if the request says so.
 func connect(req *containerizer.Request, interactive bool) (tty *terminal, err error) {
 	if info := req.Config.GetContainerInfo().GetTtyInfo(); info != nil {
-		if tty, err = newTerminal(interactive, info); err == nil {
-			req.Terminal = tty.sender
+		if tty, err = newTerminal(interactive, info); err != nil {
+			return nil, err
 		}
+		tty.receiver, tty.sender, err = pty.Channel()
+		req.Terminal = tty.sender
 		return tty, err
 	}
 	req.Stdio, err = streams(interactive)

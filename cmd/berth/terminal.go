@@ -22,15 +22,23 @@ import (
 // terminal joins berth's own terminal, if it has one, with that of the container.
 type terminal struct {
 	// receiver gets the master when the container has been launched; sender goes with the
-	// request.
+	// request. Of a container of the agent there are none.
 	receiver, sender *os.File
 	interactive      bool
+	keys             io.Reader // what the user types; nil: os.Stdin
 
-	master *pty.Master
+	master master
 	cooked *term.State // how the user's terminal was; nil: it was not changed
 	copied chan error  // has the end of the output
 	stop   chan struct{}
 	follow sync.WaitGroup
+}
+
+// master speaks for the user at the container's terminal, as a pty.Master does.
+type master interface {
+	io.ReadWriteCloser
+	Resize(pty.Size) error
+	Finish()
 }
 
 // newTerminal returns what stands between both terminals. The size of the container's, if
@@ -42,10 +50,7 @@ func newTerminal(interactive bool, info *v1.TTYInfo) (*terminal, error) {
 	if size, ok := ownSize(); ok && info.WindowSize == nil {
 		info.WindowSize = &v1.TTYInfo_WindowSize{Rows: proto.Uint32(uint32(size.Rows)), Columns: proto.Uint32(uint32(size.Columns))}
 	}
-	t := &terminal{interactive: interactive}
-	var err error
-	t.receiver, t.sender, err = pty.Channel()
-	return t, err
+	return &terminal{interactive: interactive}, nil
 }
 
 // ownSize is that of the terminal at which the user sits.
@@ -58,15 +63,22 @@ func ownSize() (pty.Size, bool) {
 	return pty.Size{}, false
 }
 
-// join begins to copy, once the container was launched. The caller owes a part.
-func (t *terminal) join() (err error) {
-	// The container's init process has closed its own by now.
+// joinSent joins the terminal that the container's init process has sent.
+func (t *terminal) joinSent() error {
+	// The init process has closed its own by now.
 	if err := t.sender.Close(); err != nil {
 		return err
 	}
-	if t.master, err = pty.Receive(t.receiver); err != nil {
+	m, err := pty.Receive(t.receiver)
+	if err != nil {
 		return err
 	}
+	return t.join(m)
+}
+
+// join begins to copy, once the container was launched. The caller owes a part.
+func (t *terminal) join(m master) error {
+	t.master = m
 	changes := make(chan os.Signal, 8)
 	// Caught, SIGPIPE is an error of the write: it must not end berth before the user's
 	// terminal is as it was.
@@ -78,12 +90,20 @@ func (t *terminal) join() (err error) {
 			return err
 		}
 		// Ends with berth: a read of a terminal cannot be cut short.
-		go func() { _, _ = io.Copy(t.master, os.Stdin) }()
+		go t.copyKeys()
 	}
 	t.copied, t.stop = make(chan error, 1), make(chan struct{})
 	t.follow.Go(func() { t.followChanges(changes) })
 	go func() { t.copied <- t.copyOutput() }()
 	return nil
+}
+
+func (t *terminal) copyKeys() {
+	keys := t.keys
+	if keys == nil {
+		keys = os.Stdin
+	}
+	_, _ = io.Copy(t.master, keys)
 }
 
 // raw has the user's terminal send every key on. It waits, as a job that was stopped, while

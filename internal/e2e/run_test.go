@@ -74,12 +74,28 @@ func TestBindNamesItsRule(t *testing.T) {
 	}
 }
 
-func TestCommandLine(t *testing.T) {
+// eachWay runs a test without an agent, and with one that runs what is in the foreground.
+func eachWay(t *testing.T, test func(t *testing.T, b *testrig.Command)) {
 	testrig.RequireRoot(t)
+	t.Run("embedded", func(t *testing.T) { test(t, testrig.Berth(t)) })
+	t.Run("by the agent", func(t *testing.T) {
+		b := testrig.Berth(t)
+		agent := startAgent(t, b)
+		test(t, b)
+		agent.Signal(syscall.SIGTERM)
+		expect(t, agent.Wait(), 0)
+		if _, log := agent.Output(); !strings.Contains(log, "container launch") || strings.Contains(log, "level=ERROR") {
+			t.Errorf("the agent has launched none, or has trouble:\n%s", log)
+		}
+	})
+}
+
+func TestCommandLine(t *testing.T) { eachWay(t, testCommandLine) }
+
+func testCommandLine(t *testing.T, b *testrig.Command) {
 	reg := testrig.Registry(t)
 	image := testrig.BusyboxImage(t, reg, "busybox:1", "--config.env=FROM_IMAGE=yes", "--config.workingdir=/srv/made")
 	entry := testrig.BusyboxImage(t, reg, "entry:1", "--config.entrypoint=/bin/echo", "--config.entrypoint=entry", "--config.user=app")
-	b := testrig.Berth(t)
 	b.Env = append(b.Env, "FROM_HOST=seen")
 	tests := []struct {
 		name   string
@@ -177,11 +193,11 @@ func TestSecondRunMakesNoNetworkCall(t *testing.T) {
 	}
 }
 
-func TestInterruptStopsTheContainer(t *testing.T) {
-	testrig.RequireRoot(t)
+func TestInterruptStopsTheContainer(t *testing.T) { eachWay(t, testInterruptStopsTheContainer) }
+
+func testInterruptStopsTheContainer(t *testing.T, b *testrig.Command) {
 	reg := testrig.Registry(t)
 	image := testrig.BusyboxImage(t, reg, "busybox:1")
-	b := testrig.Berth(t)
 	expect(t, b.Run("pull", image), 0)
 	tests := []struct {
 		name    string

@@ -199,14 +199,21 @@ func (w *window) awaitStopped() {
 func terminalImage(t *testing.T) (*testrig.Command, string) {
 	t.Helper()
 	testrig.RequireRoot(t)
-	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
 	b := testrig.Berth(t)
-	expect(t, b.Run("pull", image), 0)
-	return b, image
+	return b, pulledImage(t, b)
 }
 
-func TestTheCommandHasATerminalOfItsOwn(t *testing.T) {
-	b, image := terminalImage(t)
+func pulledImage(t *testing.T, b *testrig.Command) string {
+	t.Helper()
+	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
+	expect(t, b.Run("pull", image), 0)
+	return image
+}
+
+func TestTheCommandHasATerminalOfItsOwn(t *testing.T) { eachWay(t, testTheCommandHasATerminalOfItsOwn) }
+
+func testTheCommandHasATerminalOfItsOwn(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	w := openWindow(t, b, "run", "-it", "-u", "1000:7", image, "sh", "-c",
 		`for fd in 0 1 2; do test -t $fd || echo $fd is none; done; tty; stty size; echo $TERM; ls -ln /dev/pts/0 /dev/console; echo by-console >/dev/console; echo by-tty >/dev/tty; exit 7`)
 	before := w.settings()
@@ -229,8 +236,10 @@ func TestTheCommandHasATerminalOfItsOwn(t *testing.T) {
 }
 
 // Each key goes to the container, whose terminal makes of it what terminals make of it.
-func TestKeysGoToTheContainer(t *testing.T) {
-	b, image := terminalImage(t)
+func TestKeysGoToTheContainer(t *testing.T) { eachWay(t, testKeysGoToTheContainer) }
+
+func testKeysGoToTheContainer(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	t.Run("echo and end of input", func(t *testing.T) {
 		w := openWindow(t, b, "run", "-it", image, "cat")
 		w.awaitRaw(true)
@@ -275,7 +284,11 @@ func TestKeysGoToTheContainer(t *testing.T) {
 }
 
 func TestTheTerminalFollowsTheSizeOfTheWindow(t *testing.T) {
-	b, image := terminalImage(t)
+	eachWay(t, testTheTerminalFollowsTheSizeOfTheWindow)
+}
+
+func testTheTerminalFollowsTheSizeOfTheWindow(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	w := openWindow(t, b, "run", "-it", image, "sh", "-c", `trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.1; done`)
 	w.expect("ready")
 	w.awaitRaw(true)
@@ -287,8 +300,10 @@ func TestTheTerminalFollowsTheSizeOfTheWindow(t *testing.T) {
 }
 
 // However berth ends, but by SIGKILL, the window is as it was.
-func TestTheWindowIsRestored(t *testing.T) {
-	b, image := terminalImage(t)
+func TestTheWindowIsRestored(t *testing.T) { eachWay(t, testTheWindowIsRestored) }
+
+func testTheWindowIsRestored(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	for name, c := range map[string]struct {
 		signal  syscall.Signal
 		command string
@@ -327,7 +342,11 @@ func TestTheWindowIsRestored(t *testing.T) {
 
 // A berth that is stopped lets its shell have the terminal.
 func TestAStoppedBerthGivesTheWindowBack(t *testing.T) {
-	b, image := terminalImage(t)
+	eachWay(t, testAStoppedBerthGivesTheWindowBack)
+}
+
+func testAStoppedBerthGivesTheWindowBack(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	w := openWindow(t, b, "run", "-it", image, "cat")
 	w.awaitRaw(true)
 	for range 2 {
@@ -344,7 +363,11 @@ func TestAStoppedBerthGivesTheWindowBack(t *testing.T) {
 }
 
 func TestACloseOfTheWindowEndsTheContainer(t *testing.T) {
-	b, image := terminalImage(t)
+	eachWay(t, testACloseOfTheWindowEndsTheContainer)
+}
+
+func testACloseOfTheWindowEndsTheContainer(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	w := openWindow(t, b, "run", "-it", image, "cat")
 	w.awaitRaw(true)
 	w.tty.Close()
@@ -358,7 +381,11 @@ func TestACloseOfTheWindowEndsTheContainer(t *testing.T) {
 // Who has the terminal open, and who has not, does not decide when berth ends: the command
 // does.
 func TestWhoHasTheTerminalOpenDoesNotMatter(t *testing.T) {
-	b, image := terminalImage(t)
+	eachWay(t, testWhoHasTheTerminalOpenDoesNotMatter)
+}
+
+func testWhoHasTheTerminalOpenDoesNotMatter(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	t.Run("nobody", func(t *testing.T) {
 		w := openWindow(t, b, "run", "-it", image, "sh", "-c", "echo said; exec </dev/null >/dev/null 2>&1; sleep 0.3; exit 5")
 		w.ends(5)
@@ -378,8 +405,10 @@ func TestWhoHasTheTerminalOpenDoesNotMatter(t *testing.T) {
 
 // Without -i the terminal takes nothing from the user, and what the command says can go
 // anywhere.
-func TestOutputOfATerminalByteForByte(t *testing.T) {
-	b, image := terminalImage(t)
+func TestOutputOfATerminalByteForByte(t *testing.T) { eachWay(t, testOutputOfATerminalByteForByte) }
+
+func testOutputOfATerminalByteForByte(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	r := b.Run("run", "-t", image, "sh", "-c", `test -t 0 && stty raw && seq 1 100000 && printf '\000\003\004\377\n\r\n' && seq 1 100000`)
 	expect(t, r, 0)
 	var numbers strings.Builder
@@ -391,14 +420,18 @@ func TestOutputOfATerminalByteForByte(t *testing.T) {
 	}
 }
 
-func TestTerminalsThatAreRefused(t *testing.T) {
-	b, image := terminalImage(t)
+func TestTerminalsThatAreRefused(t *testing.T) { eachWay(t, testTerminalsThatAreRefused) }
+
+func testTerminalsThatAreRefused(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	expect(t, b.Run("run", "-it", image, "true"), 125, "no terminal", "leave out -t")
 	expect(t, b.Run("run", "-t", "--container_info", `{"type":"MESOS","tty_info":{"window_size":{"rows":70000,"columns":1}}}`, image, "true"), 125, "65535")
 }
 
-func TestTheSizeThatWasAskedFor(t *testing.T) {
-	b, image := terminalImage(t)
+func TestTheSizeThatWasAskedFor(t *testing.T) { eachWay(t, testTheSizeThatWasAskedFor) }
+
+func testTheSizeThatWasAskedFor(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	r := b.Run("run", "--container_info", `{"type":"MESOS","tty_info":{"window_size":{"rows":33,"columns":99}}}`, image, "stty", "size")
 	expect(t, r, 0)
 	if r.Stdout != "33 99\r\n" {
@@ -417,8 +450,10 @@ func TestATerminalOnTheHostsFileSystem(t *testing.T) {
 }
 
 // When nobody reads what the command says, it is as if its window was closed.
-func TestOutputThatNobodyReads(t *testing.T) {
-	b, image := terminalImage(t)
+func TestOutputThatNobodyReads(t *testing.T) { eachWay(t, testOutputThatNobodyReads) }
+
+func testOutputThatNobodyReads(t *testing.T, b *testrig.Command) {
+	image := pulledImage(t, b)
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
