@@ -132,8 +132,23 @@ func cause(err error) error {
 
 // Stream is an answer that goes on. Close ends it.
 type Stream struct {
-	body    io.ReadCloser
+	client  *Client
+	body    *received
 	records *recordio.Reader
+}
+
+// received is a body that remembers why it could be read no further.
+type received struct {
+	io.ReadCloser
+	err error
+}
+
+func (b *received) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.err = err
+	}
+	return n, err
 }
 
 // Stream asks for an answer that goes on. Of a session that is there already, and so has no
@@ -152,12 +167,16 @@ func (c *Client) Stream(ctx context.Context, call *v1.Call) (*Stream, error) {
 		answer.Body.Close()
 		return nil, &Error{Code: answer.StatusCode, Text: "it is there already"}
 	}
-	return &Stream{answer.Body, recordio.NewReader(answer.Body, maxRecord)}, nil
+	read := &received{ReadCloser: answer.Body}
+	return &Stream{c, read, recordio.NewReader(read, maxRecord)}, nil
 }
 
-// Next reads the next message. io.EOF: the stream has ended.
+// Next reads the next message. io.EOF: the stream has ended. ErrUnavailable: the agent has.
 func (s *Stream) Next(m proto.Message) error {
 	record, err := s.records.Next()
+	if err != nil && err != io.EOF && s.body.err != nil && s.body.err != io.EOF {
+		return s.client.lost(s.body.err)
+	}
 	if err != nil {
 		return err
 	}
