@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/agent/operator"
@@ -22,20 +23,33 @@ import (
 
 // Options are how an agent is set up.
 type Options struct {
-	Engine  engine.Config
+	Engine engine.Config
+	HTTP   HTTP
+	// Cleanup: the recovery destroys and removes every container of the agent.
+	Cleanup bool
+	Version string
+	Log     *slog.Logger
+	// Level is that of Log; calls change it.
+	Level *slog.LevelVar
+	Changeable
+
+	// Reload is asked for the options anew when something comes by Hangups. What can change
+	// while the agent runs, Changeable, does; what else has changed is named in the log.
+	Reload  func() (Options, error)
+	Hangups <-chan os.Signal
+}
+
+// Changeable are the options that may change while the agent runs; what is in the files that
+// HTTP names for access may, too.
+type Changeable struct {
 	ImageGC *v1.ImageGcConfig // as of ParseImageGC; nil: images are removed by hand only
-	HTTP    HTTP
 	// CompletedRetention is how long the result and the sandbox of a root container are kept
 	// that nobody removes.
 	CompletedRetention time.Duration
-	// Cleanup: the recovery destroys and removes every container of the agent.
-	Cleanup bool
-	// Flags are those in force, by their names, for whoever asks.
-	Flags   map[string]string
-	Version string
-	// Level is that of Log; calls change it.
-	Level *slog.LevelVar
-	Log   *slog.Logger
+	// LoggingLevel is that which Level has when no call has set another one.
+	LoggingLevel slog.Level
+	// Flags are those in force, by their names.
+	Flags map[string]string
 }
 
 // agent is one that runs.
@@ -45,6 +59,7 @@ type agent struct {
 	server   *operator.Server
 	events   operator.Events
 	removals sync.WaitGroup // of containers that are to go by themselves
+	settings atomic.Pointer[settings]
 }
 
 // Run is the life of an agent. It ends with ctx, and then returns nil if all that it had
@@ -65,11 +80,16 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 		defer lock.Unlock()
 	}
-	if err := checkExcluded(a.engine, o.ImageGC.GetExcludedImages()); err != nil {
+	first, err := a.read(o)
+	if err != nil {
 		return err
 	}
+	a.settings.Store(first)
 	a.server = operator.New(a.answers())
-	a.server.Handle("/", page.Handler())
+	a.server.SetLevel(o.LoggingLevel)
+	for _, pattern := range page.Patterns {
+		a.server.Handle(pattern, page.Handler())
+	}
 	servers, err := a.listen()
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
@@ -120,16 +140,12 @@ type server struct {
 
 // listen opens the agent's socket, and what the options say beside it.
 func (a *agent) listen() (servers []server, err error) {
-	byPassword, err := a.HTTP.handler(a.server)
-	if err != nil {
-		return nil, err
-	}
 	tcp, err := a.HTTP.listenTCP()
 	if err != nil {
 		return nil, err
 	}
 	if tcp != nil {
-		servers = append(servers, server{newHTTPServer(byPassword, a.Log), tcp})
+		servers = append(servers, server{newHTTPServer(operator.ByPassword(a.access, a.server), a.Log), tcp})
 	}
 	unix, err := listenUnix(a.engine.Layout.AgentSocket())
 	if err != nil {
@@ -156,10 +172,9 @@ func (a *agent) live(ctx context.Context, servers []server) error {
 	}
 	a.recover(ctx)
 	a.server.Ready()
-	if a.ImageGC != nil {
-		tasks.Go(func() { a.newImageGC().Run(ctx) })
-	}
+	tasks.Go(func() { a.collectImages(ctx) })
 	tasks.Go(func() { a.retain(ctx) })
+	tasks.Go(func() { a.reloadWhenAsked(ctx) })
 	a.Log.Info("the agent is ready", slog.Int("pid", os.Getpid()), slog.String("work_dir", a.engine.Layout.Work), slog.Bool("image_gc", a.ImageGC != nil))
 	a.notifyReady(ctx, &tasks)
 	var err error

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 
@@ -18,7 +19,7 @@ import (
 func (a *agent) answers() operator.Options {
 	return operator.Options{
 		Containers: a.engine, Images: (*images)(a), Sandbox: a.engine.Layout.Sandbox,
-		Flags: a.Flags, Version: &v1.VersionInfo{Version: proto.String(a.Version)}, Metrics: a.metrics, Abilities: a.abilities,
+		Flags: a.flags, Version: &v1.VersionInfo{Version: proto.String(a.Version)}, Metrics: a.metrics, Counts: a.engine.Counts, Abilities: a.abilities,
 		Level: a.Level, Events: &a.events, Log: a.Log,
 	}
 }
@@ -102,7 +103,7 @@ func (i *images) Pull(ctx context.Context, img *v1.Image) (*v1.Response_PullImag
 
 // Prune implements operator.Images.
 func (i *images) Prune(ctx context.Context, excluded []*v1.Image) error {
-	_, err := i.prune(ctx, provisioner.PruneOptions{Excluded: slices.Concat(excluded, i.ImageGC.GetExcludedImages())})
+	_, err := i.prune(ctx, provisioner.PruneOptions{Excluded: slices.Concat(excluded, i.settings.Load().ImageGC.GetExcludedImages())})
 	return err
 }
 
@@ -118,10 +119,16 @@ func (i *images) prune(ctx context.Context, o provisioner.PruneOptions) (provisi
 	return pruned, err
 }
 
-func (a *agent) newImageGC() *ImageGC {
-	return &ImageGC{
-		Config: a.ImageGC, Log: a.Log,
-		Used:  func() (float64, error) { return used(a.engine.Layers.Dir()) },
-		Prune: (*images)(a).prune,
+// secretFlags have, or may have, credentials in their values.
+var secretFlags = []string{"docker_config", "default_container_info"}
+
+// flags are those in force for whoever asks, without what is secret.
+func (a *agent) flags() map[string]string {
+	values := maps.Clone(a.settings.Load().Flags)
+	for _, name := range secretFlags {
+		if values[name] != "" {
+			values[name] = "(redacted)"
+		}
 	}
+	return values
 }

@@ -147,29 +147,27 @@ func (h HTTP) tls() (*tls.Config, error) {
 	return config, nil
 }
 
-// handler lets those through by TCP who have shown who they are.
-func (h HTTP) handler(next http.Handler) (http.Handler, error) {
-	var credentials *operator.Credentials
-	acls := &operator.ACLs{}
+// access reads who may come by TCP.
+func (h HTTP) access() (access operator.Access, err error) {
 	if h.Credentials != "" {
 		text, err := os.ReadFile(h.Credentials)
 		if err == nil {
-			credentials, err = operator.ParseCredentials(text)
+			access.Credentials, err = operator.ParseCredentials(text)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("--http_credentials: %w", err)
+			return access, fmt.Errorf("--http_credentials: %w", err)
 		}
 	}
 	if h.ACLs != "" {
 		text, err := jsonOrFile(h.ACLs)
 		if err == nil {
-			acls, err = operator.ParseACLs(text)
+			access.ACLs, err = operator.ParseACLs(text)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("--acls: %w", err)
+			return access, fmt.Errorf("--acls: %w", err)
 		}
 	}
-	return operator.ByPassword(credentials, acls, next), nil
+	return access, nil
 }
 
 func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {

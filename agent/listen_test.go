@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/agent/operator"
 	"berth/container"
 )
 
@@ -86,7 +87,7 @@ func TestWhereTheAgentDoesNotListen(t *testing.T) {
 		t.Errorf("without an address: %v, %v", l, err)
 	}
 	for _, c := range []HTTP{{Credentials: "/no/such/file"}, {ACLs: "/no/such/file"}, {ACLs: "{"}, {ACLs: "x"}, {Credentials: certificate.CertFile}} {
-		if _, err := c.handler(http.NotFoundHandler()); err == nil || !strings.HasPrefix(err.Error(), "--") {
+		if _, err := c.access(); err == nil || !strings.HasPrefix(err.Error(), "--") {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
@@ -102,10 +103,8 @@ func TestClientsByTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler, err := h.handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
-	if err != nil {
-		t.Fatal(err)
-	}
+	handler := operator.ByPassword(func() operator.Access { return operator.Access{} },
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
 	server := newHTTPServer(handler, slog.New(slog.DiscardHandler))
 	go server.Serve(l) // ends with Close
 	defer server.Close()

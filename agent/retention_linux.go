@@ -51,19 +51,21 @@ func (a *agent) removeIfAsked(id container.ID) {
 
 // retain removes ended root containers when they are old enough, until ctx ends.
 func (a *agent) retain(ctx context.Context) {
-	interval := min(max(a.CompletedRetention/10, time.Second), time.Minute)
 	for {
+		now := a.settings.Load()
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(interval):
+		case <-now.replaced:
+			continue
+		case <-time.After(min(max(now.CompletedRetention/10, time.Second), time.Minute)):
 		}
 		for _, id := range a.engine.Containers() {
 			if _, nested := id.Parent(); nested {
 				continue // it goes with its root
 			}
 			found, err := a.engine.Inspect(ctx, id)
-			if err != nil || found.Ended.IsZero() || time.Since(found.Ended) < a.CompletedRetention {
+			if err != nil || found.Ended.IsZero() || time.Since(found.Ended) < now.CompletedRetention {
 				continue
 			}
 			if err := a.engine.Remove(ctx, id); err != nil {

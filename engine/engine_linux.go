@@ -117,6 +117,9 @@ func (i *Images) Close() error { return i.Layers.Close() }
 // Metrics returns the value of each metric, under the names that Mesos has for them.
 func (i *Images) Metrics() map[string]float64 { return i.metrics.Snapshot() }
 
+// Counts reports whether a metric is one that only grows.
+func (i *Images) Counts(metric string) bool { return i.metrics.Counts(metric) }
+
 // Open opens a whole engine. Call Recover before anything else; the caller owes a Close.
 // ErrInvalid: the configuration; ErrNotSupported: what was asked for does not work here.
 func Open(ctx context.Context, c Config) (*Engine, error) {

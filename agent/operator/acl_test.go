@@ -91,7 +91,7 @@ func TestWhoComesByTCPSaysWhoTheyAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler := ByPassword(credentials, acls, newServer(t))
+	handler := ByPassword(func() Access { return Access{credentials, acls} }, newServer(t))
 	certificate := func(name string) func(*http.Request) {
 		return func(r *http.Request) {
 			r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{Subject: pkix.Name{CommonName: name}}}}}
@@ -144,7 +144,7 @@ func TestWhoAsksTooOftenIsToldSo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler := ByPassword(credentials, &ACLs{}, newServer(t))
+	handler := ByPassword(func() Access { return Access{credentials, nil} }, newServer(t))
 	ask := func(secret string) int {
 		r := httptest.NewRequest("GET", "/version", nil)
 		r.SetBasicAuth("ops", secret)

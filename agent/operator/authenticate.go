@@ -72,16 +72,24 @@ func BySocket(next http.Handler) http.Handler {
 	})
 }
 
+// Access is who may come by TCP.
+type Access struct {
+	Credentials *Credentials // nil: nobody has a secret
+	ACLs        *ACLs        // nil: nobody may anything
+}
+
 // ByPassword lets those through who show who they are, by a client certificate that the
 // listener has verified (its common name is the principal) or by a name and a secret, with
-// the rights that the ACLs give them. GET /health is for everybody.
+// the rights that the ACLs give them. GET /health is for everybody. access is asked at each
+// call: what it says may change.
 //
 // A principal may ask CallsPerSecond times a second, a few more at once; guesses at secrets are
 // counted together.
-func ByPassword(credentials *Credentials, acls *ACLs, next http.Handler) http.Handler {
+func ByPassword(access func() Access, next http.Handler) http.Handler {
 	var limits limiters
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		principal, ok := principalOf(r, credentials)
+		now := access()
+		principal, ok := principalOf(r, now.Credentials)
 		if !limits.allow(principal, ok) {
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "too many calls; try again in a second", http.StatusTooManyRequests)
@@ -95,7 +103,7 @@ func ByPassword(credentials *Credentials, acls *ACLs, next http.Handler) http.Ha
 		if !ok {
 			principal = "nobody"
 		}
-		next.ServeHTTP(w, r.WithContext(WithSubject(r.Context(), Subject{Principal: principal, ACLs: acls})))
+		next.ServeHTTP(w, r.WithContext(WithSubject(r.Context(), Subject{Principal: principal, ACLs: now.ACLs})))
 	})
 }
 

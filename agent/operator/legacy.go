@@ -114,7 +114,7 @@ func message(m proto.Message) json.RawMessage {
 func (s *Server) legacyVersion(*http.Request) (any, error) { return message(s.Version), nil }
 
 func (s *Server) legacyFlags(*http.Request) (any, error) {
-	return map[string]map[string]string{"flags": s.Flags}, nil
+	return map[string]map[string]string{"flags": s.Flags()}, nil
 }
 
 func (s *Server) legacyMetrics(*http.Request) (any, error) { return s.Metrics(), nil }
@@ -289,7 +289,12 @@ func (s *Server) prometheus(w http.ResponseWriter, _ *http.Request) error {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		fmt.Fprintf(w, "berth_%s %s\n", prometheusName(name), strconv.FormatFloat(values[name], 'g', -1, 64))
+		kind := "gauge"
+		if s.Counts(name) {
+			kind = "counter"
+		}
+		as := "berth_" + prometheusName(name)
+		fmt.Fprintf(w, "# TYPE %s %s\n%s %s\n", as, kind, as, strconv.FormatFloat(values[name], 'g', -1, 64))
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 func newServer(t *testing.T) *Server {
 	t.Helper()
 	s := New(Options{
-		Version: &v1.VersionInfo{Version: proto.String("1.2.3")}, Flags: map[string]string{"work_dir": "/w"},
+		Version: &v1.VersionInfo{Version: proto.String("1.2.3")}, Flags: func() map[string]string { return map[string]string{"work_dir": "/w"} },
 		Metrics: func() map[string]float64 { return map[string]float64{"a/b_ms": 1.5, "c": 2} },
 		Level:   new(slog.LevelVar), Events: new(Events), Log: slog.New(slog.DiscardHandler),
 	})

@@ -24,12 +24,13 @@ type Options struct {
 	Sandboxes string
 	Sandbox   func(container.ID) string
 
-	// Flags are those of the agent by their names, as they are in force. What is secret in
+	// Flags returns those of the agent by their names, as they are in force. What is secret in
 	// them is redacted already.
-	Flags   map[string]string
+	Flags   func() map[string]string
 	Version *v1.VersionInfo
-	// Metrics returns the value of each metric.
+	// Metrics returns the value of each metric, and Counts tells which ones only grow.
 	Metrics func() map[string]float64
+	Counts  func(metric string) bool
 	// Abilities tells what this host can do.
 	Abilities func(context.Context) (*v1.Response_GetAbilities, error)
 	// Level is that of the log.

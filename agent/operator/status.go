@@ -19,8 +19,9 @@ func (s *Server) getHealth(context.Context, *call) (*answered, error) {
 
 func (s *Server) getFlags(context.Context, *call) (*answered, error) {
 	flags := &v1.Response_GetFlags{}
-	for _, name := range slices.Sorted(maps.Keys(s.Flags)) {
-		flags.Flags = append(flags.Flags, &v1.Flag{Name: proto.String(name), Value: proto.String(s.Flags[name])})
+	values := s.Flags()
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		flags.Flags = append(flags.Flags, &v1.Flag{Name: proto.String(name), Value: proto.String(values[name])})
 	}
 	return &answered{Response: &v1.Response{Type: v1.Response_GET_FLAGS.Enum(), GetFlags: flags}}, nil
 }
@@ -68,11 +69,24 @@ func levelOf(number uint32) slog.Level {
 	return slog.LevelInfo
 }
 
+// SetLevel sets the level of the log for good. One that a call has set for a while stays so
+// long.
+func (s *Server) SetLevel(level slog.Level) { s.level.settle(s.Level, level) }
+
 // levelReset puts a level back.
 type levelReset struct {
 	mu    sync.Mutex
-	timer *time.Timer // nil: the level is as it was at the start
+	timer *time.Timer // nil: the level is as it is to be
 	first slog.Level
+}
+
+func (r *levelReset) settle(level *slog.LevelVar, to slog.Level) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.first = to
+	if r.timer == nil {
+		level.Set(to)
+	}
 }
 
 // set sets a level for some time. The last call counts.

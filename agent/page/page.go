@@ -16,7 +16,10 @@ var files embed.FS
 // shown as text, and could not do anything if it were not.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Handler serves the page at / and its two parts; other paths are not found.
+// Patterns are what Handler serves: the page and its two parts.
+var Patterns = []string{"GET /{$}", "GET /page.js", "GET /page.css"}
+
+// Handler serves the page.
 func Handler() http.Handler {
 	serve := http.FileServerFS(files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

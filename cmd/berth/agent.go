@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,9 +20,10 @@ import (
 
 // agentFlags are the flags of `berth agent` alone.
 type agentFlags struct {
-	http                                    agent.HTTP
-	imageGC, recover, logFormat, configFile string
-	completedRetention                      time.Duration
+	http                         agent.HTTP
+	imageGC, recover, configFile string
+	logFormat, loggingLevel      string
+	completedRetention           time.Duration
 }
 
 func (a *agentFlags) add(f *pflag.FlagSet) {
@@ -34,6 +38,7 @@ func (a *agentFlags) add(f *pflag.FlagSet) {
 	f.DurationVar(&a.completedRetention, "completed_retention", time.Hour, "how long the result and the sandbox of an ended container are kept")
 	f.StringVar(&a.recover, "recover", "reconnect", "reconnect: take up again what runs; cleanup: remove all containers of earlier agents")
 	f.StringVar(&a.logFormat, "log_format", "text", "text or json")
+	f.StringVar(&a.loggingLevel, "logging_level", "info", "what is logged: debug, info, warning or error, and what is worse")
 }
 
 func agentCommand() *cobra.Command {
@@ -46,31 +51,61 @@ and look after them, also after those of the agent before. Containers run on whe
 Remove images when the disk fills up, if --image_gc_config says when.`,
 		Args: cobra.NoArgs,
 	}
-	config := configured(cmd, storeFlags, launchFlags)
-	flags.add(cmd.Flags())
-	fromFlags := cmd.PreRunE
-	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
-		if err := fromFlags(cmd, args); err != nil {
-			return err
-		}
-		return fromFile(cmd.Flags(), flags.configFile)
-	}
+	read := flags.of(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		options, err := flags.options(cmd.Flags())
+		options, err := read()
 		if err != nil {
 			return err
 		}
-		options.Engine = *config
-		ctx, stop := interruptible(cmd.Context())
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
+		options.Hangups, options.Reload = hangups(), readAgain
 		return agent.Run(ctx, options)
 	}
 	return cmd
 }
 
+// of adds the flags to the agent's command, and returns what makes options of them.
+func (a *agentFlags) of(cmd *cobra.Command) (read func() (agent.Options, error)) {
+	config := configured(cmd, storeFlags, launchFlags)
+	a.add(cmd.Flags())
+	fromFlags := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if err := fromFlags(cmd, args); err != nil {
+			return err
+		}
+		return fromFile(cmd.Flags(), a.configFile)
+	}
+	return func() (agent.Options, error) {
+		options, err := a.options(cmd.Flags())
+		options.Engine = *config
+		return options, err
+	}
+}
+
+// readAgain reads the command line of this process, its environment and --config as they
+// are now.
+func readAgain() (options agent.Options, err error) {
+	cmd, flags := &cobra.Command{}, agentFlags{}
+	read := flags.of(cmd)
+	if err := cmd.ParseFlags(os.Args[2:]); err != nil {
+		return options, err
+	}
+	if err := cmd.PreRunE(cmd, nil); err != nil {
+		return options, err
+	}
+	return read()
+}
+
+func hangups() <-chan os.Signal {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c
+}
+
 // options are those of the agent, but for the engine's.
 func (a *agentFlags) options(f *pflag.FlagSet) (o agent.Options, err error) {
-	o = agent.Options{HTTP: a.http, CompletedRetention: a.completedRetention, Flags: inForce(f), Version: version, Level: new(slog.LevelVar)}
+	o = agent.Options{HTTP: a.http, Version: version, Level: new(slog.LevelVar), Changeable: agent.Changeable{CompletedRetention: a.completedRetention, Flags: inForce(f)}}
 	handler := &slog.HandlerOptions{Level: o.Level}
 	switch a.logFormat {
 	case "text":
@@ -79,6 +114,10 @@ func (a *agentFlags) options(f *pflag.FlagSet) (o agent.Options, err error) {
 		o.Log = slog.New(slog.NewJSONHandler(os.Stderr, handler))
 	default:
 		return o, fmt.Errorf("--log_format %q: %w: known are text and json", a.logFormat, container.ErrInvalid)
+	}
+	var known bool
+	if o.LoggingLevel, known = loggingLevels[strings.ToLower(a.loggingLevel)]; !known {
+		return o, fmt.Errorf("--logging_level %q: %w: known are debug, info, warning and error", a.loggingLevel, container.ErrInvalid)
 	}
 	switch a.recover {
 	case "reconnect":
@@ -96,18 +135,12 @@ func (a *agentFlags) options(f *pflag.FlagSet) (o agent.Options, err error) {
 	return o, err
 }
 
-// secretFlags have, or may have, credentials in their values.
-var secretFlags = []string{"docker_config", "default_container_info"}
+var loggingLevels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warning": slog.LevelWarn, "error": slog.LevelError}
 
-// inForce are the flags for whoever asks the agent, without what is secret.
+// inForce are the values of the flags.
 func inForce(f *pflag.FlagSet) map[string]string {
 	values := make(map[string]string)
 	f.VisitAll(func(flag *pflag.Flag) { values[flag.Name] = flag.Value.String() })
-	for _, name := range secretFlags {
-		if values[name] != "" {
-			values[name] = "(redacted)"
-		}
-	}
 	delete(values, "help")
 	return values
 }

@@ -59,6 +59,17 @@ func (s *Set) Counter(name string) *Counter {
 	return c
 }
 
+// Counts reports whether the metric of a name is a counter.
+func (s *Set) Counts(name string) bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, counts := s.counters[name]
+	return counts
+}
+
 // Gauge has value called for every Snapshot, in the place of an earlier gauge of the
 // name. It must not block, nor use the Set.
 func (s *Set) Gauge(name string, value func() float64) {
