@@ -178,12 +178,17 @@ func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, laun
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := makeIsolators(ctx, parts{config: c, launcher: l.linux, processes: l, cgroups: cgroups, images: images, settings: settings, security: security})
+	p := parts{config: c, launcher: l.linux, processes: l, cgroups: cgroups, images: images, settings: settings, security: security}
+	chosen, err := makeIsolators(ctx, p)
 	if err != nil {
 		return nil, err
 	}
+	all := p.leftovers() // the first to prepare are the last to clean up
+	for _, i := range chosen {
+		all = append(all, i.Isolator)
+	}
 	return mesos.New(mesos.Options{
-		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: chosen,
+		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: all, Check: checkRequest(chosen),
 		Fetcher: openFetcher(c, images), Ranges: ranges, SandboxDirectory: c.SandboxDirectory, Agent: c.Agent, Observe: c.Observe, Log: c.log(),
 	}), nil
 }

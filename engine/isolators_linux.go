@@ -17,20 +17,13 @@ import (
 
 // makeIsolators makes the configured isolators: those of the table in its order, then those
 // of Config.Isolators, then the executables.
-func makeIsolators(ctx context.Context, p parts) (chosen []isolator.Isolator, err error) {
+func makeIsolators(ctx context.Context, p parts) (chosen []NamedIsolator, err error) {
 	wanted := p.config.isolation()
 	if err := twice("--isolation", wanted); err != nil {
 		return nil, err
 	}
 	if err := checkNamed(p.config.Isolators); err != nil {
 		return nil, err
-	}
-	options := p.config.external(p.images.Layout)
-	// The first to prepare are the last to clean up.
-	chosen = append(chosen, external.NewOthers(options, wanted))
-	if !slices.Contains(wanted, "network/cni") {
-		others := len(p.config.Isolators) > 0 || slices.ContainsFunc(wanted, func(name string) bool { return strings.HasPrefix(name, external.Prefix) })
-		chosen = append(chosen, cni.NewLeftovers(p.networks(), others))
 	}
 	take := func(name string) bool {
 		at := slices.Index(wanted, name)
@@ -47,7 +40,7 @@ func makeIsolators(ctx context.Context, p parts) (chosen []isolator.Isolator, er
 		case !p.hasController(i.controller):
 			without, missing = append(without, i.name), append(missing, i.controller)
 		default:
-			chosen = append(chosen, i.make(p))
+			chosen = append(chosen, NamedIsolator{i.name, i.make(p)})
 		}
 	}
 	if len(without) > 0 {
@@ -56,19 +49,29 @@ func makeIsolators(ctx context.Context, p parts) (chosen []isolator.Isolator, er
 	}
 	for _, i := range p.config.Isolators {
 		if take(i.Name) {
-			chosen = append(chosen, i.Isolator)
+			chosen = append(chosen, i)
 		}
 	}
 	for _, name := range slices.Clone(wanted) {
 		if strings.HasPrefix(name, external.Prefix) && take(name) {
-			made, err := external.New(ctx, name, options)
-			chosen, errs = append(chosen, made), append(errs, err)
+			made, err := external.New(ctx, name, p.config.external(p.images.Layout))
+			chosen, errs = append(chosen, NamedIsolator{name, made}), append(errs, err)
 		}
 	}
 	if len(wanted) > 0 {
 		errs = append(errs, fmt.Errorf("--isolation: %w: unknown isolator %q", container.ErrInvalid, wanted))
 	}
 	return chosen, errors.Join(errs...)
+}
+
+// leftovers are what cleans up after isolators that do not take part, but did when a
+// container was launched.
+func (p parts) leftovers() []isolator.Isolator {
+	all := []isolator.Isolator{external.NewOthers(p.config.external(p.images.Layout), p.config.isolation())}
+	if !p.config.isolates("network/cni") {
+		all = append(all, cni.NewLeftovers(p.networks()))
+	}
+	return all
 }
 
 func (p parts) hasController(name string) bool {

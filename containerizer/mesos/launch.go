@@ -169,6 +169,9 @@ func (l *launch) provision(ctx context.Context) error {
 	if err := l.inherit(config); err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
+	if err := l.Check(l.container); err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
 	if l.Fetcher == nil && len(config.GetCommandInfo().GetUris()) > 0 {
 		return fmt.Errorf("launch %s: %w: the command has URIs, and nobody is there to fetch them", l.id, container.ErrNotSupported)
 	}

@@ -74,7 +74,7 @@ func (c *Containerizer) Update(ctx context.Context, id container.ID, resources [
 	after := *before
 	after.Config = proto.CloneOf(before.Config)
 	after.Config.Resources, after.Config.Limits = resources, limits
-	if err := checkShared(&after); err != nil {
+	if err := errors.Join(checkShared(&after), c.Check(&after)); err != nil {
 		return fmt.Errorf("update %s: %w", id, err)
 	}
 	if err := l.update(ctx, &after); err != nil {

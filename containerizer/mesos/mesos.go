@@ -52,6 +52,9 @@ type Options struct {
 	Launcher    launcher.Launcher
 	// Isolators are prepared in this order and cleaned up in the reverse one.
 	Isolators []isolator.Isolator
+	// Check refuses, before anything is made for it, a request that would not be carried out
+	// whole, and an update likewise; nil: none is.
+	Check func(*isolator.Container) error
 	// Fetcher may be nil: then a command with URIs is refused.
 	Fetcher Fetcher
 	// Ranges may be nil: then user namespaces are refused.
@@ -102,6 +105,9 @@ func newEntry(l *launch, cancel context.CancelCauseFunc) *entry {
 
 // New returns the containerizer.
 func New(o Options) *Containerizer {
+	if o.Check == nil {
+		o.Check = func(*isolator.Container) error { return nil }
+	}
 	return &Containerizer{Options: o, containers: make(map[container.ID]*entry)}
 }
 

@@ -114,21 +114,13 @@ func (o Options) Check(ctx context.Context, id container.ID) error {
 
 // Leftovers is the part that deletes attachments: also those of containers of another
 // process, whose isolation network/cni was part of.
-type Leftovers struct {
-	Options
-	// Others: there are isolators that are not berth's, which may know networks.
-	Others bool
-}
+type Leftovers struct{ Options }
 
 // NewLeftovers returns the part, for who does not have the whole isolator.
-func NewLeftovers(o Options, others bool) *Leftovers { return &Leftovers{o, others} }
+func NewLeftovers(o Options) *Leftovers { return &Leftovers{o} }
 
-// Prepare implements isolator.Isolator. It has nothing to add, and refuses what would be on
-// the host's network without having asked for that.
-func (o *Leftovers) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	if isolator.OwnNetwork(c.Config) && !o.Others {
-		return nil, fmt.Errorf("network %q: %w: it needs --isolation=network/cni", c.Config.GetContainerInfo().GetNetworkInfos()[0].GetName(), container.ErrNotSupported)
-	}
+// Prepare implements isolator.Isolator: it has nothing to add.
+func (o *Leftovers) Prepare(context.Context, *isolator.Container) (*isolator.LaunchInfo, error) {
 	return nil, nil
 }
 

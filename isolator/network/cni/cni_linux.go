@@ -70,7 +70,7 @@ type Isolator struct {
 
 // New returns the isolator.
 func New(o Options) *Isolator {
-	return &Isolator{Leftovers: NewLeftovers(o, false), takenUp: map[container.ID]bool{}}
+	return &Isolator{Leftovers: NewLeftovers(o), takenUp: map[container.ID]bool{}}
 }
 
 // Supports implements isolator.Supporter.

@@ -361,7 +361,7 @@ func TestADeletionThatFails(t *testing.T) {
 	// By a process that has another isolation, and another configuration.
 	o := h.Options
 	o.ConfigDir, o.PluginDirs = "/nowhere", nil
-	if err := NewLeftovers(o, false).Cleanup(t.Context(), c.ID); err != nil {
+	if err := NewLeftovers(o).Cleanup(t.Context(), c.ID); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := h.calls(), "DEL c eth1 netns=yes\nDEL c eth0 netns=yes\nDEL c eth1 netns=yes"; got != want {
@@ -423,22 +423,6 @@ func TestAfterAReboot(t *testing.T) {
 	}
 	if h.log.String() != "" {
 		t.Errorf("log: %s", h.log)
-	}
-}
-
-// Nobody is on the host's network who has asked for another one.
-func TestANetworkWithoutTheIsolator(t *testing.T) {
-	h := newHost(t)
-	c := &isolator.Container{ID: mustID(t, "c"), Config: on(None)}
-	if _, err := NewLeftovers(h.Options, false).Prepare(t.Context(), c); !errors.Is(err, container.ErrNotSupported) || !strings.Contains(err.Error(), "--isolation=network/cni") {
-		t.Errorf("error %v", err)
-	}
-	if info, err := NewLeftovers(h.Options, true).Prepare(t.Context(), c); info != nil || err != nil {
-		t.Errorf("where an isolator of others may know it: %+v, %v", info, err)
-	}
-	c.Config = on("")
-	if info, err := NewLeftovers(h.Options, false).Prepare(t.Context(), c); info != nil || err != nil {
-		t.Errorf("on the host's: %+v, %v", info, err)
 	}
 }
 
