@@ -35,6 +35,7 @@ func requested(m *v1.Call_LaunchContainer) (id container.ID, request containeriz
 	request = containerizer.Request{Input: m.GetInteractive(), Config: &v1.ContainerConfig{
 		CommandInfo: m.GetCommand(), ContainerInfo: m.GetContainer(), Resources: m.GetResources(), Limits: m.GetLimits(),
 		ImageArguments: m.GetImageArguments(), Entrypoint: m.Entrypoint, WorkingDirectory: m.WorkingDirectory, ReadOnlyRootfs: m.ReadOnlyRootfs,
+		Security: m.GetSecurity(),
 	}}
 	return id, request, checkLaunch(id, request.Config)
 }

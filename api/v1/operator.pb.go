@@ -1978,7 +1978,8 @@ type Call_LaunchContainer struct {
 	Interactive *bool `protobuf:"varint,105,opt,name=interactive" json:"interactive,omitempty"`
 	// Not in Mesos: once it has ended and everybody who waits for it has been told, the
 	// container, its result and its sandbox are removed.
-	AutoRemove    *bool `protobuf:"varint,106,opt,name=auto_remove,json=autoRemove" json:"auto_remove,omitempty"`
+	AutoRemove    *bool            `protobuf:"varint,106,opt,name=auto_remove,json=autoRemove" json:"auto_remove,omitempty"`
+	Security      *SecurityOptions `protobuf:"bytes,107,opt,name=security" json:"security,omitempty"` // not in Mesos
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2088,6 +2089,13 @@ func (x *Call_LaunchContainer) GetAutoRemove() bool {
 		return *x.AutoRemove
 	}
 	return false
+}
+
+func (x *Call_LaunchContainer) GetSecurity() *SecurityOptions {
+	if x != nil {
+		return x.Security
+	}
+	return nil
 }
 
 type Call_WaitContainer struct {
@@ -3942,7 +3950,7 @@ var File_berth_api_v1_operator_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x1bberth/api/v1/operator.proto\x12\x0emesos.v1.agent\x1a\x18berth/api/v1/agent.proto\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a\x18berth/api/v1/image.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x1dberth/api/v1/statistics.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\xe7\x05\n" +
+	"\x1bberth/api/v1/operator.proto\x12\x0emesos.v1.agent\x1a\x18berth/api/v1/agent.proto\x1a\x1aberth/api/v1/command.proto\x1a\x1cberth/api/v1/container.proto\x1a berth/api/v1/containerizer.proto\x1a\x18berth/api/v1/image.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x1dberth/api/v1/statistics.proto\x1a\x17berth/api/v1/task.proto\x1a\x18berth/api/v1/value.proto\"\xe7\x05\n" +
 	"\tProcessIO\x122\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1e.mesos.v1.agent.ProcessIO.TypeR\x04type\x122\n" +
 	"\x04data\x18\x02 \x01(\v2\x1e.mesos.v1.agent.ProcessIO.DataR\x04data\x12;\n" +
@@ -3972,7 +3980,7 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\x04Type\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04DATA\x10\x01\x12\v\n" +
-	"\aCONTROL\x10\x02\"\xf5,\n" +
+	"\aCONTROL\x10\x02\"\xaf-\n" +
 	"\x04Call\x12-\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x19.mesos.v1.agent.Call.TypeR\x04type\x12@\n" +
 	"\vget_metrics\x18\x02 \x01(\v2\x1f.mesos.v1.agent.Call.GetMetricsR\n" +
@@ -4049,7 +4057,7 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"PROCESS_IO\x10\x02\x1ax\n" +
 	"\x15AttachContainerOutput\x128\n" +
 	"\fcontainer_id\x18\x01 \x02(\v2\x15.mesos.v1.ContainerIDR\vcontainerId\x12%\n" +
-	"\x0efrom_beginning\x18e \x01(\bR\rfromBeginning\x1a\xe5\x04\n" +
+	"\x0efrom_beginning\x18e \x01(\bR\rfromBeginning\x1a\x9f\x05\n" +
 	"\x0fLaunchContainer\x128\n" +
 	"\fcontainer_id\x18\x01 \x02(\v2\x15.mesos.v1.ContainerIDR\vcontainerId\x12/\n" +
 	"\acommand\x18\x02 \x01(\v2\x15.mesos.v1.CommandInfoR\acommand\x120\n" +
@@ -4064,7 +4072,8 @@ const file_berth_api_v1_operator_proto_rawDesc = "" +
 	"\x10read_only_rootfs\x18h \x01(\bR\x0ereadOnlyRootfs\x12 \n" +
 	"\vinteractive\x18i \x01(\bR\vinteractive\x12\x1f\n" +
 	"\vauto_remove\x18j \x01(\bR\n" +
-	"autoRemove\x1aQ\n" +
+	"autoRemove\x128\n" +
+	"\bsecurity\x18k \x01(\v2\x1c.mesos.slave.SecurityOptionsR\bsecurity\x1aQ\n" +
 	"\vLimitsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.mesos.v1.Value.ScalarR\x05value:\x028\x01\x1aI\n" +
@@ -4387,17 +4396,18 @@ var file_berth_api_v1_operator_proto_goTypes = []any{
 	(*CommandInfo)(nil),                       // 66: mesos.v1.CommandInfo
 	(*ContainerInfo)(nil),                     // 67: mesos.v1.ContainerInfo
 	(*Resource)(nil),                          // 68: mesos.v1.Resource
-	(*Image)(nil),                             // 69: mesos.v1.Image
-	(*Value_Scalar)(nil),                      // 70: mesos.v1.Value.Scalar
-	(*Flag)(nil),                              // 71: mesos.v1.Flag
-	(*VersionInfo)(nil),                       // 72: mesos.v1.VersionInfo
-	(*Metric)(nil),                            // 73: mesos.v1.Metric
-	(*FileInfo)(nil),                          // 74: mesos.v1.FileInfo
-	(TaskState)(0),                            // 75: mesos.v1.TaskState
-	(TaskStatus_Reason)(0),                    // 76: mesos.v1.TaskStatus.Reason
-	(*TaskResourceLimitation)(nil),            // 77: mesos.v1.TaskResourceLimitation
-	(*ContainerStatus)(nil),                   // 78: mesos.v1.ContainerStatus
-	(*ResourceStatistics)(nil),                // 79: mesos.v1.ResourceStatistics
+	(*SecurityOptions)(nil),                   // 69: mesos.slave.SecurityOptions
+	(*Image)(nil),                             // 70: mesos.v1.Image
+	(*Value_Scalar)(nil),                      // 71: mesos.v1.Value.Scalar
+	(*Flag)(nil),                              // 72: mesos.v1.Flag
+	(*VersionInfo)(nil),                       // 73: mesos.v1.VersionInfo
+	(*Metric)(nil),                            // 74: mesos.v1.Metric
+	(*FileInfo)(nil),                          // 75: mesos.v1.FileInfo
+	(TaskState)(0),                            // 76: mesos.v1.TaskState
+	(TaskStatus_Reason)(0),                    // 77: mesos.v1.TaskStatus.Reason
+	(*TaskResourceLimitation)(nil),            // 78: mesos.v1.TaskResourceLimitation
+	(*ContainerStatus)(nil),                   // 79: mesos.v1.ContainerStatus
+	(*ResourceStatistics)(nil),                // 80: mesos.v1.ResourceStatistics
 }
 var file_berth_api_v1_operator_proto_depIdxs = []int32{
 	0,   // 0: mesos.v1.agent.ProcessIO.type:type_name -> mesos.v1.agent.ProcessIO.Type
@@ -4476,53 +4486,54 @@ var file_berth_api_v1_operator_proto_depIdxs = []int32{
 	68,  // 73: mesos.v1.agent.Call.LaunchContainer.resources:type_name -> mesos.v1.Resource
 	67,  // 74: mesos.v1.agent.Call.LaunchContainer.container:type_name -> mesos.v1.ContainerInfo
 	34,  // 75: mesos.v1.agent.Call.LaunchContainer.limits:type_name -> mesos.v1.agent.Call.LaunchContainer.LimitsEntry
-	63,  // 76: mesos.v1.agent.Call.WaitContainer.container_id:type_name -> mesos.v1.ContainerID
-	63,  // 77: mesos.v1.agent.Call.KillContainer.container_id:type_name -> mesos.v1.ContainerID
-	63,  // 78: mesos.v1.agent.Call.RemoveContainer.container_id:type_name -> mesos.v1.ContainerID
-	69,  // 79: mesos.v1.agent.Call.PruneImages.excluded_images:type_name -> mesos.v1.Image
-	63,  // 80: mesos.v1.agent.Call.StopContainer.container_id:type_name -> mesos.v1.ContainerID
-	65,  // 81: mesos.v1.agent.Call.StopContainer.timeout:type_name -> mesos.v1.DurationInfo
-	63,  // 82: mesos.v1.agent.Call.UpdateContainer.container_id:type_name -> mesos.v1.ContainerID
-	68,  // 83: mesos.v1.agent.Call.UpdateContainer.resources:type_name -> mesos.v1.Resource
-	35,  // 84: mesos.v1.agent.Call.UpdateContainer.limits:type_name -> mesos.v1.agent.Call.UpdateContainer.LimitsEntry
-	63,  // 85: mesos.v1.agent.Call.GetProcesses.container_id:type_name -> mesos.v1.ContainerID
-	69,  // 86: mesos.v1.agent.Call.PullImage.image:type_name -> mesos.v1.Image
-	70,  // 87: mesos.v1.agent.Call.LaunchContainer.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
-	70,  // 88: mesos.v1.agent.Call.UpdateContainer.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
-	71,  // 89: mesos.v1.agent.Response.GetFlags.flags:type_name -> mesos.v1.Flag
-	72,  // 90: mesos.v1.agent.Response.GetVersion.version_info:type_name -> mesos.v1.VersionInfo
-	73,  // 91: mesos.v1.agent.Response.GetMetrics.metrics:type_name -> mesos.v1.Metric
-	74,  // 92: mesos.v1.agent.Response.ListFiles.file_infos:type_name -> mesos.v1.FileInfo
-	57,  // 93: mesos.v1.agent.Response.GetContainers.containers:type_name -> mesos.v1.agent.Response.GetContainers.Container
-	46,  // 94: mesos.v1.agent.Response.GetState.get_tasks:type_name -> mesos.v1.agent.Response.GetTasks
-	45,  // 95: mesos.v1.agent.Response.GetState.get_executors:type_name -> mesos.v1.agent.Response.GetExecutors
-	44,  // 96: mesos.v1.agent.Response.GetState.get_frameworks:type_name -> mesos.v1.agent.Response.GetFrameworks
-	75,  // 97: mesos.v1.agent.Response.WaitContainer.state:type_name -> mesos.v1.TaskState
-	76,  // 98: mesos.v1.agent.Response.WaitContainer.reason:type_name -> mesos.v1.TaskStatus.Reason
-	77,  // 99: mesos.v1.agent.Response.WaitContainer.limitation:type_name -> mesos.v1.TaskResourceLimitation
-	75,  // 100: mesos.v1.agent.Response.WaitNestedContainer.state:type_name -> mesos.v1.TaskState
-	76,  // 101: mesos.v1.agent.Response.WaitNestedContainer.reason:type_name -> mesos.v1.TaskStatus.Reason
-	77,  // 102: mesos.v1.agent.Response.WaitNestedContainer.limitation:type_name -> mesos.v1.TaskResourceLimitation
-	58,  // 103: mesos.v1.agent.Response.GetProcesses.processes:type_name -> mesos.v1.agent.Response.GetProcesses.Process
-	60,  // 104: mesos.v1.agent.Response.GetImages.images:type_name -> mesos.v1.agent.Response.GetImages.Image
-	61,  // 105: mesos.v1.agent.Response.GetAbilities.isolators:type_name -> mesos.v1.agent.Response.GetAbilities.Ability
-	61,  // 106: mesos.v1.agent.Response.GetAbilities.backends:type_name -> mesos.v1.agent.Response.GetAbilities.Ability
-	63,  // 107: mesos.v1.agent.Response.GetContainers.Container.container_id:type_name -> mesos.v1.ContainerID
-	78,  // 108: mesos.v1.agent.Response.GetContainers.Container.container_status:type_name -> mesos.v1.ContainerStatus
-	79,  // 109: mesos.v1.agent.Response.GetContainers.Container.resource_statistics:type_name -> mesos.v1.ResourceStatistics
-	66,  // 110: mesos.v1.agent.Response.GetContainers.Container.command:type_name -> mesos.v1.CommandInfo
-	67,  // 111: mesos.v1.agent.Response.GetContainers.Container.container:type_name -> mesos.v1.ContainerInfo
-	62,  // 112: mesos.v1.agent.Response.GetContainers.Container.launched:type_name -> mesos.v1.TimeInfo
-	62,  // 113: mesos.v1.agent.Response.GetContainers.Container.ended:type_name -> mesos.v1.TimeInfo
-	51,  // 114: mesos.v1.agent.Response.GetContainers.Container.termination:type_name -> mesos.v1.agent.Response.WaitContainer
-	62,  // 115: mesos.v1.agent.Response.GetProcesses.Process.started:type_name -> mesos.v1.TimeInfo
-	59,  // 116: mesos.v1.agent.Response.GetImages.Image.layers:type_name -> mesos.v1.agent.Response.GetImages.Layer
-	62,  // 117: mesos.v1.agent.Response.GetImages.Image.pulled:type_name -> mesos.v1.TimeInfo
-	118, // [118:118] is the sub-list for method output_type
-	118, // [118:118] is the sub-list for method input_type
-	118, // [118:118] is the sub-list for extension type_name
-	118, // [118:118] is the sub-list for extension extendee
-	0,   // [0:118] is the sub-list for field type_name
+	69,  // 76: mesos.v1.agent.Call.LaunchContainer.security:type_name -> mesos.slave.SecurityOptions
+	63,  // 77: mesos.v1.agent.Call.WaitContainer.container_id:type_name -> mesos.v1.ContainerID
+	63,  // 78: mesos.v1.agent.Call.KillContainer.container_id:type_name -> mesos.v1.ContainerID
+	63,  // 79: mesos.v1.agent.Call.RemoveContainer.container_id:type_name -> mesos.v1.ContainerID
+	70,  // 80: mesos.v1.agent.Call.PruneImages.excluded_images:type_name -> mesos.v1.Image
+	63,  // 81: mesos.v1.agent.Call.StopContainer.container_id:type_name -> mesos.v1.ContainerID
+	65,  // 82: mesos.v1.agent.Call.StopContainer.timeout:type_name -> mesos.v1.DurationInfo
+	63,  // 83: mesos.v1.agent.Call.UpdateContainer.container_id:type_name -> mesos.v1.ContainerID
+	68,  // 84: mesos.v1.agent.Call.UpdateContainer.resources:type_name -> mesos.v1.Resource
+	35,  // 85: mesos.v1.agent.Call.UpdateContainer.limits:type_name -> mesos.v1.agent.Call.UpdateContainer.LimitsEntry
+	63,  // 86: mesos.v1.agent.Call.GetProcesses.container_id:type_name -> mesos.v1.ContainerID
+	70,  // 87: mesos.v1.agent.Call.PullImage.image:type_name -> mesos.v1.Image
+	71,  // 88: mesos.v1.agent.Call.LaunchContainer.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
+	71,  // 89: mesos.v1.agent.Call.UpdateContainer.LimitsEntry.value:type_name -> mesos.v1.Value.Scalar
+	72,  // 90: mesos.v1.agent.Response.GetFlags.flags:type_name -> mesos.v1.Flag
+	73,  // 91: mesos.v1.agent.Response.GetVersion.version_info:type_name -> mesos.v1.VersionInfo
+	74,  // 92: mesos.v1.agent.Response.GetMetrics.metrics:type_name -> mesos.v1.Metric
+	75,  // 93: mesos.v1.agent.Response.ListFiles.file_infos:type_name -> mesos.v1.FileInfo
+	57,  // 94: mesos.v1.agent.Response.GetContainers.containers:type_name -> mesos.v1.agent.Response.GetContainers.Container
+	46,  // 95: mesos.v1.agent.Response.GetState.get_tasks:type_name -> mesos.v1.agent.Response.GetTasks
+	45,  // 96: mesos.v1.agent.Response.GetState.get_executors:type_name -> mesos.v1.agent.Response.GetExecutors
+	44,  // 97: mesos.v1.agent.Response.GetState.get_frameworks:type_name -> mesos.v1.agent.Response.GetFrameworks
+	76,  // 98: mesos.v1.agent.Response.WaitContainer.state:type_name -> mesos.v1.TaskState
+	77,  // 99: mesos.v1.agent.Response.WaitContainer.reason:type_name -> mesos.v1.TaskStatus.Reason
+	78,  // 100: mesos.v1.agent.Response.WaitContainer.limitation:type_name -> mesos.v1.TaskResourceLimitation
+	76,  // 101: mesos.v1.agent.Response.WaitNestedContainer.state:type_name -> mesos.v1.TaskState
+	77,  // 102: mesos.v1.agent.Response.WaitNestedContainer.reason:type_name -> mesos.v1.TaskStatus.Reason
+	78,  // 103: mesos.v1.agent.Response.WaitNestedContainer.limitation:type_name -> mesos.v1.TaskResourceLimitation
+	58,  // 104: mesos.v1.agent.Response.GetProcesses.processes:type_name -> mesos.v1.agent.Response.GetProcesses.Process
+	60,  // 105: mesos.v1.agent.Response.GetImages.images:type_name -> mesos.v1.agent.Response.GetImages.Image
+	61,  // 106: mesos.v1.agent.Response.GetAbilities.isolators:type_name -> mesos.v1.agent.Response.GetAbilities.Ability
+	61,  // 107: mesos.v1.agent.Response.GetAbilities.backends:type_name -> mesos.v1.agent.Response.GetAbilities.Ability
+	63,  // 108: mesos.v1.agent.Response.GetContainers.Container.container_id:type_name -> mesos.v1.ContainerID
+	79,  // 109: mesos.v1.agent.Response.GetContainers.Container.container_status:type_name -> mesos.v1.ContainerStatus
+	80,  // 110: mesos.v1.agent.Response.GetContainers.Container.resource_statistics:type_name -> mesos.v1.ResourceStatistics
+	66,  // 111: mesos.v1.agent.Response.GetContainers.Container.command:type_name -> mesos.v1.CommandInfo
+	67,  // 112: mesos.v1.agent.Response.GetContainers.Container.container:type_name -> mesos.v1.ContainerInfo
+	62,  // 113: mesos.v1.agent.Response.GetContainers.Container.launched:type_name -> mesos.v1.TimeInfo
+	62,  // 114: mesos.v1.agent.Response.GetContainers.Container.ended:type_name -> mesos.v1.TimeInfo
+	51,  // 115: mesos.v1.agent.Response.GetContainers.Container.termination:type_name -> mesos.v1.agent.Response.WaitContainer
+	62,  // 116: mesos.v1.agent.Response.GetProcesses.Process.started:type_name -> mesos.v1.TimeInfo
+	59,  // 117: mesos.v1.agent.Response.GetImages.Image.layers:type_name -> mesos.v1.agent.Response.GetImages.Layer
+	62,  // 118: mesos.v1.agent.Response.GetImages.Image.pulled:type_name -> mesos.v1.TimeInfo
+	119, // [119:119] is the sub-list for method output_type
+	119, // [119:119] is the sub-list for method input_type
+	119, // [119:119] is the sub-list for extension type_name
+	119, // [119:119] is the sub-list for extension extendee
+	0,   // [0:119] is the sub-list for field type_name
 }
 
 func init() { file_berth_api_v1_operator_proto_init() }
@@ -4533,6 +4544,7 @@ func file_berth_api_v1_operator_proto_init() {
 	file_berth_api_v1_agent_proto_init()
 	file_berth_api_v1_command_proto_init()
 	file_berth_api_v1_container_proto_init()
+	file_berth_api_v1_containerizer_proto_init()
 	file_berth_api_v1_image_proto_init()
 	file_berth_api_v1_resource_proto_init()
 	file_berth_api_v1_statistics_proto_init()

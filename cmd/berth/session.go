@@ -236,7 +236,7 @@ func launchMessage(id container.ID, request *v1.ContainerConfig, flags *runFlags
 	return &v1.Call_LaunchContainer{
 		ContainerId: idMessage(id), Command: command, Container: request.GetContainerInfo(), Resources: request.GetResources(), Limits: request.GetLimits(),
 		ImageArguments: request.GetImageArguments(), Entrypoint: request.Entrypoint, WorkingDirectory: request.WorkingDirectory,
-		ReadOnlyRootfs: request.ReadOnlyRootfs, Interactive: proto.Bool(flags.interactive),
+		ReadOnlyRootfs: request.ReadOnlyRootfs, Interactive: proto.Bool(flags.interactive), Security: request.GetSecurity(),
 	}
 }
 

@@ -270,6 +270,8 @@ func TestAttach(t *testing.T) {
 // A container in the foreground goes with who has it there, but not with the agent.
 func TestWhoHasAContainerInTheForegroundAndTheAgent(t *testing.T) {
 	w := newWorkshop(t)
+	w.prints("CapEff:\t0000000000000000\nNoNewPrivs:\t1\n", "run", "--cap-drop=ALL", "--security-opt=no-new-privileges", w.image, "--", "grep", "-E", "CapEff|NoNewPrivs", "/proc/self/status")
+
 	client := w.Start("run", "--name", "w-one", w.image, "--", "sh", "-c", "echo ready; sleep 1000")
 	await(t, func() bool { out, _ := client.Output(); return out == "ready\n" })
 	client.Signal(syscall.SIGKILL)

@@ -36,7 +36,6 @@ func TestWhatAnImageSaysOfHowItIsRun(t *testing.T) {
 		{"a relative directory", []string{"-w", "var/../new", image, "a"}, 0, "a  user 1000:1000 in /new home /home/app A=image\nroot 755\n", ""},
 		{"a read-only root filesystem without the directory", []string{"--read-only", image, "a"}, 0, "a  user 1000:1000 in /srv/made home /home/app A=image\nroot 755\n", ""},
 		{"a shell", []string{"--shell", "echo $A", image}, 0, "image\n", ""},
-		{"no runtime isolator", []string{"--isolation=filesystem/linux,namespaces/pid,oci/runtime", image, "--", "sh", "-c", "echo $(id -u) $(pwd) $A"}, 0, "0 /mnt/mesos/sandbox\n", ""},
 		{"directory by descriptor", []string{"-w", "/proc/self/fd/5", image}, 125, "", "/proc/self/fd/5"},
 		{"directory by descriptor, of the image", []string{bad("fd:1", "--config.workingdir=/proc/self/fd/5")}, 125, "", "/proc/self/fd/5"},
 		{"a file in its place", []string{"-w", "/etc/passwd", image}, 125, "", "a file in its place"},
