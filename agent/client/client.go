@@ -99,6 +99,10 @@ func (c *Client) post(ctx context.Context, body io.Reader, header http.Header) (
 		return nil, err
 	}
 	request.Header = header
+	return c.do(request)
+}
+
+func (c *Client) do(request *http.Request) (*http.Response, error) {
 	answer, err := c.http.Do(request)
 	if err != nil {
 		return nil, c.lost(err)
@@ -119,6 +123,34 @@ func (c *Client) lost(err error) error {
 		return fmt.Errorf("ask the agent at %s: %w: %w; start it with `berth agent`, or say with --runtime_dir where it is", c.socket, container.ErrUnavailable, cause(err))
 	}
 	return cause(err)
+}
+
+// ReadFiles begins a tar with a file of a container, or with a directory and all that is in
+// it. The caller owes a Close.
+func (c *Client) ReadFiles(ctx context.Context, id, path string) (io.ReadCloser, error) {
+	answer, err := c.archive(ctx, http.MethodGet, id, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return answer.Body, nil
+}
+
+// WriteFiles unpacks a tar in a container: into the directory path, or else as path.
+func (c *Client) WriteFiles(ctx context.Context, id, path string, r io.Reader) error {
+	answer, err := c.archive(ctx, http.MethodPut, id, path, r)
+	if err != nil {
+		return err
+	}
+	return answer.Body.Close()
+}
+
+func (c *Client) archive(ctx context.Context, method, id, path string, body io.Reader) (*http.Response, error) {
+	query := url.Values{"container": {id}, "path": {path}}
+	request, err := http.NewRequestWithContext(ctx, method, "http://agent/archive?"+query.Encode(), body)
+	if err != nil {
+		return nil, err
+	}
+	return c.do(request)
 }
 
 // cause leaves out what package net/http says of an address that nobody has typed.

@@ -20,6 +20,7 @@ type Options struct {
 	// package have the keeper Agent.
 	Containers Containers
 	Images     Images
+	Files      Files
 	// Sandboxes is the directory that has the sandboxes, and Sandbox is that of a container.
 	Sandboxes string
 	Sandbox   func(container.ID) string
@@ -79,6 +80,8 @@ func New(o Options) *Server {
 	s := &Server{Options: o, mux: http.NewServeMux()}
 	s.mux.HandleFunc("/api/v1", s.serveCall)
 	s.mux.HandleFunc("/slave(1)/api/v1", s.serveCall)
+	s.mux.HandleFunc("GET /archive", s.serveArchive)
+	s.mux.HandleFunc("PUT /archive", s.serveArchive)
 	s.legacy()
 	return s
 }

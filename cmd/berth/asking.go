@@ -203,3 +203,21 @@ func completeIDs(cmd *cobra.Command, config *engine.Config, typed string) (ids [
 	}
 	return ids
 }
+
+// completeImages has the images of the agent completed, as the first word.
+func completeImages(cmd *cobra.Command, config *engine.Config) {
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, typed string) (names []string, _ cobra.ShellCompDirective) {
+		if len(args) > 0 || fromEnvironment(cmd.Flags()) != nil {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		agent := client.New(config.AgentSocket())
+		defer agent.Close()
+		response, _, _ := agent.Call(cmd.Context(), &v1.Call{Type: v1.Call_GET_IMAGES.Enum()}) // without an agent there are none
+		for _, img := range response.GetGetImages().GetImages() {
+			if strings.HasPrefix(img.GetReference(), typed) {
+				names = append(names, img.GetReference())
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -31,7 +31,7 @@ func execute(args []string) int {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(runCommand(), agentCommand(), psCommand(), execCommand(), attachCommand(), logsCommand(), waitCommand(), killCommand(),
-		stopCommand(), rmCommand(), inspectCommand(), pullCommand(), imagesCommand(), saveCommand(), loadCommand(), rmiCommand(), pruneCommand(),
+		stopCommand(), rmCommand(), inspectCommand(), statsCommand(), topCommand(), cpCommand(), eventsCommand(), pullCommand(), imagesCommand(), saveCommand(), loadCommand(), rmiCommand(), pruneCommand(),
 		checkCommand(), repairCommand(), provisionCommand(), destroyCommand(), infoCommand(), versionCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())

@@ -21,6 +21,7 @@ func rmiCommand() *cobra.Command {
 		Args:  cobra.MinimumNArgs(1),
 	}
 	config := configured(cmd, storeFlags, launchFlags)
+	completeImages(cmd, config)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the removed layers and their bytes as JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		images, err := imagesOf(args)

@@ -89,6 +89,7 @@ entrypoint.`,
 		DisableFlagParsing: true, // flags are read before and after IMAGE, not in ARG...
 	}
 	config := configured(cmd, storeFlags, launchFlags)
+	completeImages(cmd, config)
 	flags.add(cmd.Flags())
 	cmd.Flags().BoolP("help", "h", false, "help for run")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

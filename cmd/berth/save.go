@@ -24,6 +24,7 @@ func saveCommand() *cobra.Command {
 		Args:  cobra.MinimumNArgs(1),
 	}
 	config := configured(cmd, storeFlags)
+	completeImages(cmd, config)
 	cmd.Flags().StringVarP(&output, "output", "o", "", "the archive; - is the standard output")
 	cmd.Flags().StringVar(&format, "format", engine.ArchiveFormats()[0], strings.Join(engine.ArchiveFormats(), " or "))
 	cmd.Flags().StringVar(&platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] that the images were pulled for")

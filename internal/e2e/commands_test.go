@@ -92,7 +92,7 @@ func TestCommandsWithoutAnAgent(t *testing.T) {
 	testrig.RequireRoot(t)
 	b := testrig.Berth(t)
 	for _, args := range [][]string{
-		{"ps"}, {"exec", "x", "true"}, {"attach", "x"}, {"logs", "x"}, {"wait", "x"}, {"kill", "x"}, {"stop", "x"}, {"rm", "x"}, {"inspect", "x"},
+		{"ps"}, {"exec", "x", "true"}, {"attach", "x"}, {"logs", "x"}, {"wait", "x"}, {"kill", "x"}, {"stop", "x"}, {"rm", "x"}, {"inspect", "x"}, {"stats"}, {"top", "x"}, {"cp", "x:/y", "/tmp"}, {"events"},
 		{"run", "-d", "--", "true"},
 	} {
 		expect(t, b.Run(args...), 125, "agent.sock", "start it with `berth agent`", "--runtime_dir")
@@ -130,6 +130,12 @@ func TestTheLifeOfADetachedContainer(t *testing.T) {
 		t.Errorf("inspect: %+v, %v", one, err)
 	}
 
+	if completed := w.does("__complete", "stop", "w-"); !strings.HasPrefix(completed, "w-web\n") {
+		t.Errorf("ids complete to %q", completed)
+	}
+	if completed := w.does("__complete", "run", w.image[:4]); !strings.HasPrefix(completed, w.image+"\n") {
+		t.Errorf("images complete to %q", completed)
+	}
 	if r := w.Run("logs", "w-web"); r.Stdout != "one\ntwo\nthree\n" || r.Stderr != "oops\n" {
 		t.Errorf("logs: %+v", r)
 	}

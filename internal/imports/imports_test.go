@@ -19,14 +19,14 @@ var rooms = []struct {
 	may  []string
 }{
 	{"cmd/berth", []string{"agent", "agent/client", "engine", "containerizer", "isolator/namespaces/user", "launcher", "provisioner", "provisioner/store",
-		"layer", "image", "container", "api/v1", "internal/pty"}},
+		"layer", "image", "container", "api/v1", "internal/pty", "internal/archive"}},
 	// A program that embeds berth needs no more.
 	{"examples/*", []string{"engine", "containerizer", "container", "api/v1"}},
 	{"cmd/berth-init", []string{"launcher/plan", "internal/mount", "internal/nofile", "internal/pty"}},
 	{"agent/page", nil},
 	{"agent/client", []string{"container", "api/v1", "internal/recordio"}},
 	{"agent/operator", []string{"containerizer", "container", "api/v1", "internal/recordio", "internal/strictjson"}},
-	{"agent", []string{"agent/operator", "agent/page", "engine", "containerizer", "provisioner", "container", "api/v1", "internal/filelock"}},
+	{"agent", []string{"agent/operator", "agent/page", "engine", "containerizer", "provisioner", "container", "api/v1", "internal/archive", "internal/filelock", "internal/inroot"}},
 	{"engine", []string{"containerizer", "containerizer/*", "fetcher", "isolator", "isolator/*", "launcher", "launcher/*",
 		"provisioner", "provisioner/*", "layer", "registry", "image", "container", "state", "api/v1", "internal/*"}},
 	{"containerizer/*", []string{"containerizer", "isolator", "launcher", "launcher/plan", "provisioner", "image", "container", "state", "api/v1", "internal/*"}},
@@ -64,7 +64,7 @@ var rooms = []struct {
 }
 
 // kernelRooms may make system calls that the standard library does not have.
-var kernelRooms = []string{"cmd/berth-init", "engine", "fetcher", "isolator/cgroups/mem", "isolator/cgroups/perfevent", "isolator/network/ports", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
+var kernelRooms = []string{"agent", "cmd/berth-init", "engine", "fetcher", "isolator/cgroups/mem", "isolator/cgroups/perfevent", "isolator/network/ports", "launcher/*", "layer", "provisioner/backend", "provisioner/backend/*", "provisioner/store/layout", "internal/*"}
 
 type goPackage struct {
 	ImportPath string
