@@ -18,12 +18,14 @@ import (
 // same arguments and environment, has the same bound.
 const maxMessage = 8 << 20
 
-// bodyTimeout is how long a request may take that is not a stream.
+// bodyTimeout is how long a request may take, and of a stream the first record.
 const bodyTimeout = 30 * time.Second
 
 // maxDepth bounds how deep messages lie in each other; ids of nested containers are the
 // only ones that need more than a few.
 const maxDepth = 100
+
+var errTooLarge = failed(http.StatusRequestEntityTooLarge, "the body is larger than the %d bytes that are allowed", maxMessage)
 
 // call is a request with its first message.
 type call struct {
@@ -37,19 +39,23 @@ type call struct {
 // readCall reads the message of a request, or the first one of a stream.
 func readCall(w http.ResponseWriter, r *http.Request, s spoken) (*call, error) {
 	c := &call{spoken: s}
+	// A client that sends it slowly is not waited for. Afterwards there is time: for the end of
+	// the connection, and between the records of a stream.
+	connection := http.NewResponseController(w)
+	_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout)) // without it there is more time
+	defer func() { _ = connection.SetReadDeadline(time.Time{}) }()
 	if s.records {
 		c.more = recordio.NewReader(r.Body, maxMessage)
 		return c, c.next()
 	}
-	// A client that sends it slowly is not waited for. Afterwards there is nothing to read but
-	// the end of the connection, for which there is time.
-	connection := http.NewResponseController(w)
-	_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout)) // without it there is more time
+	if r.ContentLength > maxMessage { // not a byte of it is read
+		w.Header().Set("Connection", "close")
+		return nil, errTooLarge
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
-	_ = connection.SetReadDeadline(time.Time{})
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		return nil, failed(http.StatusRequestEntityTooLarge, "the body is larger than the %d bytes that are allowed", maxMessage)
+		return nil, errTooLarge
 	}
 	if err != nil {
 		return nil, failed(http.StatusBadRequest, "read the body: %v", err)
@@ -76,6 +82,9 @@ func (c *call) next() error {
 
 func decode(data []byte, form media) (*v1.Call, error) {
 	message := &v1.Call{}
+	if tooManyParts(data, form, message.ProtoReflect().Descriptor()) {
+		return nil, failed(http.StatusBadRequest, "Failed to parse body into Call: it has more than the %d messages in it that are allowed", maxParts)
+	}
 	var err error
 	if form == protobufMedia {
 		err = proto.UnmarshalOptions{RecursionLimit: maxDepth}.Unmarshal(data, message)

@@ -2,10 +2,12 @@ package operator
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -169,6 +171,36 @@ func TestAProtobufBombIsRefused(t *testing.T) {
 	w := ask(newServer(t), "POST", "/api/v1", map[string]string{"Content-Type": "application/x-protobuf"}, bytes.NewReader(deep(5000)))
 	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "Failed to parse") {
 		t.Errorf("%d %.200q", w.Code, w.Body)
+	}
+}
+
+// What is small in a body and large in memory is refused before it is made.
+func TestABodyOfNothingButEmptyMessagesIsRefused(t *testing.T) {
+	const many = maxMessage/3 - 100
+	pruned := bytes.Repeat([]byte{0x0a, 0}, many) // excluded_images
+	for form, body := range map[media][]byte{
+		jsonMedia:     []byte(`{"type":"LAUNCH_CONTAINER","launch_container":{"container":{"network_infos":[` + strings.Repeat(`{},`, many-100) + `{}]}}}`),
+		protobufMedia: append(append([]byte{0x08, 30, 0xaa, 0x01}, varint(len(pruned))...), pruned...),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := decode(body, form)
+		runtime.ReadMemStats(&after)
+		if code, _ := codeOf(err); code != http.StatusBadRequest || !strings.Contains(err.Error(), "messages in it") {
+			t.Errorf("%s: %v", form, err)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+			t.Errorf("%s: %d bytes of memory for it", form, used)
+		}
+	}
+	// Braces in a string are none.
+	body, err := json.Marshal(map[string]any{"type": "LAUNCH_CONTAINER", "launch_container": map[string]any{
+		"container_id": map[string]any{"value": "a"}, "command": map[string]any{"value": strings.Repeat(`{"\`, maxParts)}}})
+	if err == nil {
+		_, err = decode(body, jsonMedia)
+	}
+	if err != nil {
+		t.Errorf("%.300v", err)
 	}
 }
 
