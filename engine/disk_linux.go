@@ -37,15 +37,19 @@ func (c Config) checkQuotas(layout state.Layout) error {
 
 func (p parts) diskUsage() du.Options {
 	return du.Options{
-		Volume: p.images.Layout.PersistentVolume, Nested: p.images.Layout.NestedSandboxes,
-		Interval: p.config.ContainerDiskWatchInterval, EnforceRequests: p.config.EnforceContainerDiskQuota,
+		Volume: p.images.Layout.PersistentVolume, Interval: p.config.ContainerDiskWatchInterval, EnforceRequests: p.config.EnforceContainerDiskQuota,
+		Further: func(id container.ID) []string {
+			return []string{p.images.Layout.NestedSandboxes(id), p.networks().Files(id)}
+		},
+		Log: p.config.log(),
 	}
 }
 
 func (p parts) diskQuota() xfs.Options {
 	projects, _ := xfs.ParseRange(p.config.XFSProjectRange) // checkDisk has looked at it
 	return xfs.Options{
-		Volume: p.images.Layout.PersistentVolume, Projects: projects, Ledger: p.images.Layout.Projects(), WorkDir: p.images.Layout.Work,
+		Volume: p.images.Layout.PersistentVolume, Further: func(id container.ID) []string { return []string{p.networks().Files(id)} },
+		Projects: projects, Ledger: p.images.Layout.Projects(), WorkDir: p.images.Layout.Work,
 		Kill: p.config.XFSKillContainers, Headroom: uint64(p.config.XFSQuotaHeadroom),
 		Interval: p.config.ContainerDiskWatchInterval, EnforceRequests: p.config.EnforceContainerDiskQuota,
 	}

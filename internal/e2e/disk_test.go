@@ -32,6 +32,29 @@ func TestTheKernelBoundsTheDiskOfAContainer(t *testing.T) {
 	}
 }
 
+// The files that berth makes for a container and that it can write to are its disk, too.
+func fillHosts(b *testrig.Command, image string, flags ...string) testrig.Result {
+	args := append([]string{"run", "--network", "none", "--disk", "10m", "--container_disk_watch_interval", "50ms"}, flags...)
+	return b.Run(append(args, image, "--", "sh", "-c", "dd if=/dev/zero of=/etc/hosts bs=1M count=15; echo status $?; sleep 1000")...)
+}
+
+func TestTheFilesOfTheNetworkCount(t *testing.T) {
+	b := testrig.Berth(t)
+	r := fillHosts(b, testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1"))
+	if expect(t, r, 137); !strings.Contains(r.Stderr, "exceeds the limit of 10.0 MiB") {
+		t.Errorf("stderr %q", r.Stderr)
+	}
+}
+
+func TestTheQuotaCountsTheFilesOfTheNetwork(t *testing.T) {
+	b := testrig.Berth(t)
+	b.WorkDir = filepath.Join(testrig.QuotaFS(t, "xfs"), "work")
+	r := fillHosts(b, testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1"), withQuotas+",network/cni", "--xfs_kill_containers", "--xfs_quota_headroom", "1MB")
+	if expect(t, r, 137); r.Stdout != "status 1\n" || !strings.Contains(r.Stderr, "exceeds the limit of 10.0 MiB") {
+		t.Errorf("stdout %q, stderr %q", r.Stdout, r.Stderr)
+	}
+}
+
 func TestQuotasThatCannotBe(t *testing.T) {
 	testrig.RequireRoot(t)
 	b := testrig.Berth(t)

@@ -101,11 +101,12 @@ func SetLimits(dir string, p Project, soft, hard uint64) error {
 // blocks rounds up, so that no limit becomes none.
 func blocks(bytes uint64) uint64 { return (bytes + block - 1) / block }
 
-// UsageOf returns what a project has on the file system of dir.
+// UsageOf returns what a project has on the file system of dir. fs.ErrNotExist: there is no
+// such directory.
 func UsageOf(dir string, p Project) (Usage, error) {
 	var q diskQuota
 	err := quotactl(dir, getQuota, p, unsafe.Pointer(&q))
-	if errors.Is(err, unix.ENOENT) { // nothing was counted and no limit was set
+	if err == unix.ENOENT { // of quotactl(2), not of the directory: nothing was counted and no limit was set
 		return Usage{}, nil
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"runtime"
 	"sync"
 	"time"
@@ -21,16 +22,21 @@ import (
 	"berth/isolator"
 )
 
+const mib = 1 << 20
+
 // Options are what the isolator is made of.
 type Options struct {
 	// Volume returns the directory of a persistent volume.
 	Volume func(role, id string) string
-	// Nested returns the directory with the sandboxes of the containers in one.
-	Nested func(id container.ID) string
+	// Further returns where a container has files beside what its request names: the
+	// sandboxes of the containers in it, and files of its networks.
+	Further func(id container.ID) []string
 	// Interval is the time between two measurements of a container.
 	Interval time.Duration
 	// EnforceRequests: also the disk that a container requests is its limit.
 	EnforceRequests bool
+	// Log takes why a container was not measured.
+	Log *slog.Logger
 }
 
 // Isolator implements isolator.Isolator, isolator.Watcher, isolator.Updater,
@@ -75,8 +81,7 @@ func (i *Isolator) remember(c *isolator.Container) error {
 	if err != nil {
 		return fmt.Errorf("disk/du: %w", err)
 	}
-	// What is nested in the container is its disk, too.
-	disks[0].Directories = append(disks[0].Directories, i.Nested(c.ID))
+	disks[0].Directories = append(disks[0].Directories, i.Further(c.ID)...)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.containers[c.ID] = &measured{disks: disks, used: make([]*uint64, len(disks))}
@@ -103,7 +108,8 @@ func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
 	return nil
 }
 
-// Watch implements isolator.Watcher.
+// Watch implements isolator.Watcher. That a container cannot be measured is no reason to end
+// it.
 func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limitation, error) {
 	ticker := time.NewTicker(i.Interval)
 	defer ticker.Stop()
@@ -118,7 +124,7 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 		case ctx.Err() != nil:
 			return nil, nil
 		case err != nil:
-			return nil, fmt.Errorf("disk/du: measure container %s: %w", id, err)
+			i.Log.Warn("the disk of a container was not measured", slog.String("container", id.String()), slog.Any("error", err))
 		case limitation != nil:
 			return limitation, nil
 		}
@@ -142,35 +148,39 @@ func (i *Isolator) measure(ctx context.Context, id container.ID) (*container.Lim
 		if d.Limit == 0 {
 			continue
 		}
-		used, err := i.walk(ctx, d)
+		found, err := i.walk(ctx, d)
 		if err != nil {
 			return nil, err
 		}
 		i.mu.Lock()
-		m.used[n] = &used
+		m.used[n] = &found.bytes
 		i.mu.Unlock()
-		if used > d.Limit && (d.Enforced || i.EnforceRequests) {
-			return d.Exceeded(used), nil
+		switch enforced := d.Enforced || i.EnforceRequests; {
+		case enforced && found.bytes > d.Limit:
+			return d.Exceeded(found.bytes), nil
+		case enforced && found.tooDeep:
+			return &container.Limitation{Reason: container.ReasonLimitationDisk, Resource: "disk", Used: float64(found.bytes) / mib,
+				Message: fmt.Sprintf("the disk is limited, and directories nested more than %d deep are not measured", maxDepth)}, nil
 		}
 	}
 	return nil, nil
 }
 
 // walk adds up the directories of a disk. One that is not there has nothing.
-func (i *Isolator) walk(ctx context.Context, d isolator.Disk) (used uint64, err error) {
+func (i *Isolator) walk(ctx context.Context, d isolator.Disk) (*walk, error) {
 	select {
 	case i.walks <- struct{}{}:
 		defer func() { <-i.walks }()
 	case <-ctx.Done():
-		return 0, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	w := newWalk(ctx)
 	for _, dir := range d.Directories {
 		if err := w.add(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return 0, err
+			return nil, err
 		}
 	}
-	return w.bytes, nil
+	return w, nil
 }
 
 // Usage implements isolator.Meter: what was last measured, so that who asks often does not

@@ -3,6 +3,7 @@ package du
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -18,8 +19,6 @@ import (
 	"berth/isolator/isolatortest"
 )
 
-const mib = 1 << 20
-
 // place has what a container writes to.
 type place struct {
 	dir string
@@ -29,9 +28,11 @@ type place struct {
 func newPlace(t *testing.T) place {
 	dir := t.TempDir()
 	return place{dir, New(Options{
-		Volume:   func(role, id string) string { return filepath.Join(dir, "volumes", role, id) },
-		Nested:   func(id container.ID) string { return filepath.Join(dir, id.String()+".nested") },
-		Interval: time.Millisecond,
+		Volume: func(role, id string) string { return filepath.Join(dir, "volumes", role, id) },
+		Further: func(id container.ID) []string {
+			return []string{filepath.Join(dir, id.String()+".nested"), filepath.Join(dir, id.String()+".network")}
+		},
+		Interval: time.Millisecond, Log: slog.New(slog.DiscardHandler),
 	})}
 }
 
@@ -96,6 +97,7 @@ func TestWhatCounts(t *testing.T) {
 		"the sandbox":                     {"sandbox/a/b/file", true},
 		"what changes the root":           {"upper/etc/file", true},
 		"the sandbox of a nested one":     {"c.nested/child/file", true},
+		"the files of its networks":       {"c.network/hosts", true}, // CVE-2020-8557
 		"what is another container's":     {"other/file", false},
 		"what is behind a symbolic link":  {"elsewhere/file", false},
 		"a persistent volume is another":  {"volumes/web/data/file", false},
@@ -235,5 +237,40 @@ func TestUsageOfNobody(t *testing.T) {
 	}
 	if err := newPlace(t).Usage(t.Context(), id, &v1.ResourceStatistics{}); !errors.Is(err, container.ErrNotFound) {
 		t.Error(err)
+	}
+}
+
+// As deep as a container likes, which costs it next to nothing: no walk is to have so many
+// files open.
+func TestDirectoriesNestedWithoutEnd(t *testing.T) {
+	p := newPlace(t)
+	deep := filepath.Join(p.dir, "sandbox", strings.Repeat("d/", maxDepth+50))
+	if err := os.MkdirAll(deep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w := newWalk(t.Context())
+	if err := w.add(filepath.Join(p.dir, "sandbox")); err != nil || !w.tooDeep {
+		t.Errorf("too deep: %v, %v", w.tooDeep, err)
+	}
+	if l := p.watch(t, p.container(t, p.config(100)).ID); l == nil || !strings.Contains(l.Message, "500 deep") {
+		t.Errorf("with a limit: %+v", l)
+	}
+	config := p.config(100)
+	config.Limits, config.Resources = nil, []*v1.Resource{{Name: proto.String("disk"), Type: v1.Value_SCALAR.Enum(), Scalar: &v1.Value_Scalar{Value: proto.Float64(100)}}}
+	if l := p.watch(t, p.container(t, config).ID); l != nil {
+		t.Errorf("with an amount to account for: %+v", l)
+	}
+}
+
+func TestWhatCannotBeMeasuredEndsNobody(t *testing.T) {
+	p := newPlace(t)
+	var log strings.Builder
+	p.Log = slog.New(slog.NewTextHandler(&log, nil))
+	p.write(t, "sandbox", 1) // which is no directory, as if the disk were broken
+	if l := p.watch(t, p.container(t, p.config(2)).ID); l != nil {
+		t.Errorf("%+v", l)
+	}
+	if !strings.Contains(log.String(), "was not measured") {
+		t.Errorf("the log has %q", log.String())
 	}
 }

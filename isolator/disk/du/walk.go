@@ -14,6 +14,8 @@ import (
 type walk struct {
 	ctx   context.Context
 	bytes uint64
+	// tooDeep: there is more below maxDepth.
+	tooDeep bool
 	// links are the files with several names that were counted.
 	links map[inode]struct{}
 }
@@ -37,13 +39,21 @@ func (w *walk) add(path string) (err error) {
 		return err
 	}
 	w.count(info)
-	return w.entries(dir, deviceOf(info))
+	return w.entries(dir, deviceOf(info), 1)
 }
 
-// atATime is how many names of a directory are in memory.
-const atATime = 1000
+// What the walk has of each directory that it is in: two open files, and names. A container
+// that nests directories without end is not to take those of this process.
+const (
+	maxDepth = 500
+	atATime  = 100 // names
+)
 
-func (w *walk) entries(dir *os.Root, device uint64) (err error) {
+func (w *walk) entries(dir *os.Root, device uint64, depth int) (err error) {
+	if depth > maxDepth {
+		w.tooDeep = true
+		return nil
+	}
 	f, err := dir.Open(".")
 	if err != nil {
 		return err
@@ -61,14 +71,14 @@ func (w *walk) entries(dir *os.Root, device uint64) (err error) {
 			if w.ctx.Err() != nil {
 				return context.Cause(w.ctx)
 			}
-			if err := w.entry(dir, name, device); err != nil && !(vanished(err) && w.ctx.Err() == nil) {
+			if err := w.entry(dir, name, device, depth); err != nil && !(vanished(err) && w.ctx.Err() == nil) {
 				return err
 			}
 		}
 	}
 }
 
-func (w *walk) entry(dir *os.Root, name string, device uint64) error {
+func (w *walk) entry(dir *os.Root, name string, device uint64, depth int) error {
 	info, err := dir.Lstat(name)
 	if err != nil || deviceOf(info) != device {
 		return err
@@ -85,7 +95,7 @@ func (w *walk) entry(dir *os.Root, name string, device uint64) error {
 	if opened, err := below.Stat("."); err != nil || !os.SameFile(info, opened) {
 		return err // a link has taken its place
 	}
-	return w.entries(below, device)
+	return w.entries(below, device, depth+1)
 }
 
 // vanished says that what was a directory or a file a moment ago is none any more: it was

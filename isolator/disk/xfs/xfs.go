@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -25,6 +27,9 @@ import (
 type Options struct {
 	// Volume returns the directory of a persistent volume.
 	Volume func(role, id string) string
+	// Further returns where a container has files beside what its request names. What lies on
+	// another file system is not counted.
+	Further func(id container.ID) []string
 	// Projects are those that containers and volumes get; Ledger is the directory that
 	// says who has which.
 	Projects Range
@@ -40,7 +45,7 @@ type Options struct {
 	EnforceRequests bool
 }
 
-// Isolator implements isolator.Isolator, isolator.Watcher, isolator.Updater,
+// Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Watcher, isolator.Updater,
 // isolator.Meter, isolator.Recoverer and isolator.Prober.
 type Isolator struct {
 	Options
@@ -76,6 +81,30 @@ func (i *Isolator) Prepare(ctx context.Context, c *isolator.Container) (*isolato
 	}
 	i.remember(c.ID, quotas)
 	return nil, nil
+}
+
+// Isolate implements isolator.Enforcer: by now other isolators have made what they have to.
+func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) error {
+	quotas := i.of(c.ID)
+	if len(quotas) == 0 || quotas[0].project == 0 {
+		return nil
+	}
+	for _, dir := range i.Further(c.ID) {
+		if !onOneFileSystem(dir, quotas[0].Directories[0]) {
+			continue
+		}
+		if err := projectquota.Tag(dir, quotas[0].project); err != nil {
+			return fmt.Errorf("disk/xfs: %w", err)
+		}
+	}
+	return nil
+}
+
+// onOneFileSystem reports whether two directories are, if both are there.
+func onOneFileSystem(one, other string) bool {
+	a, errA := os.Stat(one)
+	b, errB := os.Stat(other)
+	return errA == nil && errB == nil && a.Sys().(*syscall.Stat_t).Dev == b.Sys().(*syscall.Stat_t).Dev
 }
 
 // Recover implements isolator.Recoverer: directories tell whose they are, and those of
@@ -200,7 +229,7 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 			}
 			usage, err := projectquota.UsageOf(q.Directories[0], q.project)
 			switch {
-			case errors.Is(err, fs.ErrNotExist): // the container is gone
+			case errors.Is(err, fs.ErrNotExist): // its directories are gone, and so is it
 				return nil, nil
 			case err != nil:
 				return nil, fmt.Errorf("disk/xfs: %w", err)
@@ -222,6 +251,9 @@ func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStat
 			continue
 		}
 		usage, err := projectquota.UsageOf(q.Directories[0], q.project)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("disk/xfs: container %s: %w: %w", id, container.ErrNotFound, err)
+		}
 		if err != nil {
 			return fmt.Errorf("disk/xfs: %w", err)
 		}

@@ -47,6 +47,7 @@ func onEach(t *testing.T, test func(t *testing.T, p place)) {
 func newPlace(dir string) place {
 	return place{dir, New(Options{
 		Volume:   func(role, id string) string { return filepath.Join(dir, "volumes", role, id) },
+		Further:  func(id container.ID) []string { return []string{filepath.Join(dir, id.String(), "network"), "/proc"} },
 		Projects: Range{5000, 5009}, Ledger: filepath.Join(dir, "projects"), WorkDir: dir, Interval: time.Millisecond, Headroom: 4 * mib,
 	})}
 }
@@ -101,12 +102,27 @@ func TestTheKernelBoundsWhatIsWritten(t *testing.T) {
 		if err := p.fill(t, "c/upper/file", 6*mib); err == nil {
 			t.Error("12 MiB fit into 10")
 		}
+		if err := os.Mkdir(p.path("c/network"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Isolate(t.Context(), c, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.fill(t, "c/network/hosts", 6*mib); err == nil {
+			t.Error("a file that was made for it does not count")
+		}
 		if err := p.fill(t, "another", 20*mib); err != nil {
 			t.Errorf("what is not the container's: %v", err)
 		}
 		usage := &v1.ResourceStatistics{}
 		if err := p.Usage(t.Context(), c.ID, usage); err != nil || usage.GetDiskLimitBytes() != 10*mib || usage.GetDiskUsedBytes() < 9*mib || usage.GetDiskUsedBytes() > 10*mib {
 			t.Errorf("%v, %v", usage, err)
+		}
+		if err := os.RemoveAll(p.path("c")); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Usage(t.Context(), c.ID, usage); !errors.Is(err, container.ErrNotFound) {
+			t.Errorf("of a container that is gone: %v", err)
 		}
 		// A directory that is not there any more needs no limit, and an update raises one.
 		if err := p.Update(t.Context(), &isolator.Container{ID: c.ID, Config: &v1.ContainerConfig{Limits: p.config(t, "c", 20).Limits}}); err != nil {

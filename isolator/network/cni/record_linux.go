@@ -60,6 +60,9 @@ func (o Options) containers() string { return filepath.Join(o.Dir, "containers")
 
 func (o Options) dir(id container.ID) string { return filepath.Join(o.containers(), id.String()) }
 
+// Files returns the directory with the files of a container, some of which it can write to.
+func (o Options) Files(id container.ID) string { return o.dir(id) }
+
 func (o Options) file(id container.ID) string { return filepath.Join(o.dir(id), "attachments") }
 
 // makeDir makes the directory of a container.
