@@ -94,19 +94,19 @@ func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
 }
 
 // initial are the files that settings does not write, as they are without a setting.
-func initial(version cgroup.Version, c *isolator.Container) (all []setting) {
+func initial(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {
 	if _, requested := resources.Requested(c.Config, resource); !requested {
 		if version == cgroup.V2 {
-			all = append(all, setting{"cpu.weight", strconv.Itoa(weightPerCPU)})
+			all = append(all, cgroup.Setting{File: "cpu.weight", Value: strconv.Itoa(weightPerCPU)})
 		} else {
-			all = append(all, setting{"cpu.shares", strconv.Itoa(sharesPerCPU)})
+			all = append(all, cgroup.Setting{File: "cpu.shares", Value: strconv.Itoa(sharesPerCPU)})
 		}
 	}
 	if _, limited := resources.Limit(c.Config, resource); !limited {
 		if version == cgroup.V2 {
-			all = append(all, setting{"cpu.max", "max"})
+			all = append(all, cgroup.Setting{File: "cpu.max", Value: "max"})
 		} else {
-			all = append(all, setting{"cpu.cfs_quota_us", "-1"})
+			all = append(all, cgroup.Setting{File: "cpu.cfs_quota_us", Value: "-1"})
 		}
 	}
 	return all
@@ -166,38 +166,34 @@ func take(to *v1.ResourceStatistics, key []byte, n uint64) {
 // ticksPerSecond is USER_HZ, which is the same on all architectures that Go knows.
 const ticksPerSecond = 100
 
-func write(dir cgroup.Dir, settings []setting) error {
-	for _, s := range settings {
-		if err := dir.Write(s.file, s.value); err != nil {
-			return fmt.Errorf("cgroups/cpu: %w", err)
-		}
+func write(dir cgroup.Dir, settings []cgroup.Setting) error {
+	if err := dir.Set(settings); err != nil {
+		return fmt.Errorf("cgroups/cpu: %w", err)
 	}
 	return nil
 }
 
-type setting struct{ file, value string }
-
 // settings are the files to write, in order.
-func settings(version cgroup.Version, c *isolator.Container) (all []setting) {
+func settings(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {
 	cpus, requested := resources.Requested(c.Config, resource)
 	limit, limited := resources.Limit(c.Config, resource)
 	quota := strconv.Itoa(int(math.Round(limit * period)))
 	if version == cgroup.V2 {
 		if requested {
 			weight := min(maxWeight, max(minWeight, math.Round(cpus*weightPerCPU)))
-			all = append(all, setting{"cpu.weight", strconv.Itoa(int(weight))})
+			all = append(all, cgroup.Setting{File: "cpu.weight", Value: strconv.Itoa(int(weight))})
 		}
 		if limited {
-			all = append(all, setting{"cpu.max", fmt.Sprintf("%s %d", quota, period)})
+			all = append(all, cgroup.Setting{File: "cpu.max", Value: fmt.Sprintf("%s %d", quota, period)})
 		}
 		return all
 	}
 	if requested {
 		shares := min(maxShares, max(minShares, math.Round(cpus*sharesPerCPU)))
-		all = append(all, setting{"cpu.shares", strconv.Itoa(int(shares))})
+		all = append(all, cgroup.Setting{File: "cpu.shares", Value: strconv.Itoa(int(shares))})
 	}
 	if limited {
-		all = append(all, setting{"cpu.cfs_period_us", strconv.Itoa(period)}, setting{"cpu.cfs_quota_us", quota})
+		all = append(all, cgroup.Setting{File: "cpu.cfs_period_us", Value: strconv.Itoa(period)}, cgroup.Setting{File: "cpu.cfs_quota_us", Value: quota})
 	}
 	return all
 }

@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,31 +44,31 @@ func TestSettings(t *testing.T) {
 	for _, c := range []struct {
 		name             string
 		requested, limit *float64
-		v1, v2           []setting
+		v1, v2           []cgroup.Setting
 	}{
 		{"nothing", nil, nil, nil, nil},
-		{"requested", f(1), nil, []setting{{"cpu.shares", "1024"}}, []setting{{"cpu.weight", "100"}}},
-		{"a half", f(0.5), nil, []setting{{"cpu.shares", "512"}}, []setting{{"cpu.weight", "50"}}},
-		{"rounded", f(0.333), nil, []setting{{"cpu.shares", "341"}}, []setting{{"cpu.weight", "33"}}},
-		{"nearly nothing", f(0.001), nil, []setting{{"cpu.shares", "2"}}, []setting{{"cpu.weight", "1"}}},
-		{"zero", f(0), nil, []setting{{"cpu.shares", "2"}}, []setting{{"cpu.weight", "1"}}},
-		{"negative", f(-5), nil, []setting{{"cpu.shares", "2"}}, []setting{{"cpu.weight", "1"}}},
-		{"very many", f(1e300), nil, []setting{{"cpu.shares", "262144"}}, []setting{{"cpu.weight", "10000"}}},
+		{"requested", f(1), nil, files("cpu.shares", "1024"), files("cpu.weight", "100")},
+		{"a half", f(0.5), nil, files("cpu.shares", "512"), files("cpu.weight", "50")},
+		{"rounded", f(0.333), nil, files("cpu.shares", "341"), files("cpu.weight", "33")},
+		{"nearly nothing", f(0.001), nil, files("cpu.shares", "2"), files("cpu.weight", "1")},
+		{"zero", f(0), nil, files("cpu.shares", "2"), files("cpu.weight", "1")},
+		{"negative", f(-5), nil, files("cpu.shares", "2"), files("cpu.weight", "1")},
+		{"very many", f(1e300), nil, files("cpu.shares", "262144"), files("cpu.weight", "10000")},
 		{"not a number", f(math.NaN()), nil, nil, nil},
 		{"limit", nil, f(1.5),
-			[]setting{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "150000"}}, []setting{{"cpu.max", "150000 100000"}}},
+			files("cpu.cfs_period_us", "100000", "cpu.cfs_quota_us", "150000"), files("cpu.max", "150000 100000")},
 		{"least limit", nil, f(0.01),
-			[]setting{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "1000"}}, []setting{{"cpu.max", "1000 100000"}}},
+			files("cpu.cfs_period_us", "100000", "cpu.cfs_quota_us", "1000"), files("cpu.max", "1000 100000")},
 		{"greatest limit", nil, f(maxCPUs),
-			[]setting{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "104857600000"}}, []setting{{"cpu.max", "104857600000 100000"}}},
-		{"no limit", f(2), f(math.Inf(1)), []setting{{"cpu.shares", "2048"}}, []setting{{"cpu.weight", "200"}}},
+			files("cpu.cfs_period_us", "100000", "cpu.cfs_quota_us", "104857600000"), files("cpu.max", "104857600000 100000")},
+		{"no limit", f(2), f(math.Inf(1)), files("cpu.shares", "2048"), files("cpu.weight", "200")},
 		{"both", f(0.25), f(4),
-			[]setting{{"cpu.shares", "256"}, {"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "400000"}},
-			[]setting{{"cpu.weight", "25"}, {"cpu.max", "400000 100000"}}},
+			files("cpu.shares", "256", "cpu.cfs_period_us", "100000", "cpu.cfs_quota_us", "400000"),
+			files("cpu.weight", "25", "cpu.max", "400000 100000")},
 	} {
-		for version, want := range map[cgroup.Version][]setting{cgroup.V1: c.v1, cgroup.V2: c.v2} {
+		for version, want := range map[cgroup.Version][]cgroup.Setting{cgroup.V1: c.v1, cgroup.V2: c.v2} {
 			got := settings(version, &isolator.Container{Config: config(c.requested, c.limit)})
-			if diff := cmp.Diff(want, got, cmp.AllowUnexported(setting{})); diff != "" {
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s, %s: %s", c.name, version, diff)
 			}
 		}
@@ -128,4 +129,12 @@ func TestUsageHasAllFields(t *testing.T) {
 	if s.CpusUserTimeSecs == nil || s.CpusSystemTimeSecs == nil || s.CpusNrPeriods == nil || s.CpusNrThrottled == nil || s.CpusThrottledTimeSecs == nil {
 		t.Errorf("%v", &s)
 	}
+}
+
+// files are settings, of names and values in turn.
+func files(namesAndValues ...string) (all []cgroup.Setting) {
+	for pair := range slices.Chunk(namesAndValues, 2) {
+		all = append(all, cgroup.Setting{File: pair[0], Value: pair[1]})
+	}
+	return all
 }

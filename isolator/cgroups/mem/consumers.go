@@ -32,8 +32,8 @@ const mostConsumers = 3
 // consumers tells of the biggest processes of a container: whom the kernel killed, as its
 // log says, and those that there are. It is for a message only: what cannot be found out
 // is left out.
-func consumers(dir cgroup.Dir) string {
-	all := append(killedOnes(dir), living(dir)...)
+func consumers(dir cgroup.Dir, kills uint64) string {
+	all := append(killedOnes(dir, kills), living(dir)...)
 	slices.SortStableFunc(all, func(a, b consumer) int { return cmp.Compare(b.bytes, a.bytes) })
 	var words []string
 	for _, c := range all[:min(len(all), mostConsumers)] {
@@ -79,17 +79,18 @@ var (
 )
 
 // killedOnes are the processes that the kernel says it has killed in a cgroup.
-func killedOnes(dir cgroup.Dir) []consumer {
+func killedOnes(dir cgroup.Dir, kills uint64) []consumer {
 	log, err := kernelLog()
 	if err != nil {
 		return nil
 	}
-	return parseKills(log, dir.Path())
+	return parseKills(log, dir.Path(), kills)
 }
 
-// parseKills reads messages of the kernel's log. The paths in it begin at the mount point
-// of the hierarchy, that of dir at the root.
-func parseKills(log []string, dir string) (all []consumer) {
+// parseKills reads messages of the kernel's log: about the last so many kills, as those
+// before were in an earlier container of the same name. The paths in it begin at the mount
+// point of the hierarchy, that of dir at the root.
+func parseKills(log []string, dir string, kills uint64) (all []consumer) {
 	ours := make(map[string]bool)
 	for _, line := range log {
 		if m := constraintLine.FindStringSubmatch(line); m != nil {
@@ -109,7 +110,7 @@ func parseKills(log []string, dir string) (all []consumer) {
 		}
 		all = append(all, c)
 	}
-	return all
+	return all[len(all)-int(min(kills, uint64(len(all)))):]
 }
 
 // tail is the end of a cgroup's path that tells it from others: that of its parent and its

@@ -74,11 +74,9 @@ func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) erro
 	return write(dir, settings(dir.Version(), c))
 }
 
-func write(dir cgroup.Dir, settings []setting) error {
-	for _, s := range settings {
-		if err := dir.Write(s.file, s.value); err != nil {
-			return fmt.Errorf("cgroups/mem: %w", err)
-		}
+func write(dir cgroup.Dir, settings []cgroup.Setting) error {
+	if err := dir.Set(settings); err != nil {
+		return fmt.Errorf("cgroups/mem: %w", err)
 	}
 	return nil
 }
@@ -117,33 +115,31 @@ func usageFile(dir cgroup.Dir) string {
 }
 
 // initial are the files that settings does not write, as they are without a setting.
-func initial(version cgroup.Version, c *isolator.Container) (all []setting) {
+func initial(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {
 	soft, none, hard, max := "memory.soft_limit_in_bytes", "-1", "memory.limit_in_bytes", "-1"
 	if version == cgroup.V2 {
 		soft, none, hard, max = "memory.low", "0", "memory.max", "max"
 	}
 	if _, requested := resources.Requested(c.Config, resource); !requested {
-		all = append(all, setting{soft, none})
+		all = append(all, cgroup.Setting{File: soft, Value: none})
 	}
 	if _, limited := resources.Limit(c.Config, resource); !limited {
-		all = append(all, setting{hard, max})
+		all = append(all, cgroup.Setting{File: hard, Value: max})
 	}
 	return all
 }
 
-type setting struct{ file, value string }
-
 // settings are the files to write, in order.
-func settings(version cgroup.Version, c *isolator.Container) (all []setting) {
+func settings(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {
 	soft, hard := "memory.soft_limit_in_bytes", "memory.limit_in_bytes"
 	if version == cgroup.V2 {
 		soft, hard = "memory.low", "memory.max"
 	}
 	if request, ok := resources.Requested(c.Config, resource); ok {
-		all = append(all, setting{soft, inBytes(min(noLimit, max(minSoft, request*mib)))})
+		all = append(all, cgroup.Setting{File: soft, Value: inBytes(min(noLimit, max(minSoft, request*mib)))})
 	}
 	if limit, ok := resources.Limit(c.Config, resource); ok {
-		all = append(all, setting{hard, inBytes(limit * mib)})
+		all = append(all, cgroup.Setting{File: hard, Value: inBytes(limit * mib)})
 	}
 	return all
 }
@@ -174,14 +170,14 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 	for soon := 0; ; soon-- {
 		ended := ctx.Err()
 		// Also when ctx has ended: the kill comes before the exit that ended it.
-		killed, err := killed(dir)
+		kills, err := killsIn(dir)
 		switch {
 		case errors.Is(err, container.ErrNotFound): // the cgroup is gone
 			return nil, nil
 		case err != nil:
 			return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
-		case killed:
-			return limitation(dir), nil
+		case kills > 0:
+			return limitation(dir, kills), nil
 		case ended != nil:
 			return nil, nil
 		}
@@ -195,17 +191,17 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 	}
 }
 
-// killed reports whether the kernel has killed a process for want of memory.
-func killed(dir cgroup.Dir) (bool, error) {
+// killsIn returns how many processes the kernel has killed for want of memory.
+func killsIn(dir cgroup.Dir) (uint64, error) {
 	file := "memory.oom_control"
 	if dir.Version() == cgroup.V2 {
 		file = "memory.events"
 	}
 	counters, err := dir.ReadKeyed(file)
-	return counters["oom_kill"] > 0, err
+	return counters["oom_kill"], err
 }
 
-func limitation(dir cgroup.Dir) *container.Limitation {
+func limitation(dir cgroup.Dir, kills uint64) *container.Limitation {
 	limitFile, peakFile := "memory.limit_in_bytes", "memory.max_usage_in_bytes"
 	if dir.Version() == cgroup.V2 {
 		limitFile, peakFile = "memory.max", "memory.peak"
@@ -224,7 +220,7 @@ func limitation(dir cgroup.Dir) *container.Limitation {
 	default:
 		l.Message = fmt.Sprintf("memory limit of %d MiB exceeded: maximum used %d MiB", limit/mib, peak/mib)
 	}
-	l.Message += consumers(dir)
+	l.Message += consumers(dir, kills)
 	return l
 }
 

@@ -51,22 +51,22 @@ func TestSettings(t *testing.T) {
 	for _, c := range []struct {
 		name             string
 		requested, limit *float64
-		v1, v2           []setting
+		v1, v2           []cgroup.Setting
 	}{
 		{"nothing", nil, nil, nil, nil},
-		{"requested", f(64), nil, []setting{{"memory.soft_limit_in_bytes", "67108864"}}, []setting{{"memory.low", "67108864"}}},
-		{"requested little", f(1), nil, []setting{{"memory.soft_limit_in_bytes", "33554432"}}, []setting{{"memory.low", "33554432"}}},
-		{"requested very much", f(1e300), nil, []setting{{"memory.soft_limit_in_bytes", "4611686018427387904"}}, []setting{{"memory.low", "4611686018427387904"}}},
+		{"requested", f(64), nil, files("memory.soft_limit_in_bytes", "67108864"), files("memory.low", "67108864")},
+		{"requested little", f(1), nil, files("memory.soft_limit_in_bytes", "33554432"), files("memory.low", "33554432")},
+		{"requested very much", f(1e300), nil, files("memory.soft_limit_in_bytes", "4611686018427387904"), files("memory.low", "4611686018427387904")},
 		{"not a number", f(math.NaN()), nil, nil, nil},
-		{"limit", nil, f(6.5), []setting{{"memory.limit_in_bytes", "6815744"}}, []setting{{"memory.max", "6815744"}}},
+		{"limit", nil, f(6.5), files("memory.limit_in_bytes", "6815744"), files("memory.max", "6815744")},
 		{"no limit", nil, f(math.Inf(1)), nil, nil},
 		{"both", f(64), f(128),
-			[]setting{{"memory.soft_limit_in_bytes", "67108864"}, {"memory.limit_in_bytes", "134217728"}},
-			[]setting{{"memory.low", "67108864"}, {"memory.max", "134217728"}}},
+			files("memory.soft_limit_in_bytes", "67108864", "memory.limit_in_bytes", "134217728"),
+			files("memory.low", "67108864", "memory.max", "134217728")},
 	} {
-		for version, want := range map[cgroup.Version][]setting{cgroup.V1: c.v1, cgroup.V2: c.v2} {
+		for version, want := range map[cgroup.Version][]cgroup.Setting{cgroup.V1: c.v1, cgroup.V2: c.v2} {
 			got := settings(version, &isolator.Container{Config: config(c.requested, c.limit)})
-			if diff := cmp.Diff(want, got, cmp.AllowUnexported(setting{})); diff != "" {
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s, %s: %s", c.name, version, diff)
 			}
 		}
@@ -92,7 +92,7 @@ func TestTheMessageOfALimitation(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		got := limitation(cgroup.DirAt(dir, c.version))
+		got := limitation(cgroup.DirAt(dir, c.version), 1)
 		if want := (container.Limitation{Reason: container.ReasonLimitationMemory, Message: c.want, Resource: "mem", Used: c.used}); *got != want {
 			t.Errorf("%s: %+v, want %+v", name, *got, want)
 		}
@@ -219,12 +219,15 @@ func TestTheKernelsWordsAboutAKill(t *testing.T) {
 		"oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/berth/x,task_memcg=/berth/x/child,task=sh,pid=10,uid=0",
 		"Memory cgroup out of memory: Killed process 10 (sh) total-vm:1kB, anon-rss:1024kB, file-rss:0kB, shmem-rss:0kB, UID:0 pgtables:1kB oom_score_adj:0",
 	}
-	got := parseKills(log, "/sys/fs/cgroup/memory/berth/x")
+	got := parseKills(log, "/sys/fs/cgroup/memory/berth/x", 2)
 	if want := []consumer{{8, "a) (b", 3 << 20, true}, {10, "sh", 1 << 20, true}}; !slices.Equal(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if got := parseKills(log, "/sys/fs/cgroup/berth/y"); len(got) > 0 {
+	if got := parseKills(log, "/sys/fs/cgroup/berth/y", 1); len(got) > 0 {
 		t.Errorf("of another container: %+v", got)
+	}
+	if got := parseKills(log, "/sys/fs/cgroup/memory/berth/x", 1); len(got) != 1 || got[0].pid != 10 {
+		t.Errorf("of a container whose name an earlier one had: %+v", got)
 	}
 }
 
@@ -322,4 +325,12 @@ func TestPressureIsCounted(t *testing.T) {
 	if s.GetMemLowPressureCounter()+s.GetMemMediumPressureCounter() == 0 || s.GetMemCacheBytes() == 0 {
 		t.Errorf("after 64 MiB of page cache within a limit of 16 MiB: %v", s)
 	}
+}
+
+// files are settings, of names and values in turn.
+func files(namesAndValues ...string) (all []cgroup.Setting) {
+	for pair := range slices.Chunk(namesAndValues, 2) {
+		all = append(all, cgroup.Setting{File: pair[0], Value: pair[1]})
+	}
+	return all
 }
