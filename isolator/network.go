@@ -1,9 +1,11 @@
 package isolator
 
 import (
+	"fmt"
 	"slices"
 
 	v1 "berth/api/v1"
+	"berth/container"
 )
 
 // HostNetwork is the name of the host's network, which an empty one stands for, too.
@@ -27,13 +29,16 @@ func JoinsNetwork(c *Container) bool {
 const maxHostname = 64
 
 // Hostname is the name of a container in a UTS namespace of its own: what the request
-// says, else its id, cut to what the kernel takes.
-func Hostname(c *Container) string {
-	if name := c.Config.GetContainerInfo().GetHostname(); name != "" {
-		return name
+// says, else its id, cut to what the kernel takes. ErrInvalid: the request says more.
+func Hostname(c *Container) (string, error) {
+	name := c.Config.GetContainerInfo().GetHostname()
+	if len(name) > maxHostname {
+		return "", fmt.Errorf("host name %q: %w: it has %d bytes, at most %d are allowed", name, container.ErrInvalid, len(name), maxHostname)
 	}
-	value := c.ID.Value()
-	return value[:min(len(value), maxHostname)]
+	if name == "" {
+		name = c.ID.Value()
+	}
+	return name[:min(len(name), maxHostname)], nil
 }
 
 // JoinsHostname reports whether a nested container has the host name of its parent: it

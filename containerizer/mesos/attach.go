@@ -158,18 +158,23 @@ func (c *Containerizer) Resize(ctx context.Context, id container.ID, rows, colum
 	return nil
 }
 
+var errControlEnded = fmt.Errorf("%w: the container has ended", container.ErrNotFound)
+
 // control tells berth-init something.
 func (l *launch) control(c plan.Control) error {
 	// Without the runtime's poller: it is not to wait.
 	pipe, err := syscall.Open(l.records.Control(), syscall.O_WRONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.ENOENT) {
-		return fmt.Errorf("%w: the container has ended", container.ErrNotFound)
+		return errControlEnded
 	}
 	if err != nil {
 		return &os.PathError{Op: "open", Path: l.records.Control(), Err: err}
 	}
 	_, err = syscall.Write(pipe, c.Encode())
-	if errors.Is(err, syscall.EAGAIN) {
+	switch {
+	case errors.Is(err, syscall.EPIPE):
+		err = errControlEnded
+	case errors.Is(err, syscall.EAGAIN):
 		err = fmt.Errorf("%w: the container's init process does not listen", container.ErrUnavailable)
 	}
 	return errors.Join(err, syscall.Close(pipe))

@@ -77,17 +77,22 @@ func (c *Containerizer) Update(ctx context.Context, id container.ID, resources [
 	if err := errors.Join(checkShared(&after), c.Check(&after)); err != nil {
 		return fmt.Errorf("update %s: %w", id, err)
 	}
-	if err := l.update(ctx, &after); err != nil {
+	err = l.update(ctx, &after)
+	if err == nil {
+		l.container = &after
+		err = l.recordConfig()
+	}
+	if err != nil {
+		l.container = before
 		return fmt.Errorf("update %s: %w", id, errors.Join(err, l.update(context.WithoutCancel(ctx), before)))
 	}
-	l.container = &after
-	return l.recordConfig()
+	return nil
 }
 
 // update has all isolators take the limits of a container.
 func (l *launch) update(ctx context.Context, to *isolator.Container) error {
-	for _, i := range l.Isolators {
-		if updater, ok := i.(isolator.Updater); ok && isolator.Supports(i, to) {
+	for _, i := range l.supporting(to) {
+		if updater, ok := i.(isolator.Updater); ok {
 			if err := updater.Update(ctx, to); err != nil {
 				return err
 			}
@@ -115,7 +120,7 @@ func (c *Containerizer) Usage(ctx context.Context, id container.ID) (*v1.Resourc
 	l.updating.Unlock()
 	usage := &v1.ResourceStatistics{Timestamp: proto.Float64(float64(time.Now().UnixNano()) / 1e9)}
 	amounts(of, usage)
-	for _, i := range l.Isolators {
+	for _, i := range l.Isolators { // as often as somebody likes: without a copy
 		if meter, ok := i.(isolator.Meter); ok && isolator.Supports(i, of) {
 			if err := meter.Usage(ctx, id, usage); err != nil {
 				return nil, fmt.Errorf("usage of %s: %w", id, err)

@@ -259,6 +259,17 @@ func TestUpdateOfLimits(t *testing.T) {
 		t.Errorf("a bad limit: %v", err)
 	}
 	check("150000", "33554432", "60")
+	unrecorded := r.Layout.Container(c.id).Config()
+	if err := errors.Join(os.Rename(unrecorded, unrecorded+".away"), os.Mkdir(unrecorded, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := update(map[string]float64{"cpus": 1, "mem": 128, "pids": 70}); err == nil {
+		t.Error("limits that cannot be recorded")
+	}
+	check("150000", "33554432", "60")
+	if err := errors.Join(os.Remove(unrecorded), os.Rename(unrecorded+".away", unrecorded)); err != nil {
+		t.Fatal(err)
+	}
 	if got, err := os.ReadFile(filepath.Join(r.Layout.Container(c.id).Dir, "config")); err != nil || !strings.Contains(string(got), "32") {
 		t.Errorf("recorded is %s, %v", got, err)
 	}

@@ -12,9 +12,6 @@ import (
 	"berth/launcher"
 )
 
-// maxName is HOST_NAME_MAX of the kernel.
-const maxName = 64
-
 // Isolator implements isolator.Isolator.
 type Isolator struct{}
 
@@ -23,9 +20,9 @@ func New() *Isolator { return &Isolator{} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	name := isolator.Hostname(c)
-	if len(name) > maxName {
-		return nil, fmt.Errorf("namespaces/uts: host name %q: %w: it has %d bytes, at most %d are allowed", name, container.ErrInvalid, len(name), maxName)
+	name, err := isolator.Hostname(c)
+	if err != nil {
+		return nil, fmt.Errorf("namespaces/uts: %w", err)
 	}
 	if isolator.JoinsHostname(c) {
 		return &isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.UTS}}, nil

@@ -105,7 +105,11 @@ func (i *Isolator) prepare(ctx context.Context, c *isolator.Container) (*isolato
 			info.Env = []string{"LIBPROCESS_IP=0.0.0.0"} // programs of Mesos listen where others find them
 		}
 		if i.Hostname {
-			info.Namespaces, info.Hostname = append(info.Namespaces, launcher.UTS), isolator.Hostname(c)
+			var err error
+			if info.Hostname, err = isolator.Hostname(c); err != nil {
+				return nil, err
+			}
+			info.Namespaces = append(info.Namespaces, launcher.UTS)
 		}
 	case c.Config.GetRootfs() == "":
 		return nil, nil // the host's network and the host's files

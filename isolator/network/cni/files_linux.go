@@ -80,7 +80,10 @@ func (i *Isolator) hostFiles(c *isolator.Container) ([]plan.Mount, error) {
 	if len(known) > 0 && !bytes.HasSuffix(known, []byte("\n")) {
 		known = append(known, '\n')
 	}
-	name := isolator.Hostname(c)
+	name, err := isolator.Hostname(c)
+	if err != nil {
+		return nil, err
+	}
 	for file, content := range map[string][]byte{
 		hosts:    fmt.Appendf(known, "127.0.1.1\t%s\n", name),
 		hostname: []byte(name + "\n"),
@@ -168,7 +171,10 @@ func (i *Isolator) writeFiles(c *isolator.Container, rec *record) error {
 			return err
 		}
 	}
-	name := isolator.Hostname(c)
+	name, err := isolator.Hostname(c)
+	if err != nil {
+		return err
+	}
 	for file, content := range map[string][]byte{hosts: hostsFile(name, addresses), hostname: []byte(name + "\n"), resolv: servers} {
 		if err := i.writeFile(c.ID, file, content); err != nil {
 			return err
