@@ -139,8 +139,9 @@ func TestTheFiveVolumesOfTheTalk(t *testing.T) {
 	}
 }
 
-func TestAnImageWithoutLayersAsAVolume(t *testing.T) {
-	testrig.RequireRoot(t)
+func TestAnImageWithoutLayersAsAVolume(t *testing.T) { eachWay(t, testAnImageWithoutLayersAsAVolume) }
+
+func testAnImageWithoutLayersAsAVolume(t *testing.T, b *testrig.Command) {
 	reg := testrig.Registry(t)
 	image := testrig.BusyboxImage(t, reg, "busybox:1")
 	bad := newFakeRegistry(t)
@@ -150,7 +151,6 @@ func TestAnImageWithoutLayersAsAVolume(t *testing.T) {
 	bad.setBlob(digest(config), content(configType, config))
 	bad.setManifest("empty", content(manifestType, manifest))
 	bad.publish(t, "dirs", archive(t, tar.Header{Typeflag: tar.TypeDir, Name: "d/"}))
-	b := testrig.Berth(t)
 	expect(t, b.Run("run", "--image-volume", bad.image("dirs")+":/v", image, "sh", "-c", "ls /v; touch /v/d/x"), 0)
 	expect(t, b.Run("run", "--image-volume", bad.image("empty")+":/v", image, "true"), 125, "volume/image", "no layers")
 	if left := leftBy(t, b); len(left) > 0 {
@@ -184,6 +184,12 @@ func TestTheFilesOfAnArtifactAsAVolume(t *testing.T) {
 			t.Errorf("%s: stdout %q, want %q", backend, r.Stdout, want)
 		}
 	}
+	agent := startAgent(t, b)
+	if r := b.Run("run", "--image-volume", model.image("1")+":/m:ro", image, "cat", "/m/LICENSE"); r.ExitCode != 0 || r.Stdout != "free\n" {
+		t.Errorf("by the agent: %+v", r)
+	}
+	agent.Signal(syscall.SIGTERM)
+	expect(t, agent.Wait(), 0)
 	expect(t, b.Run("run", "--image-volume", model.image("climbs")+":/m", image, "true"), 125, "../../etc/passwd")
 	expect(t, b.Run("run", model.image("1"), "true"), 127, "not found")
 	expect(t, b.Run("check"), 0)
