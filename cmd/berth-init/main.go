@@ -41,10 +41,15 @@ func main() {
 	if err != nil {
 		os.Exit(fail(files, err))
 	}
+	// While berth prepares the rest. What is wrong with it is heard once this process is let go.
+	p, err := plan.Decode(files.Plan)
 	if !released(files.Release) {
 		os.Exit(1) // berth has died before it let go; nothing was done
 	}
-	status, err := run(files, caught)
+	if err != nil {
+		os.Exit(fail(files, err))
+	}
+	status, err := run(p, files, caught)
 	if err != nil {
 		os.Exit(fail(files, err))
 	}
@@ -68,16 +73,12 @@ func released(release *os.File) bool {
 }
 
 // run does the whole work and returns the wait status of the command.
-func run(files plan.Files, caught *signals) (unix.WaitStatus, error) {
+func run(p plan.Plan, files plan.Files, caught *signals) (unix.WaitStatus, error) {
 	// Not that of whoever started berth: everyone shall be able to enter what is made here.
 	unix.Umask(0o022)
 	// The command gets the standard streams and nothing else.
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return 0, step("mark files close-on-exec", err)
-	}
-	p, err := plan.Decode(files.Plan)
-	if err != nil {
-		return 0, err
 	}
 	if p.CgroupNamespace {
 		if err := step("make a cgroup namespace", ownCgroups()); err != nil {

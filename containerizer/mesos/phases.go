@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"berth/container"
-	"berth/internal/atomicfile"
 	"berth/internal/disk"
 )
 
@@ -93,8 +92,12 @@ func (l *launch) timed(ctx context.Context, name string, step func(context.Conte
 	return err
 }
 
+// checkpoint records a phase over the one before, in the same file: a new file for each would
+// be most of a launch on a file system that syncs what is renamed. All are written equally
+// long, so that nothing of the one before is left; what is torn is no phase.
 func (l *launch) checkpoint(name phaseName) error {
-	if err := atomicfile.Write(l.records.Phase(), []byte(name+"\n"), 0o600, false); err != nil {
+	record := fmt.Sprintf("%-*s\n", len(provisioned), name)
+	if err := disk.Overwrite(l.records.Phase(), []byte(record), 0o600); err != nil {
 		return fmt.Errorf("launch %s: record the phase: %w", l.id, err)
 	}
 	return nil

@@ -250,7 +250,22 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	return f.fill(data)
+}
+
+// Overwrite is WriteFile without making the file empty before: what it has beyond the data
+// stays.
+func Overwrite(path string, data []byte, mode os.FileMode) error {
+	f, err := OpenFile(path, os.O_WRONLY|os.O_CREATE, mode)
+	if err != nil {
+		return err
+	}
+	return f.fill(data)
+}
+
+// fill writes all that is to be written, and closes the file.
+func (f *File) fill(data []byte) error {
+	_, err := f.Write(data)
 	return errors.Join(err, f.Close())
 }
 

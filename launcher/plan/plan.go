@@ -5,17 +5,7 @@
 // It imports nothing of the project, because berth-init is to stay tiny.
 package plan
 
-import (
-	"bytes"
-	"encoding/gob"
-	"fmt"
-	"io"
-	"os"
-)
-
-// Version is that of the encoding. berth and berth-init of different versions refuse to
-// work together.
-const Version = 6
+import "os"
 
 // Plan is what to make of a freshly cloned process. Paths of the container are
 // absolute and below Rootfs; they are resolved there, never on the host.
@@ -299,53 +289,4 @@ func Inherited() Files {
 type Report struct {
 	Message string
 	Code    int // the exit code that stands for it: 125, 126 or 127
-}
-
-// maxSize bounds an encoded plan. The kernel takes at most 6 MiB of arguments and
-// environment (execve(2), "Limits on size of arguments and environment").
-const maxSize = 8 << 20
-
-// Encode writes the plan, after its Version. It keeps every byte of a text: paths and
-// arguments need not be UTF-8.
-func (p Plan) Encode(w io.Writer) error {
-	var all bytes.Buffer
-	encoder := gob.NewEncoder(&all)
-	if err := encoder.Encode(Version); err != nil {
-		return fmt.Errorf("encode the plan: %w", err)
-	}
-	if err := encoder.Encode(p); err != nil {
-		return fmt.Errorf("encode the plan: %w", err)
-	}
-	if all.Len() > maxSize {
-		return fmt.Errorf("encode the plan: it has %d bytes, at most %d are allowed: are there too many arguments or environment variables?", all.Len(), maxSize)
-	}
-	_, err := all.WriteTo(w)
-	return err
-}
-
-// Decode reads a plan of this version.
-func Decode(r io.Reader) (Plan, error) {
-	decoder := gob.NewDecoder(io.LimitReader(r, maxSize))
-	var version int
-	if err := decoder.Decode(&version); err != nil {
-		return Plan{}, fmt.Errorf("read the plan: %w", err)
-	}
-	if version != Version {
-		return Plan{}, fmt.Errorf("the plan has version %d, this berth-init knows %d: install both programs from one build", version, Version)
-	}
-	var p Plan
-	if err := decoder.Decode(&p); err != nil {
-		return Plan{}, fmt.Errorf("read the plan: %w", err)
-	}
-	return p, nil
-}
-
-// Encode writes the report.
-func (r Report) Encode(w io.Writer) error { return gob.NewEncoder(w).Encode(r) }
-
-// DecodeReport reads a report; io.EOF: there is none.
-func DecodeReport(r io.Reader) (Report, error) {
-	var report Report
-	err := gob.NewDecoder(r).Decode(&report)
-	return report, err
 }

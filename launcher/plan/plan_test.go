@@ -82,7 +82,8 @@ func TestFullIsFull(t *testing.T) {
 func TestAPlanOfAnotherVersionIsRefused(t *testing.T) {
 	var encoded bytes.Buffer
 	e := gob.NewEncoder(&encoded)
-	// What follows the version is of an unknown form, so it must not be looked at.
+	// What follows the version is of an unknown form, so it must not be looked at. Before
+	// version 7 it was all of this form.
 	if err := errors.Join(e.Encode(Version+1), e.Encode("something else")); err != nil {
 		t.Fatal(err)
 	}
@@ -98,10 +99,9 @@ func TestAPlanThatIsTooBigIsRefusedOnBothSides(t *testing.T) {
 	if err := p.Encode(&encoded); err == nil || !strings.Contains(err.Error(), "at most") || encoded.Len() > 0 {
 		t.Errorf("encoded %d bytes, error %v", encoded.Len(), err)
 	}
-	e := gob.NewEncoder(&encoded)
-	if err := errors.Join(e.Encode(Version), e.Encode(p)); err != nil {
-		t.Fatal(err)
-	}
+	c := coder{text: append([]byte(header), 2*Version)}
+	c.plan(&p)
+	encoded.Write(c.text)
 	if _, err := Decode(&encoded); err == nil {
 		t.Error("decoded more than the bound")
 	}
@@ -112,10 +112,28 @@ func TestWhatIsNoPlanIsAnError(t *testing.T) {
 	if err := full().Encode(&encoded); err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"", "{}", "\x00", strings.Repeat("\xff", 100), encoded.String()[:encoded.Len()/2], encoded.String()[:5]} {
+	whole := encoded.String()
+	for _, text := range []string{"", "{}", "\x00", strings.Repeat("\xff", 100), whole[:5] + strings.Repeat("\xff", 100), whole + "\x00"} {
 		if _, err := Decode(strings.NewReader(text)); err == nil {
 			t.Errorf("decoded %q", text)
 		}
+	}
+	for size := range len(whole) {
+		if _, err := Decode(strings.NewReader(whole[:size])); err == nil {
+			t.Errorf("decoded the first %d bytes of %d", size, len(whole))
+		}
+	}
+}
+
+// What a length says must not decide how much memory is taken.
+func TestALengthThatIsALieTakesNoMemory(t *testing.T) {
+	lie := header + string([]byte{2 * Version, 0, 0, 0, 0, 0}) + strings.Repeat("\xff", 8) + "\x7f" + strings.Repeat("\x00", 100)
+	if n := testing.AllocsPerRun(1, func() {
+		if _, err := Decode(strings.NewReader(lie)); err == nil {
+			t.Error("decoded it")
+		}
+	}); n > 100 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -126,10 +144,16 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(encoded.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if p, err := Decode(bytes.NewReader(data)); err == nil {
-			if err := p.Encode(io.Discard); err != nil {
-				t.Error(err)
-			}
+		p, err := Decode(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		if err := p.Encode(&again); err != nil {
+			t.Fatal(err)
+		}
+		if second, err := Decode(&again); err != nil || !reflect.DeepEqual(p, second) {
+			t.Errorf("decoded %+v, then %+v, %v", p, second, err)
 		}
 	})
 }
