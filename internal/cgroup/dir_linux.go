@@ -28,6 +28,8 @@ import (
 type Dir struct {
 	path    string
 	version Version
+	kept    *kept // nil: of no Group
+	keeps   bool  // files that are read stay open
 }
 
 // DirAt returns the Dir of a directory that exists already: of a cgroup that is not
@@ -53,11 +55,12 @@ func (d Dir) Write(file, value string) error {
 
 // Read returns the content of a file, without the newline at its end.
 func (d Dir) Read(file string) (string, error) {
-	text, err := readAt(unix.AT_FDCWD, path.Join(d.path, file))
-	if err != nil {
-		return "", d.explain("read", file, err)
-	}
-	return strings.TrimSuffix(text, "\n"), nil
+	var content string
+	err := d.read(file, func(text []byte) error {
+		content = string(bytes.TrimSuffix(text, []byte("\n")))
+		return nil
+	})
+	return content, err
 }
 
 // ReadUint returns the number in a file. "max" and "-1", by which v2 and v1 say
@@ -99,7 +102,7 @@ func (d Dir) read(file string, use func(text []byte) error) error {
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
 	name := d.path + "/" + file
-	text, err := readInto(unix.AT_FDCWD, name, (*buffer)[:0])
+	text, err := d.readInto(name, (*buffer)[:0])
 	if err != nil {
 		return d.explain("read", file, err)
 	}
@@ -239,17 +242,37 @@ func readAt(dirFD int, name string) (string, error) {
 }
 
 // readInto appends the whole content of a file to a buffer.
+func (d Dir) readInto(name string, buffer []byte) ([]byte, error) {
+	if d.keeps {
+		text, ok := d.kept.read(name, buffer)
+		if !ok && d.kept.open(name) {
+			text, ok = d.kept.read(name, buffer)
+		}
+		if ok {
+			return text, nil
+		}
+	}
+	return readInto(unix.AT_FDCWD, name, buffer)
+}
+
 func readInto(dirFD int, name string, buffer []byte) ([]byte, error) {
 	fd, err := openAt(dirFD, name, unix.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
+	return readFrom(fd, buffer)
+}
+
+// readFrom appends the whole content of an open file, from its beginning, to an empty buffer.
+func readFrom(fd int, buffer []byte) ([]byte, error) {
 	for {
 		if len(buffer) == cap(buffer) {
 			buffer = slices.Grow(buffer, cap(buffer))
 		}
-		n, err := retryEINTR(func() (int, error) { return unix.Read(fd, buffer[len(buffer):cap(buffer)]) })
+		n, err := retryEINTR(func() (int, error) {
+			return unix.Pread(fd, buffer[len(buffer):cap(buffer)], int64(len(buffer)))
+		})
 		if err != nil {
 			return nil, err
 		}

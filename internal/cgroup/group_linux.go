@@ -20,6 +20,7 @@ import (
 type Group struct {
 	path     string
 	branches []branch // in the order in which a killer must go: freezer, v2, the rest
+	kept     kept
 }
 
 // branch is the part of a group that lies in one hierarchy.
@@ -146,7 +147,7 @@ func (g *Group) Controllers() []string {
 func (g *Group) Dir(controller string) (Dir, error) {
 	for _, b := range g.branches {
 		if slices.Contains(b.controllers, controller) {
-			return Dir{path: b.dir, version: b.version}, nil
+			return Dir{path: b.dir, version: b.version, kept: &g.kept}, nil
 		}
 	}
 	return Dir{}, fmt.Errorf("cgroup %s: %w: it has no controller %q, only %s",

@@ -160,7 +160,7 @@ func TestGroupDir(t *testing.T) {
 		{"cpu", DirAt("/sys/fs/cgroup/cpu,cpuacct/berth/x", V1)},
 		{"devices", DirAt("/sys/fs/cgroup/unified/berth/x", V2)},
 	} {
-		if got, err := g.Dir(test.controller); err != nil || got != test.want {
+		if got, err := g.Dir(test.controller); err != nil || got.Path() != test.want.Path() || got.Version() != test.want.Version() {
 			t.Errorf("Dir(%q): got %v, %v; want %v", test.controller, got, err, test.want)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 // A cgroup is busy while it has a process, and for a moment after its last one has
 // died: Remove tries until ctx ends. It kills nobody. After an error it may be repeated.
 func (g *Group) Remove(ctx context.Context) error {
+	g.kept.end()
 	var errs []error
 	for _, b := range g.branches {
 		errs = append(errs, b.remove(ctx))

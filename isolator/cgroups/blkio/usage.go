@@ -32,7 +32,7 @@ func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStat
 	if dir.Version() == cgroup.V2 {
 		collect = collectV2
 	}
-	all, err := collect(dir)
+	all, err := collect(dir.Kept())
 	if err != nil {
 		return fmt.Errorf("cgroups/blkio: %w", err)
 	}

@@ -122,7 +122,7 @@ func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStat
 	if err != nil {
 		return err
 	}
-	if err := dir.Scan("cpu.stat", func(key []byte, n uint64) { take(to, key, n) }); err != nil {
+	if err := dir.Kept().Scan("cpu.stat", func(key []byte, n uint64) { take(to, key, n) }); err != nil {
 		return fmt.Errorf("cgroups/cpu: %w", err)
 	}
 	if dir.Version() == cgroup.V2 {
@@ -133,7 +133,7 @@ func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStat
 		return nil
 	}
 	if err == nil {
-		err = account.Scan("cpuacct.stat", func(key []byte, n uint64) { take(to, key, n) })
+		err = account.Kept().Scan("cpuacct.stat", func(key []byte, n uint64) { take(to, key, n) })
 	}
 	if err != nil {
 		return fmt.Errorf("cgroups/cpu: %w", err)

@@ -20,7 +20,7 @@ func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStat
 	if err != nil {
 		return err
 	}
-	if err := usage(dir, id, to, &i.pressure); err != nil {
+	if err := usage(dir.Kept(), id, to, &i.pressure); err != nil {
 		return fmt.Errorf("cgroups/mem: %w", err)
 	}
 	return nil

@@ -83,7 +83,7 @@ func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStat
 	if err != nil {
 		return err
 	}
-	threads, err := dir.ReadUint("pids.current")
+	threads, err := dir.Kept().ReadUint("pids.current")
 	if err != nil {
 		return fmt.Errorf("cgroups/pids: %w", err)
 	}
