@@ -1,6 +1,8 @@
 package operator
 
 import (
+	"cmp"
+	"context"
 	"net/http"
 	"sync"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	v1 "berth/api/v1"
+	"berth/containerizer"
 )
 
 // Events passes on what happens to whoever has subscribed. The zero value works.
@@ -52,8 +55,40 @@ func (e *Events) subscribe() (events <-chan *v1.Event, leave func()) {
 	}
 }
 
+// visible tells which events a subject may see: those of containers of the users that it may
+// see the containers of.
+type visible struct {
+	*Server
+	subject Subject
+	// users are those of containers that events spoke of: of a removed one nobody else knows.
+	users map[string]string
+}
+
+func (v *visible) sees(ctx context.Context, event *v1.Event) bool {
+	if v.subject.Principal == "" {
+		return true
+	}
+	if event.GetContainerId() == nil {
+		return v.subject.may(viewImages, false, "") == nil
+	}
+	id, err := idOf(event.GetContainerId())
+	if err != nil {
+		return false
+	}
+	if found, err := v.Containers.Inspect(ctx, id); err == nil {
+		v.users[id.String()] = cmp.Or(found.Config.GetUser(), rootUser)
+	}
+	user := cmp.Or(v.users[id.String()], rootUser)
+	if event.GetType() == "container."+string(containerizer.Removed) {
+		delete(v.users, id.String())
+	}
+	_, nested := id.Parent()
+	return v.subject.may(viewContainers, nested, user) == nil
+}
+
 // subscribeEvents streams what happens from now on.
-func (s *Server) subscribeEvents(out *stream, r *http.Request, _ *call) error {
+func (s *Server) subscribeEvents(out *stream, r *http.Request, c *call) error {
+	to := &visible{s, c.subject, make(map[string]string)}
 	events, leave := s.Events.subscribe()
 	defer leave()
 	out.begin()
@@ -73,6 +108,9 @@ func (s *Server) subscribeEvents(out *stream, r *http.Request, _ *call) error {
 		case next, ok := <-events:
 			if !ok {
 				return nil
+			}
+			if !to.sees(r.Context(), next) {
+				continue
 			}
 			event = next
 		}

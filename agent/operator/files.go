@@ -31,6 +31,7 @@ const maxRead = 64 << 10
 
 // place is a file of a sandbox.
 type place struct {
+	of      container.ID
 	sandbox string
 	name    string // in it
 }
@@ -45,7 +46,7 @@ func (s *Server) locate(name string) (place, error) {
 	for _, id := range s.Containers.Containers() {
 		sandbox := s.Sandbox(id)
 		if rest, ok := below(clean, sandbox); ok && len(sandbox) > len(best.sandbox) {
-			best = place{sandbox, rest}
+			best = place{id, sandbox, rest}
 		}
 	}
 	if best.sandbox == "" {

@@ -93,10 +93,14 @@ func (s Subject) may(a action, nested bool, user string) error {
 // authorize refuses a call that its subject has no right to. The user of a container that
 // is there counts, and of a launch the one that is asked for.
 func (s *Server) authorize(ctx context.Context, a answerer, c *call) error {
-	if c.subject.Principal == "" || a.action == viewContainers { // lists are filtered
+	if c.subject.Principal == "" || a.action == viewContainers && a.needs == "" { // lists are filtered
 		return nil
 	}
 	id, named := containerOf(c, a.needs)
+	if a.action == accessSandboxes {
+		at, err := s.locate(cmp.Or(c.GetListFiles().GetPath(), c.GetReadFile().GetPath()))
+		id, named = at.of, err == nil
+	}
 	if !named {
 		return c.subject.may(a.action, false, "")
 	}
