@@ -35,6 +35,26 @@ func TestThePageOfIsolatorsListsThoseOfTheTable(t *testing.T) {
 	}
 }
 
+// Each section says what the isolator reads, does and reports, or whose it is like.
+func TestThePageOfIsolatorsSaysTheSameOfEach(t *testing.T) {
+	page, err := os.ReadFile("../docs/isolators.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range isolators {
+		_, section, _ := strings.Cut(string(page), "\n## "+i.name+"\n")
+		section, _, _ = strings.Cut(section, "\n## ")
+		if strings.HasPrefix(strings.TrimSpace(section), "The same for") {
+			continue
+		}
+		for _, part := range []string{"Reads", "Does", "Reports"} {
+			if !strings.Contains(section, "\n- **"+part+"**") {
+				t.Errorf("%s: nothing is said of what it %s", i.name, strings.ToLower(part))
+			}
+		}
+	}
+}
+
 // silent is an isolator of nothing.
 type silent struct{ prepared int }
 

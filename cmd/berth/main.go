@@ -21,9 +21,8 @@ func main() {
 	os.Exit(execute(os.Args[1:]))
 }
 
-// execute runs a sub-command and returns the exit code: its own, or 125 with the error
-// as the last line on stderr.
-func execute(args []string) int {
+// command has all sub-commands.
+func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "berth",
 		Short:         "Run containers from images",
@@ -33,6 +32,13 @@ func execute(args []string) int {
 	root.AddCommand(runCommand(), agentCommand(), psCommand(), execCommand(), attachCommand(), logsCommand(), waitCommand(), killCommand(),
 		stopCommand(), rmCommand(), inspectCommand(), statsCommand(), topCommand(), cpCommand(), eventsCommand(), pullCommand(), imagesCommand(), saveCommand(), loadCommand(), rmiCommand(), pruneCommand(),
 		checkCommand(), repairCommand(), provisionCommand(), destroyCommand(), infoCommand(), versionCommand())
+	return root
+}
+
+// execute runs a sub-command and returns the exit code: its own, or 125 with the error
+// as the last line on stderr.
+func execute(args []string) int {
+	root := command()
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())
 	if err == nil {
