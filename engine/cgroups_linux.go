@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	v1 "berth/api/v1"
+	"berth/container"
 	"berth/internal/cgroup"
 	"berth/internal/device"
 	"berth/isolator"
@@ -25,7 +26,7 @@ type cgroupSettings struct {
 // cgroups reads the flags of the isolators cgroups/*. ErrInvalid: one of them;
 // ErrNotSupported: an event that this host cannot count.
 func (c Config) cgroups() (s cgroupSettings, err error) {
-	if s.devices, err = device.ParseWhitelist(c.AllowedDevices); err != nil {
+	if s.devices, err = c.allowedDevices(); err != nil {
 		return s, fmt.Errorf("--allowed_devices: %w", err)
 	}
 	if s.handles, err = netcls.ParseHandles(c.NetClsPrimaryHandle, c.NetClsSecondaryHandles); err != nil {
@@ -41,6 +42,19 @@ func (c Config) cgroups() (s cgroupSettings, err error) {
 		return s, fmt.Errorf("--perf_events: %w", err)
 	}
 	return s, nil
+}
+
+// allowedDevices reads --allowed_devices. ErrInvalid: it is no list, or not of devices.
+func (c Config) allowedDevices() ([]*v1.DeviceAccess, error) {
+	list := &v1.DeviceWhitelist{}
+	if c.AllowedDevices == "" {
+		return nil, nil
+	}
+	if err := readMessage(c.AllowedDevices, list); err != nil {
+		return nil, err
+	}
+	_, err := device.Rules(list.AllowedDevices)
+	return list.AllowedDevices, err
 }
 
 const (
@@ -89,8 +103,8 @@ func (c Config) checkCgroupsRoot(host *cgroup.Host) error {
 }
 
 func (p parts) netCls() isolator.Isolator {
-	return netcls.New(netcls.Options{Groups: p.launcher, Handles: p.settings.handles, Dir: p.images.Layout.NetCls(), Exists: func(id string) bool {
-		_, err := os.Lstat(p.images.Layout.RuntimeContainers() + "/" + strings.ReplaceAll(id, ".", "/containers/"))
+	return netcls.New(netcls.Options{Groups: p.launcher, Handles: p.settings.handles, Dir: p.images.Layout.NetCls(), Exists: func(id container.ID) bool {
+		_, err := os.Lstat(p.images.Layout.Container(id).Dir)
 		return !errors.Is(err, os.ErrNotExist)
 	}})
 }

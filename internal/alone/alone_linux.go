@@ -13,16 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SearchPath is the PATH of programs that get nothing else of berth's environment.
-const SearchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // held is how long a process that left the group may hold the standard streams.
 const held = time.Second
 
-// Run runs a command in a process group of its own, of which nothing is left
+// run runs a command in a process group of its own, of which nothing is left
 // afterwards. It ends with this process, and when its context does. exec.ErrWaitDelay: a
 // process that left the group holds a standard stream.
-func Run(cmd *exec.Cmd) error {
+func run(cmd *exec.Cmd) error {
 	// The parent-death signal is sent when the thread ends that forked.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -42,18 +39,18 @@ func Run(cmd *exec.Cmd) error {
 	return cmd.Wait()
 }
 
-// Bounded keeps the first bytes that are written to it.
-type Bounded struct {
-	Kept bytes.Buffer // not embedded: its ReadFrom would take everything
-	Most int
-	Over func() // called when there are more; nil: they are dropped
+// bounded keeps the first bytes that are written to it.
+type bounded struct {
+	kept bytes.Buffer // not embedded: its ReadFrom would take everything
+	most int
+	over func() // called when there are more; nil: they are dropped
 }
 
-func (b *Bounded) Write(p []byte) (int, error) {
-	fits := min(len(p), b.Most-b.Kept.Len())
-	b.Kept.Write(p[:fits])
-	if fits < len(p) && b.Over != nil {
-		b.Over()
+func (b *bounded) Write(p []byte) (int, error) {
+	fits := min(len(p), b.most-b.kept.Len())
+	b.kept.Write(p[:fits])
+	if fits < len(p) && b.over != nil {
+		b.over()
 		return fits, errors.New("too much")
 	}
 	return len(p), nil

@@ -238,25 +238,3 @@ func nameOf(d *v1.Device) string {
 	}
 	return fmt.Sprintf("%d:%d", d.GetNumber().GetMajorNumber(), d.GetNumber().GetMinorNumber())
 }
-
-// ParseWhitelist reads --allowed_devices: a DeviceWhitelist as JSON, or the name or file://
-// URL of a file with it. Empty text allows nothing. ErrInvalid: it is none, or Rules
-// refuses it.
-func ParseWhitelist(value string) ([]*v1.DeviceAccess, error) {
-	if value == "" {
-		return nil, nil
-	}
-	data := []byte(value)
-	if !strings.HasPrefix(strings.TrimSpace(value), "{") {
-		var err error
-		if data, err = os.ReadFile(strings.TrimPrefix(value, "file://")); err != nil {
-			return nil, fmt.Errorf("%w: it is neither a JSON object nor a file that can be read: %w", container.ErrInvalid, err)
-		}
-	}
-	list := &v1.DeviceWhitelist{}
-	if err := v1.Unmarshal(data, list); err != nil {
-		return nil, err
-	}
-	_, err := Rules(list.AllowedDevices)
-	return list.AllowedDevices, err
-}

@@ -1,7 +1,6 @@
 package external
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"berth/container"
 	"berth/internal/alone"
 )
 
@@ -43,31 +41,20 @@ func (o Options) run(ctx context.Context, program string, r request, a answer) e
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	ctx, stop := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: no answer within %v", container.ErrUnavailable, timeout))
-	defer stop()
-	cmd := exec.CommandContext(ctx, real)
-	stdout := &alone.Bounded{Most: maxAnswer, Over: func() { cancel(refuse("its answer has more than %d bytes", maxAnswer)) }}
-	stderr := &alone.Bounded{Most: maxNotes}
-	cmd.Args[0] = program // by which a program of many names knows who it is
-	cmd.Dir, cmd.Env = "/", []string{alone.SearchPath, "BERTH_PHASE=" + string(r.Phase), "BERTH_CONTAINER_ID=" + r.ContainerID}
+	environment := []string{"BERTH_PHASE=" + string(r.Phase), "BERTH_CONTAINER_ID=" + r.ContainerID}
 	if r.Pid != 0 {
-		cmd.Env = append(cmd.Env, "BERTH_PID="+strconv.Itoa(r.Pid))
+		environment = append(environment, "BERTH_PID="+strconv.Itoa(r.Pid))
 	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), stdout, stderr
-	ended := alone.Run(cmd)
-	switch cause := context.Cause(ctx); {
-	case ended == nil:
-	case cause != nil:
-		return withNotes(cause, stderr)
-	case errors.Is(ended, exec.ErrWaitDelay):
-		return withNotes(refuse("it has left a process behind that holds its standard output"), stderr)
+	// By its name a program of many names knows who it is.
+	body, notes, ended := alone.Call{Path: real, Name: program, Env: environment, Input: input, Timeout: timeout, MaxAnswer: maxAnswer, MaxNotes: maxNotes}.Run(ctx)
+	var failed *exec.ExitError
+	if ended == nil || errors.As(ended, &failed) {
+		ended = conclude(ended, body, a)
 	}
-	if err := conclude(ended, stdout.Kept.Bytes(), a); err != nil {
-		return withNotes(err, stderr)
+	if ended != nil {
+		return alone.WithNotes(ended, notes)
 	}
-	o.note(program, stderr)
+	o.note(program, notes)
 	return nil
 }
 
@@ -90,18 +77,9 @@ func conclude(ended error, body []byte, a answer) error {
 // maxNotes bounds what is taken of the standard error of one call, in bytes.
 const maxNotes = 64 << 10
 
-// withNotes adds the end of what a failed executable wrote to its standard error.
-func withNotes(err error, stderr *alone.Bounded) error {
-	text := strings.TrimSpace(stderr.Kept.String())
-	if text == "" {
-		return err
-	}
-	return fmt.Errorf("%w; it wrote: %s", err, oneLine(text[max(0, len(text)-maxMessage):]))
-}
-
 // note logs what an executable wrote that has not failed.
-func (o Options) note(program string, stderr *alone.Bounded) {
-	for line := range strings.Lines(stderr.Kept.String()) {
-		o.Log.Warn("isolator "+program, slog.String("wrote", oneLine(line)))
+func (o Options) note(program, notes string) {
+	for line := range strings.Lines(notes) {
+		o.Log.Warn("isolator "+program, slog.String("wrote", alone.OneLine(line)))
 	}
 }

@@ -22,7 +22,6 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
-	"berth/internal/alone"
 	"berth/internal/testrig"
 	"berth/isolator"
 	"berth/isolator/isolatortest"
@@ -180,7 +179,7 @@ func TestWhatAnExecutableIsGiven(t *testing.T) {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
-	environment := "BERTH_CONTAINER_ID=c1\nBERTH_PHASE=%s\n%s" + alone.SearchPath + "\n"
+	environment := "BERTH_CONTAINER_ID=c1\nBERTH_PHASE=%s\n%sPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
 	for phase, pid := range map[string]string{"prepare": "", "isolate": "BERTH_PID=4711\n", "cleanup": ""} {
 		if want, got := fmt.Sprintf(environment, phase, pid), read("env."+phase); got != want {
 			t.Errorf("the environment is %q, want %q", got, want)

@@ -16,6 +16,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/internal/alone"
 	"berth/internal/strictjson"
 	"berth/isolator"
 	"berth/launcher"
@@ -93,11 +94,11 @@ func (f *failure) err() error {
 	case f.Message == "":
 		return fmt.Errorf("%w: its error has no message", container.ErrInvalid)
 	case f.Class == "":
-		return fmt.Errorf("%s", oneLine(f.Message))
+		return fmt.Errorf("%s", alone.OneLine(f.Message))
 	case !ok:
-		return fmt.Errorf("%w: its error has the unknown class %q, and the message %s", container.ErrInvalid, f.Class, oneLine(f.Message))
+		return fmt.Errorf("%w: its error has the unknown class %q, and the message %s", container.ErrInvalid, f.Class, alone.OneLine(f.Message))
 	}
-	return fmt.Errorf("%w: %s", class, oneLine(f.Message))
+	return fmt.Errorf("%w: %s", class, alone.OneLine(f.Message))
 }
 
 // description is the answer to describe.
@@ -276,16 +277,4 @@ func decode(body []byte, a answer) error {
 		return refuse("%s", strings.TrimPrefix(err.Error(), "json: "))
 	}
 	return nil
-}
-
-// maxMessage bounds what is repeated of an executable's words in an error, in bytes.
-const maxMessage = 1000
-
-// oneLine makes words of an executable fit for an error.
-func oneLine(s string) string {
-	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }), " ")
-	if len(s) > maxMessage {
-		s = strings.ToValidUTF8(s[:maxMessage], "") + "..."
-	}
-	return strings.ToValidUTF8(s, "\uFFFD")
 }

@@ -75,7 +75,7 @@ type Options struct {
 	// berth that share it have containers with different tags.
 	Dir string
 	// Exists reports whether there is a record of a container.
-	Exists func(id string) bool
+	Exists func(container.ID) bool
 }
 
 // Isolator implements isolator.Isolator, isolator.Enforcer and isolator.Statuser.
@@ -136,8 +136,8 @@ func (i *Isolator) take(id container.ID) (bool, error) {
 
 // sweep frees what containers had that are not there any more.
 func (i *Isolator) sweep() error {
-	return i.each(func(path, id string) error {
-		if i.Exists(id) {
+	return i.each(func(path, of string) error {
+		if id, err := container.ParseID(of); err == nil && i.Exists(id) {
 			return nil
 		}
 		return os.Remove(path)
@@ -169,8 +169,7 @@ func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) erro
 	if i.Handles.Primary == 0 {
 		return nil
 	}
-	err := i.tag(c.ID)
-	if err != nil {
+	if err := i.tag(c.ID); err != nil {
 		return fmt.Errorf("cgroups/net_cls: %w", err)
 	}
 	return nil
@@ -181,10 +180,12 @@ func (i *Isolator) tag(id container.ID) error {
 	if err != nil {
 		return err
 	}
-	return i.each(func(path, of string) error {
+	tagged := false
+	err = i.each(func(path, of string) error {
 		if of != id.String() {
 			return nil
 		}
+		tagged = true
 		secondary, err := parseHandle(filepath.Base(path))
 		if err != nil {
 			return err
@@ -192,6 +193,10 @@ func (i *Isolator) tag(id container.ID) error {
 		classid := uint32(i.Handles.Primary)<<16 | uint32(secondary)
 		return dir.Write(file, strconv.FormatUint(uint64(classid), 10))
 	})
+	if err == nil && !tagged {
+		err = fmt.Errorf("%w: somebody has removed its handle from %s", container.ErrFailedPrecondition, i.Dir)
+	}
+	return err
 }
 
 // Status adds the tag of a container, which may be of a berth with other flags.

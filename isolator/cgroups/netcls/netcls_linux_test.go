@@ -16,7 +16,7 @@ func TestConformance(t *testing.T) {
 	for name, handles := range map[string]Handles{"with handles": {0x10, 1, 0xffff}, "without": {}} {
 		t.Run(name, func(t *testing.T) {
 			groups := isolatortest.NewGroups(t, controller)
-			i := New(Options{Groups: groups, Handles: handles, Dir: t.TempDir(), Exists: func(string) bool { return true }})
+			i := New(Options{Groups: groups, Handles: handles, Dir: t.TempDir(), Exists: func(container.ID) bool { return true }})
 			isolatortest.Run(t, i, isolatortest.Requests{Fork: groups.Fork, Gone: groups.Gone})
 			if err := i.each(func(path, id string) error { return errors.New(path + " is left to " + id) }); err != nil {
 				t.Error(err)
@@ -47,7 +47,7 @@ func TestHandlesAreTheContainersOwn(t *testing.T) {
 	isolatortest.MountV1(t, controller)
 	groups := isolatortest.NewGroups(t, controller)
 	exists := map[string]bool{"one": true, "two": true}
-	options := Options{Groups: groups, Handles: Handles{0x10, 1, 2}, Dir: t.TempDir(), Exists: func(id string) bool { return exists[id] }}
+	options := Options{Groups: groups, Handles: Handles{0x10, 1, 2}, Dir: t.TempDir(), Exists: func(id container.ID) bool { return exists[id.String()] }}
 	var all []*isolator.Container
 	for n, value := range []string{"one", "two", "three"} {
 		id, err := container.ParseID(value)
@@ -85,5 +85,8 @@ func TestHandlesAreTheContainersOwn(t *testing.T) {
 		if err := New(options).Cleanup(t.Context(), c.ID); err != nil {
 			t.Error(err)
 		}
+	}
+	if err := New(options).Isolate(t.Context(), all[0], 1); !errors.Is(err, container.ErrFailedPrecondition) {
+		t.Errorf("without its handle: %v", err)
 	}
 }

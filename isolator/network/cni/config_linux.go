@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"berth/container"
+	"berth/internal/alone"
 )
 
 // portMapper is Mesos's own plugin, which reads port mappings from the arguments of
@@ -88,7 +89,7 @@ func (k known) find(dir, name string) (*libcni.NetworkConfigList, error) {
 		there = "has " + strings.Join(k.names, ", ")
 	}
 	if len(k.bad) > 0 {
-		there += "; not read: " + oneLine(strings.Join(k.bad, "; "))
+		there += "; not read: " + alone.OneLine(strings.Join(k.bad, "; "))
 	}
 	return nil, fmt.Errorf("unknown CNI network: %w: beside host, none and bridge there are those of --network_cni_config_dir, and %s %s", container.ErrNotFound, dir, there)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"berth/container"
+	"berth/internal/alone"
 	"berth/isolator"
 )
 
@@ -35,7 +36,7 @@ func (o Options) Networks(ctx context.Context) ([]Network, error) {
 	}
 	for _, why := range configs.bad {
 		file, why, _ := strings.Cut(why, ": ")
-		all = append(all, Network{file, fmt.Errorf("%s", oneLine(why))})
+		all = append(all, Network{file, fmt.Errorf("%s", alone.OneLine(why))})
 	}
 	return all, nil
 }

@@ -1,7 +1,6 @@
 package cni
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,29 +45,15 @@ func (plugins) FindInPath(plugin string, dirs []string) (string, error) {
 // ExecPlugin implements invoke.Exec. Of an environment the plugin gets what the
 // specification says, and a PATH: that of berth may have secrets.
 func (plugins) ExecPlugin(ctx context.Context, path string, input []byte, environment []string) ([]byte, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	ctx, stop := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: no answer within %v", container.ErrUnavailable, timeout))
-	defer stop()
-	stdout := &alone.Bounded{Most: maxAnswer, Over: func() {
-		cancel(fmt.Errorf("%w: its answer has more than %d bytes", container.ErrInvalid, maxAnswer))
-	}}
-	stderr := &alone.Bounded{Most: maxNotes}
-	cmd := exec.CommandContext(ctx, path)
-	cmd.Dir, cmd.Env = "/", append(onlyCNI(environment), alone.SearchPath)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), stdout, stderr
-	err := alone.Run(cmd)
-	switch cause := context.Cause(ctx); {
+	answer, notes, err := alone.Call{Path: path, Env: onlyCNI(environment), Input: input, Timeout: timeout, MaxAnswer: maxAnswer, MaxNotes: maxNotes}.Run(ctx)
+	var failed *exec.ExitError
+	switch {
 	case err == nil:
-		return stdout.Kept.Bytes(), nil
-	case cause != nil:
-		err = cause
-	case errors.Is(err, exec.ErrWaitDelay):
-		err = fmt.Errorf("%w: it has left a process behind that holds its standard output", container.ErrInvalid)
-	default:
-		err = said(err, stdout.Kept.Bytes())
+		return answer, nil
+	case errors.As(err, &failed):
+		err = said(err, answer)
 	}
-	return nil, withNotes(fmt.Errorf("plugin %s: %w", filepath.Clean(path), err), stderr.Kept.String())
+	return nil, alone.WithNotes(fmt.Errorf("plugin %s: %w", filepath.Clean(path), err), notes)
 }
 
 func onlyCNI(environment []string) (only []string) {
@@ -87,27 +72,7 @@ func said(ended error, answer []byte) error {
 		return ended // such as: exit status 1
 	}
 	if e.Details != "" {
-		return fmt.Errorf("%s; %s", oneLine(e.Msg), oneLine(e.Details))
+		return fmt.Errorf("%s; %s", alone.OneLine(e.Msg), alone.OneLine(e.Details))
 	}
-	return errors.New(oneLine(e.Msg))
-}
-
-// withNotes adds what a failed plugin wrote to its standard error.
-func withNotes(err error, notes string) error {
-	if notes = strings.TrimSpace(notes); notes == "" {
-		return err
-	}
-	return fmt.Errorf("%w; it wrote: %s", err, oneLine(notes))
-}
-
-// oneLine is text for the middle of an error: bounded, and without control characters.
-func oneLine(text string) string {
-	const most = 1 << 10
-	text = strings.ToValidUTF8(text[:min(len(text), most)], "?")
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.TrimSpace(text))
+	return errors.New(alone.OneLine(e.Msg))
 }

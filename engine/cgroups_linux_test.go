@@ -1,0 +1,42 @@
+package engine
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"berth/container"
+	"berth/internal/device"
+)
+
+func TestAllowedDevices(t *testing.T) {
+	const good = `{"allowed_devices": [{"device": {"path": "/dev/null"}, "access": {"read": true, "mknod": true}}]}`
+	file := filepath.Join(t.TempDir(), "devices.json")
+	if err := os.WriteFile(file, []byte(good), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range []string{good, file, "file://" + file} {
+		allowed, err := Config{AllowedDevices: value}.allowedDevices()
+		if err != nil {
+			t.Fatalf("%s: %v", value, err)
+		}
+		rules, err := device.Rules(allowed)
+		if err != nil || len(rules) != 1 || rules[0].String() != "c 1:3 rm" {
+			t.Errorf("%s: %v, %v", value, rules, err)
+		}
+	}
+	for name, value := range map[string]string{
+		"not JSON":        `{"allowed_devices": [`,
+		"no access":       `{"allowed_devices": [{"device": {"path": "/dev/null"}, "access": {"read": false}}]}`,
+		"access missing":  `{"allowed_devices": [{"device": {"path": "/dev/null"}}]}`,
+		"device missing":  `{"allowed_devices": [{"access": {"read": true}}]}`,
+		"no device":       `{"allowed_devices": [{"device": {"path": "/etc"}, "access": {"read": true}}]}`,
+		"negative number": `{"allowed_devices": [{"device": {"number": {"major_number": -1, "minor_number": 0}}, "access": {"read": true}}]}`,
+		"no file":         "/no/such/file",
+	} {
+		if _, err := (Config{AllowedDevices: value}).allowedDevices(); !errors.Is(err, container.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
