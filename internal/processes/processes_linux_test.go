@@ -217,3 +217,43 @@ func TestAKillThatCannotEndSaysSo(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestDescribe(t *testing.T) {
+	before := time.Now()
+	cmd := exec.Command("sleep", "1003")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Describe(cmd.Process.Pid)
+	if err != nil || d.Command != "sleep 1003" || d.Parent != os.Getpid() || d.UID != uint32(os.Geteuid()) {
+		t.Errorf("%+v, %v", d, err)
+	}
+	// In ticks, of which there are 100 in a second.
+	if d.Started.Before(before.Add(-time.Second)) || d.Started.After(time.Now().Add(time.Second)) {
+		t.Errorf("started at %v, and it was after %v", d.Started, before)
+	}
+	h, err := Open(ID{cmd.Process.Pid, mustLook(t, cmd.Process.Pid).Start})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if err := errors.Join(h.Signal(syscall.SIGKILL), h.Wait(t.Context())); err != nil {
+		t.Error(err)
+	}
+	if d, err := Describe(cmd.Process.Pid); err != nil || d.Command != "[sleep]" {
+		t.Errorf("of one that nobody has waited for: %+v, %v", d, err)
+	}
+	cmd.Wait()
+	if _, err := Describe(cmd.Process.Pid); !errors.Is(err, container.ErrNotFound) {
+		t.Errorf("of nobody: %v", err)
+	}
+}
+
+func mustLook(t *testing.T, pid int) Process {
+	t.Helper()
+	p, err := Look(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
