@@ -189,7 +189,7 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group, h *handover) (
 		return nil, err
 	}
 	defer channels.Close()
-	channels.Files.Sources = h.theirs // closed with the others
+	channels.Files.Sources, h.theirs = h.theirs, nil // closed with the others
 	if !spec.Parent.IsZero() {
 		parent, err := initproc.OpenRecorded(l.Layout.Container(spec.Parent).Pid())
 		if err != nil {

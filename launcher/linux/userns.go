@@ -103,10 +103,13 @@ func newHandover(spec *launcher.Spec) (h *handover, err error) {
 	return h, err
 }
 
-// close closes berth's end. What was sent stays to be received.
+// close closes berth's end, and that of the init process unless it has become the channels'.
+// What was sent stays to be received.
 func (h *handover) close() {
-	if h.ours != nil {
-		h.ours.Close()
+	for _, end := range []*os.File{h.ours, h.theirs} {
+		if end != nil {
+			end.Close()
+		}
 	}
 }
 

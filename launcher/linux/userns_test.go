@@ -102,3 +102,18 @@ func TestMoreMountsThanFitIntoAMessage(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+func TestAHandoverThatDoesNotHappenIsClosed(t *testing.T) {
+	spec := launcher.Spec{IDs: container.IDRange{Start: 1 << 20, Size: 1 << 16}}
+	h, err := newHandover(&spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := h.ours, h.theirs
+	h.close()
+	for _, end := range []*os.File{ours, theirs} {
+		if err := end.Close(); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("an end is open: %v", err)
+		}
+	}
+}

@@ -117,7 +117,7 @@ func requested(config *v1.ContainerConfig) (given []Range, err error) {
 	return given, nil
 }
 
-// Watch implements isolator.Watcher.
+// Watch implements isolator.Watcher. That nobody could look is no reason to end a container.
 func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limitation, error) {
 	ticker := time.NewTicker(i.Interval)
 	defer ticker.Stop()
@@ -134,7 +134,8 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 			<-ctx.Done()
 			return nil, nil
 		case err != nil:
-			return nil, fmt.Errorf("network/ports: watch container %s: %w", id, err)
+			i.Log.Warn("the ports of a container were not looked at", slog.String("container", id.String()), slog.Any("error", err))
+			continue
 		case len(at) == 0:
 			told = ""
 			continue

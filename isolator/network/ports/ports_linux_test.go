@@ -51,6 +51,26 @@ func listen(t *testing.T, network, address string) uint16 {
 	return uint16(l.Addr().(*net.TCPAddr).Port)
 }
 
+func TestALookThatFailsEndsNobody(t *testing.T) {
+	listen(t, "tcp4", "127.0.0.1:0")
+	id, err := container.ParseID("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	looks := 0
+	i := New(Options{Interval: time.Millisecond, Enforce: true, Log: slog.New(slog.NewTextHandler(&log, nil)), Processes: func(id container.ID) ([]int, error) {
+		if looks++; looks == 1 {
+			return nil, errors.New("no file is left to open")
+		}
+		return ourselves(id)
+	}})
+	l, err := i.Watch(t.Context(), id)
+	if err != nil || l == nil || looks != 2 || !strings.Contains(log.String(), "no file is left") {
+		t.Errorf("%+v, %v after %d looks; log %q", l, err, looks, log.String())
+	}
+}
+
 func TestListeners(t *testing.T) {
 	four, six := listen(t, "tcp4", "127.0.0.1:0"), listen(t, "tcp6", "[::1]:0")
 	id, err := container.ParseID("c")
