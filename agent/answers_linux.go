@@ -18,7 +18,7 @@ import (
 // answers are what the operator API answers from.
 func (a *agent) answers() operator.Options {
 	return operator.Options{
-		Containers: a.engine, Images: (*images)(a), Files: (*files)(a), Sandbox: a.engine.Layout.Sandbox,
+		Containers: a.engine, Images: (*images)(a), Files: (*files)(a), Sandbox: a.engine.Layout.Sandbox, Counted: a.engine.Counted(),
 		Flags: a.flags, Version: &v1.VersionInfo{Version: proto.String(a.Version)}, Metrics: a.metrics, Counts: a.engine.Counts, Abilities: a.abilities,
 		Level: a.Level, Events: &a.events, Log: a.Log,
 	}

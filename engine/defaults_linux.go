@@ -37,6 +37,19 @@ func ReadContainerInfo(value string) (*v1.ContainerInfo, error) {
 	return info, readMessage(value, info)
 }
 
+// Counted are the resources, of cpus and mem, that an isolator counts.
+func (e *Engine) Counted() []string { return e.counted }
+
+func (c Config) counted() (names []string) {
+	for _, name := range []string{"cpus", "mem"} {
+		by := map[string]string{"cpus": "cgroups/cpu", "mem": "cgroups/mem"}[name]
+		if c.isolates(by) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // Complete returns what a request is launched as: one of a root container that brings no
 // ContainerInfo gets that of --default_container_info, and is not merged with it
 // otherwise. ErrNotSupported: it has an image, and no isolator can give it a root file

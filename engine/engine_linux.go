@@ -41,6 +41,7 @@ type Engine struct {
 
 	defaultInfo *v1.ContainerInfo // of containers that bring none
 	imagesRun   bool              // as root file systems
+	counted     []string
 }
 
 // OpenImages opens the stores and the provisioner, for whoever looks after them: it needs
@@ -145,7 +146,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(err, images.Close())
 	}
-	return &Engine{Images: images, Containerizer: containerizer, defaultInfo: defaultInfo, imagesRun: c.isolates("filesystem/linux")}, nil
+	return &Engine{Images: images, Containerizer: containerizer, defaultInfo: defaultInfo, imagesRun: c.isolates("filesystem/linux"), counted: c.counted()}, nil
 }
 
 func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, launcherDir string, images *Images) (*mesos.Containerizer, error) {

@@ -53,6 +53,7 @@ call '{"type": "REMOVE_CONTAINER", "remove_container": {"container_id": {"value"
 
 echo "kill"
 call '{"type": "LAUNCH_CONTAINER", "launch_container": {"container_id": {"value": "long"}, "command": {"value": "sleep 1000"},
+	"limits": {"cpus": {"value": "Infinity"}, "mem": {"value": "Infinity"}},
 	"container": {"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": "'"$image"'"}}}}}}'
 call '{"type": "KILL_CONTAINER", "kill_container": {"container_id": {"value": "long"}}}'
 echo "wait: $(call '{"type": "WAIT_CONTAINER", "wait_container": {"container_id": {"value": "long"}}}' | json exit_status)"

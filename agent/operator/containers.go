@@ -19,11 +19,12 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer"
+	"berth/internal/resources"
 )
 
 // launchContainer launches a root container, or a nested one.
 func (s *Server) launchContainer(ctx context.Context, c *call) (*answered, error) {
-	id, request, err := requested(c.GetLaunchContainer())
+	id, request, err := s.requested(c.GetLaunchContainer())
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +33,7 @@ func (s *Server) launchContainer(ctx context.Context, c *call) (*answered, error
 }
 
 // requested is what is to be launched.
-func requested(m *v1.Call_LaunchContainer) (id container.ID, request containerizer.Request, err error) {
+func (s *Server) requested(m *v1.Call_LaunchContainer) (id container.ID, request containerizer.Request, err error) {
 	if id, err = containerID(m.GetContainerId(), "launch_container.container_id"); err != nil {
 		return id, request, err
 	}
@@ -41,7 +42,7 @@ func requested(m *v1.Call_LaunchContainer) (id container.ID, request containeriz
 		ImageArguments: m.GetImageArguments(), Entrypoint: m.Entrypoint, WorkingDirectory: m.WorkingDirectory, ReadOnlyRootfs: m.ReadOnlyRootfs,
 		Security: m.GetSecurity(),
 	}}
-	return id, request, checkLaunch(id, request.Config)
+	return id, request, s.checkLaunch(id, request.Config)
 }
 
 func (s *Server) launchNestedContainer(ctx context.Context, c *call) (*answered, error) {
@@ -51,7 +52,7 @@ func (s *Server) launchNestedContainer(ctx context.Context, c *call) (*answered,
 		return nil, err
 	}
 	config := &v1.ContainerConfig{CommandInfo: m.GetCommand(), ContainerInfo: m.GetContainer()}
-	if err := checkLaunch(id, config); err != nil {
+	if err := s.checkLaunch(id, config); err != nil {
 		return nil, err
 	}
 	return s.launch(ctx, id, containerizer.Request{Config: config})
@@ -98,7 +99,7 @@ func (s *Server) isThere(ctx context.Context, id container.ID) bool {
 }
 
 // checkLaunch refuses what cannot be, in the words of Mesos.
-func checkLaunch(id container.ID, config *v1.ContainerConfig) error {
+func (s *Server) checkLaunch(id container.ID, config *v1.ContainerConfig) error {
 	for _, r := range config.GetResources() {
 		if r.GetName() == "gpus" && r.GetScalar().GetValue() != math.Trunc(r.GetScalar().GetValue()) {
 			return invalid("Invalid GPU resources: The 'gpus' resource must be an unsigned integer")
@@ -118,6 +119,21 @@ func checkLaunch(id container.ID, config *v1.ContainerConfig) error {
 		return invalid("containers nested at the second level or greater cannot specify resource limits")
 	case len(id.Values()) > 2 && linux != nil && !linux.GetShareCgroups():
 		return invalid("containers nested at the second level or greater cannot set 'share_cgroups' to 'false'")
+	}
+	if nested && linux.GetShareCgroups() {
+		return nil
+	}
+	return s.checkCounted(config)
+}
+
+// checkCounted refuses a launch that does not say how much of a resource it wants, as Mesos
+// does: who forgets it would have all of the host. An infinite limit says it.
+func (s *Server) checkCounted(config *v1.ContainerConfig) error {
+	for _, name := range s.Counted {
+		_, limited := config.GetLimits()[name]
+		if _, requested := resources.Requested(config, name); !requested && !limited {
+			return invalid("No %s resource given: name '%s' in the resources, or in the limits, where Infinity is no limit", name, name)
+		}
 	}
 	return nil
 }

@@ -21,6 +21,9 @@ type Options struct {
 	Containers Containers
 	Images     Images
 	Files      Files
+	// Counted are the resources, of cpus and mem, of which every container with cgroups of its
+	// own has to say how much it wants: those that an isolator counts.
+	Counted []string
 	// Sandboxes is the directory that has the sandboxes, and Sandbox is that of a container.
 	Sandboxes string
 	Sandbox   func(container.ID) string

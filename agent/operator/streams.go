@@ -243,7 +243,7 @@ func (s *Server) take(ctx context.Context, id container.ID, input containerizer.
 // connection.
 func (s *Server) launchSession(out *stream, r *http.Request, c *call) error {
 	m := c.GetLaunchContainer()
-	id, request, err := requested(m)
+	id, request, err := s.requested(m)
 	if err != nil {
 		return err
 	}

@@ -254,7 +254,8 @@ func (r *runFlags) environment() *v1.Environment {
 
 // limits sets what is limited, and requests as much as is allowed.
 func (r *runFlags) limits(f *pflag.FlagSet, config *v1.ContainerConfig) error {
-	config.Limits = make(map[string]*v1.Value_Scalar)
+	// Said, not left out: an agent refuses who says nothing of what it counts.
+	config.Limits = map[string]*v1.Value_Scalar{"cpus": {Value: proto.Float64(math.Inf(1))}, "mem": {Value: proto.Float64(math.Inf(1))}}
 	limit := func(name string, value float64) {
 		scalar := &v1.Value_Scalar{Value: proto.Float64(value)}
 		config.Limits[name] = scalar

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -195,9 +196,14 @@ func script(text string) *v1.CommandInfo {
 }
 
 func launchOf(id *v1.ContainerID, image string, command *v1.CommandInfo) *v1.Call {
-	return &v1.Call{Type: v1.Call_LAUNCH_CONTAINER.Enum(), LaunchContainer: &v1.Call_LaunchContainer{ContainerId: id, Command: command,
+	return &v1.Call{Type: v1.Call_LAUNCH_CONTAINER.Enum(), LaunchContainer: &v1.Call_LaunchContainer{ContainerId: id, Command: command, Limits: unlimited(),
 		Container: &v1.ContainerInfo{Type: v1.ContainerInfo_MESOS.Enum(), Mesos: &v1.ContainerInfo_MesosInfo{
 			Image: &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: proto.String(image)}}}}}}
+}
+
+// unlimited says that there are no limits of what has to be said.
+func unlimited() map[string]*v1.Value_Scalar {
+	return map[string]*v1.Value_Scalar{"cpus": {Value: proto.Float64(math.Inf(1))}, "mem": {Value: proto.Float64(math.Inf(1))}}
 }
 
 func waitOf(id *v1.ContainerID) *v1.Call {
@@ -284,6 +290,9 @@ func TestOperatorLaunchesWaitsKillsAndRemoves(t *testing.T) {
 		o.expect(list, 404, "no sandbox")
 		o.expect(launchOf(web, image, &v1.CommandInfo{Shell: proto.Bool(false), Value: proto.String("/no/such/program")}), 400, "/no/such/program")
 		o.expect(launchOf(web, "127.0.0.1:1/no/such:image", nil), 400, "no/such")
+		unsaid := launchOf(web, image, script("true"))
+		unsaid.LaunchContainer.Limits = nil
+		o.expect(unsaid, 400, "No cpus resource given")
 	})
 }
 

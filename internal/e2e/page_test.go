@@ -45,7 +45,7 @@ func TestThePageInABrowser(t *testing.T) {
 	agent := startAgent(t, b, "--http_address="+address, "--http_credentials="+credentials, `--acls={"permissive": true}`)
 	o := newOperator(t, b, true)
 	web := launchOf(rootID("web"), image, script("echo '<b>hello</b> from web'; echo trouble >&2; echo x >$MESOS_SANDBOX/file.txt; mkdir $MESOS_SANDBOX/data; while :; do :; done"))
-	web.LaunchContainer.Limits = map[string]*v1.Value_Scalar{"cpus": {Value: proto.Float64(0.2)}}
+	web.LaunchContainer.Limits["cpus"].Value = proto.Float64(0.2)
 	o.expect(web, 200, "")
 	o.expect(&v1.Call{Type: v1.Call_LAUNCH_NESTED_CONTAINER.Enum(), LaunchNestedContainer: &v1.Call_LaunchNestedContainer{ContainerId: childID("web", "cache"), Command: script("sleep 1000")}}, 200, "")
 	o.expect(launchOf(rootID("job"), image, script("exit 3")), 200, "")
