@@ -23,6 +23,7 @@ import (
 	filesystem "berth/isolator/filesystem/linux"
 	"berth/isolator/filesystem/posix"
 	"berth/isolator/filesystem/shared"
+	linuxdevices "berth/isolator/linux/devices"
 	"berth/isolator/linux/label"
 	"berth/isolator/linux/nnp"
 	cgroupns "berth/isolator/namespaces/cgroup"
@@ -158,6 +159,7 @@ var isolators = []tableEntry{
 	{"docker/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_DOCKER) }, ""},
 	{"oci/runtime", func(parts) isolator.Isolator { return runtime.New(v1.Image_OCI) }, ""},
 	{"appc/runtime", func(parts) isolator.Isolator { return appcruntime.New() }, ""},
+	{"linux/devices", func(p parts) isolator.Isolator { return linuxdevices.New(p.settings.devices) }, ""},
 	{"linux/capabilities", func(p parts) isolator.Isolator { return p.security.capabilities }, ""},
 	{"linux/label", func(parts) isolator.Isolator { return label.New() }, ""},
 	{"linux/nnp", func(parts) isolator.Isolator { return nnp.New() }, ""},

@@ -7,6 +7,7 @@ import (
 
 	"berth/container"
 	"berth/launcher"
+	"berth/launcher/plan"
 )
 
 // Merge puts the parts of a launch together. Lists are joined in order, namespaces and
@@ -23,7 +24,7 @@ func Merge(infos []*LaunchInfo) (LaunchInfo, error) {
 		sum.Enter = append(sum.Enter, info.Enter...)
 		sum.Controllers = append(sum.Controllers, info.Controllers...)
 		sum.Mounts = append(sum.Mounts, info.Mounts...)
-		sum.Nodes = append(sum.Nodes, info.Nodes...)
+		sum.addNodes(info.Nodes)
 		sum.Links = append(sum.Links, info.Links...)
 		sum.Masked = append(sum.Masked, info.Masked...)
 		sum.ReadOnly = append(sum.ReadOnly, info.ReadOnly...)
@@ -81,4 +82,17 @@ func once[T comparable](sum *T, part T, what string) error {
 	}
 	*sum = part
 	return nil
+}
+
+// addNodes adds nodes; a device that several want at one place may be used as any of them
+// says.
+func (info *LaunchInfo) addNodes(nodes []plan.Node) {
+	for _, n := range nodes {
+		at := slices.IndexFunc(info.Nodes, func(had plan.Node) bool { return had.Path == n.Path && had.Major == n.Major && had.Minor == n.Minor })
+		if at < 0 {
+			info.Nodes = append(info.Nodes, n)
+			continue
+		}
+		info.Nodes[at].Mode |= n.Mode
+	}
 }

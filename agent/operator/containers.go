@@ -19,7 +19,6 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/containerizer"
-	"berth/internal/resources"
 )
 
 // launchContainer launches a root container, or a nested one.
@@ -131,7 +130,8 @@ func (s *Server) checkLaunch(id container.ID, config *v1.ContainerConfig) error 
 func (s *Server) checkCounted(config *v1.ContainerConfig) error {
 	for _, name := range s.Counted {
 		_, limited := config.GetLimits()[name]
-		if _, requested := resources.Requested(config, name); !requested && !limited {
+		requested := slices.ContainsFunc(config.GetResources(), func(r *v1.Resource) bool { return r.GetName() == name })
+		if !requested && !limited {
 			return invalid("No %s resource given: name '%s' in the resources, or in the limits, where Infinity is no limit", name, name)
 		}
 	}

@@ -418,7 +418,7 @@ func cloneMounted(fs *mount.Detached, file int) (_ *mount.Detached, err error) {
 }
 
 func (r *root) node(n plan.Node) error {
-	parent, err := r.open(path.Dir(n.Path), true)
+	parent, err := r.make(path.Dir(n.Path), true, true)
 	if err != nil {
 		return err
 	}

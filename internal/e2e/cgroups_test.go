@@ -99,3 +99,30 @@ func TestEveryCgroup(t *testing.T) {
 		}
 	}
 }
+
+// What the operator allows is there, also below directories of /dev, and only what is
+// allowed can be done with it.
+func TestDevicesThatTheOperatorAllows(t *testing.T) {
+	testrig.RequireRoot(t)
+	b := testrig.Berth(t)
+	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
+	path, script := "/dev/kmsg", "ls -l /dev/kmsg | cut -c 1-10; : < /dev/kmsg && echo read; (: > /dev/kmsg) 2>/dev/null || echo not written"
+	run := func(isolation string) testrig.Result {
+		return b.Run("run", "--isolation=filesystem/linux,namespaces/pid,cgroups/devices"+isolation,
+			`--allowed_devices={"allowed_devices": [{"device": {"path": "`+path+`"}, "access": {"read": true}}]}`, image, "--", "sh", "-c", script)
+	}
+	if r := run(",linux/devices"); r.Stdout != "crw-r--r--\nread\nnot written\n" {
+		t.Errorf("%d: %q\n%s", r.ExitCode, r.Stdout, r.Stderr)
+	}
+	script = "ls /dev/kmsg"
+	if r := run(""); r.ExitCode != 1 {
+		t.Errorf("without linux/devices: %d: %q\n%s", r.ExitCode, r.Stdout, r.Stderr)
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		t.Skip("this host has no device below a directory of /dev: /dev/net/tun")
+	}
+	path, script = "/dev/net/tun", "ls -l /dev/net/tun | cut -c 1-10"
+	if r := run(",linux/devices"); r.Stdout != "crw-r--r--\n" {
+		t.Errorf("%d: %q\n%s", r.ExitCode, r.Stdout, r.Stderr)
+	}
+}

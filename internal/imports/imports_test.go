@@ -32,7 +32,7 @@ var rooms = []struct {
 	{"containerizer/*", []string{"containerizer", "isolator", "launcher", "launcher/plan", "provisioner", "image", "container", "state", "api/v1", "internal/*"}},
 	{"containerizer", []string{"container", "api/v1"}},
 	{"isolator/*", []string{"isolator", "launcher", "launcher/plan", "image", "image/appc", "container", "api/v1", "internal/*"}},
-	{"isolator", []string{"launcher", "launcher/plan", "image", "container", "api/v1", "internal/capability"}},
+	{"isolator", []string{"launcher", "launcher/plan", "image", "container", "api/v1", "internal/capability", "internal/device"}},
 	{"launcher/plan", nil},
 	{"launcher/initproc", []string{"launcher", "launcher/plan", "container", "internal/*"}},
 	{"launcher/launchertest", []string{"launcher", "launcher/initproc", "launcher/plan", "container", "state", "internal/*"}},

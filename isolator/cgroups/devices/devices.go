@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 	"syscall"
 
@@ -19,7 +18,6 @@ import (
 	"berth/internal/cgroup"
 	"berth/internal/device"
 	"berth/isolator"
-	"berth/launcher/plan"
 )
 
 const controller = "devices"
@@ -51,7 +49,7 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 		return info, nil
 	}
 	var err error
-	if info.Nodes, err = nodes(c.Config.GetContainerInfo().GetCgroups().GetDevices()); err != nil {
+	if info.Nodes, err = isolator.DeviceNodes(c.Config.GetContainerInfo().GetCgroups().GetDevices()); err != nil {
 		return nil, fmt.Errorf("cgroups/devices: %w", err)
 	}
 	return info, nil
@@ -69,51 +67,6 @@ func (i *Isolator) rules(c *isolator.Container) ([]device.Rule, error) {
 		rules = append(rules, more...)
 	}
 	return device.Normalize(rules), nil
-}
-
-// nodes are those of the request that can be made in the container's /dev, for all of its
-// users as far as the access goes: the cgroup is what restricts.
-func nodes(asked []*v1.DeviceAccess) (all []plan.Node, err error) {
-	standard := device.Standard()
-	for _, a := range asked {
-		name := a.GetDevice().GetPath()
-		if path.Dir(name) != "/dev" || path.Clean(name) != name {
-			continue
-		}
-		d, err := device.Stat(name)
-		if err != nil {
-			return nil, err
-		}
-		if hasNode(standard, d) {
-			continue
-		}
-		all = append(all, plan.Node{Path: name, Mode: mode(d.Kind, device.AccessOf(a.GetAccess())), Major: d.Major, Minor: d.Minor})
-	}
-	return all, nil
-}
-
-// hasNode reports whether a device is one that every container with a root filesystem has.
-func hasNode(standard []device.Rule, d device.Device) bool {
-	for _, r := range standard {
-		if r.Device == d && (d.Major == 1 || d == device.Device{Kind: device.Char, Major: 5}) {
-			return true
-		}
-	}
-	return false
-}
-
-func mode(kind device.Kind, access device.Access) uint32 {
-	mode := uint32(syscall.S_IFCHR | 0o600)
-	if kind == device.Block {
-		mode = syscall.S_IFBLK | 0o600
-	}
-	if access&device.Read != 0 {
-		mode |= 0o044
-	}
-	if access&device.Write != 0 {
-		mode |= 0o022
-	}
-	return mode
 }
 
 // Isolate implements isolator.Enforcer.
