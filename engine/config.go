@@ -98,6 +98,12 @@ type Config struct {
 	// choice with which most programs work, and all.
 	EffectiveCapabilities, BoundingCapabilities string
 
+	// Root containers may not ask for the namespaces of the host.
+	DisallowSharingAgentPIDNamespace, DisallowSharingAgentIPCNamespace bool
+	// DefaultContainerShmSize bounds each /dev/shm of a container's own that its request does
+	// not bound, in bytes; 0: half of the memory does.
+	DefaultContainerShmSize int64
+
 	// SecretsDir has secrets by name, as files that root alone may read; empty: nobody knows any.
 	SecretsDir string
 

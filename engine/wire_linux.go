@@ -166,8 +166,10 @@ var isolators = []tableEntry{
 	{"linux/seccomp", func(p parts) isolator.Isolator { return p.security.seccomp }, ""},
 	{"namespaces/cgroup", func(parts) isolator.Isolator { return cgroupns.New() }, ""},
 	{"environment_secret", func(p parts) isolator.Isolator { return environmentsecret.New(p.config.secrets()) }, ""},
-	{"namespaces/ipc", func(parts) isolator.Isolator { return ipc.New() }, ""},
-	{"namespaces/pid", func(parts) isolator.Isolator { return pid.New() }, ""},
+	{"namespaces/ipc", func(p parts) isolator.Isolator {
+		return ipc.New(ipc.Options{Alone: p.config.DisallowSharingAgentIPCNamespace, ShmSize: p.config.DefaultContainerShmSize})
+	}, ""},
+	{"namespaces/pid", func(p parts) isolator.Isolator { return pid.New(p.config.DisallowSharingAgentPIDNamespace) }, ""},
 	{"namespaces/uts", func(parts) isolator.Isolator { return uts.New() }, ""},
 	{"namespaces/user", func(parts) isolator.Isolator { return user.New() }, ""},
 	{"network/cni", func(p parts) isolator.Isolator { return cni.New(p.networks()) }, ""},

@@ -76,7 +76,7 @@ func TestOlderEndpoints(t *testing.T) {
 	o := newOperator(t, b, true)
 	web := launchOf(rootID("web"), image, script(`cd $MESOS_SANDBOX; printf 'a\000\377z' >bytes; echo x >"$(printf 'a"b\nc;d')"; mkdir dir; touch dir/two dir/one; ln -s /etc/passwd out
 		while :; do echo line >>growing; sleep 0.01; done`))
-	web.LaunchContainer.Limits = map[string]*v1.Value_Scalar{"mem": {Value: proto.Float64(64)}}
+	web.LaunchContainer.Limits["mem"].Value = proto.Float64(64)
 	o.expect(web, 200, "")
 	o.expect(&v1.Call{Type: v1.Call_LAUNCH_NESTED_CONTAINER.Enum(), LaunchNestedContainer: &v1.Call_LaunchNestedContainer{ContainerId: childID("web", "sub"), Command: script("sleep 1000")}}, 200, "")
 	o.expect(launchOf(rootID("gone"), image, script("exit 3")), 200, "")

@@ -10,6 +10,7 @@ package ipc
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -18,11 +19,20 @@ import (
 	"berth/launcher/plan"
 )
 
+// Options are what the isolator is made of.
+type Options struct {
+	// Alone: no root container may share with the host.
+	Alone bool
+	// ShmSize bounds, in bytes, each /dev/shm of a container's own that its request does not
+	// bound; 0: the kernel's default does, half of the memory.
+	ShmSize int64
+}
+
 // Isolator implements isolator.Isolator.
-type Isolator struct{}
+type Isolator struct{ Options }
 
 // New returns the isolator.
-func New() *Isolator { return &Isolator{} }
+func New(o Options) *Isolator { return &Isolator{o} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
@@ -34,17 +44,19 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 	}
 	rootfs := c.Config.GetRootfs() != ""
 	if c.Parent != nil && linux.GetIpcMode() != v1.LinuxInfo_PRIVATE {
-		return nested(linux, shared, sized, rootfs)
+		return i.nested(shared, sized, rootfs)
 	}
 	switch {
+	case shared && i.Alone:
+		return nil, fmt.Errorf("namespaces/ipc: ipc_mode SHARE_PARENT: %w: --disallow_sharing_agent_ipc_namespace keeps containers out of the host's", container.ErrNotSupported)
 	case shared && rootfs:
 		return &isolator.LaunchInfo{Mounts: []plan.Mount{{Target: "/dev/shm", Source: "/dev/shm", Fixed: true}}}, nil
 	case shared:
 		return nil, nil
 	}
 	info := &isolator.LaunchInfo{Namespaces: []launcher.Namespace{launcher.IPC}}
-	if rootfs || sized {
-		info.Mounts = append(info.Mounts, shm(linux))
+	if rootfs || sized || linux.GetIpcMode() == v1.LinuxInfo_PRIVATE {
+		info.Mounts = append(info.Mounts, i.shm(linux))
 	}
 	if rootfs {
 		info.Mounts = append(info.Mounts, mqueue())
@@ -53,7 +65,7 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 }
 
 // nested is for a container in the namespace of its parent.
-func nested(linux *v1.LinuxInfo, shared, sized, rootfs bool) (*isolator.LaunchInfo, error) {
+func (i *Isolator) nested(shared, sized, rootfs bool) (*isolator.LaunchInfo, error) {
 	switch {
 	case sized:
 		return nil, fmt.Errorf("namespaces/ipc: %w: shm_size needs ipc_mode PRIVATE", container.ErrInvalid)
@@ -62,7 +74,7 @@ func nested(linux *v1.LinuxInfo, shared, sized, rootfs bool) (*isolator.LaunchIn
 	}
 	info := &isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.IPC}}
 	if rootfs {
-		info.Mounts = []plan.Mount{shm(nil), mqueue()}
+		info.Mounts = []plan.Mount{i.shm(nil), mqueue()}
 	}
 	return info, nil
 }
@@ -71,12 +83,15 @@ func mqueue() plan.Mount {
 	return plan.Mount{Target: "/dev/mqueue", Source: "mqueue", Type: "mqueue", Fixed: true, Flags: plan.NoSuid | plan.NoDev | plan.NoExec}
 }
 
-func shm(linux *v1.LinuxInfo) plan.Mount {
+func (i *Isolator) shm(linux *v1.LinuxInfo) plan.Mount {
 	m := plan.Mount{Target: "/dev/shm", Source: "shm", Type: "tmpfs", Fixed: true,
 		Flags:   plan.NoSuid | plan.NoDev | plan.NoExec,
 		Options: []plan.Option{{Key: "mode", Value: "1777"}}}
-	if linux.GetShmSize() > 0 {
+	switch {
+	case linux.GetShmSize() > 0:
 		m.Options = append(m.Options, plan.Option{Key: "size", Value: fmt.Sprintf("%dm", linux.GetShmSize())})
+	case i.ShmSize > 0:
+		m.Options = append(m.Options, plan.Option{Key: "size", Value: strconv.FormatInt(i.ShmSize, 10)})
 	}
 	return m
 }

@@ -29,9 +29,10 @@ var (
 )
 
 func TestConformance(t *testing.T) {
-	isolatortest.Run(t, New(), isolatortest.Requests{
+	isolatortest.Run(t, New(Options{Alone: true}), isolatortest.Requests{
 		Good: config("/rootfs", sized),
-		Bad:  map[string]*v1.ContainerConfig{"a size for the host's": config("/rootfs", sharedSized), "on the host": config("", sharedSized)},
+		Bad: map[string]*v1.ContainerConfig{"a size for the host's": config("/rootfs", sharedSized), "on the host": config("", sharedSized),
+			"the host's, where that is not allowed": config("/rootfs", shared)},
 	})
 }
 
@@ -55,11 +56,45 @@ func TestPrepare(t *testing.T) {
 		{"with an image, shared", config("/r", shared), &isolator.LaunchInfo{Mounts: []plan.Mount{{Target: "/dev/shm", Source: "/dev/shm", Fixed: true}}}},
 		{"on the host", config("", nil), &isolator.LaunchInfo{Namespaces: own}},
 		{"on the host, sized", config("", sized), &isolator.LaunchInfo{Namespaces: own, Mounts: []plan.Mount{shm(size)}}},
+		{"on the host, private", config("", private), &isolator.LaunchInfo{Namespaces: own, Mounts: []plan.Mount{shm()}}},
 		{"on the host, shared", config("", shared), nil},
 	} {
-		got, err := New().Prepare(t.Context(), &isolator.Container{Config: c.config})
+		got, err := New(Options{}).Prepare(t.Context(), &isolator.Container{Config: c.config})
 		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
 			t.Errorf("%s: %v %s", c.name, err, diff)
+		}
+	}
+}
+
+// The operator's size is that of every /dev/shm of a container's own, unless it has one.
+func TestTheDefaultSize(t *testing.T) {
+	parent := &isolator.Container{Config: config("/r", nil)}
+	for name, c := range map[string]struct {
+		container *isolator.Container
+		size      string // "": there is no /dev/shm
+	}{
+		"with an image":            {&isolator.Container{Config: config("/r", nil)}, "1048576"},
+		"sized":                    {&isolator.Container{Config: config("/r", sized)}, "64m"},
+		"on the host":              {&isolator.Container{Config: config("", nil)}, ""},
+		"on the host, private":     {&isolator.Container{Config: config("", private)}, "1048576"},
+		"nested":                   {&isolator.Container{Config: config("/r", nil), Parent: parent}, "1048576"},
+		"nested, private":          {&isolator.Container{Config: config("/r", private), Parent: parent}, "1048576"},
+		"nested, sized":            {&isolator.Container{Config: config("/r", &v1.LinuxInfo{IpcMode: v1.LinuxInfo_PRIVATE.Enum(), ShmSize: proto.Uint32(64)}), Parent: parent}, "64m"},
+		"nested, without an image": {&isolator.Container{Config: config("", nil), Parent: parent}, ""},
+	} {
+		info, err := New(Options{ShmSize: 1 << 20}).Prepare(t.Context(), c.container)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var size string
+		for _, m := range info.Mounts {
+			if m.Target == "/dev/shm" {
+				size = m.Options[len(m.Options)-1].Value
+			}
+		}
+		if size != c.size {
+			t.Errorf("%s: /dev/shm has the size %q, want %q", name, size, c.size)
 		}
 	}
 }

@@ -9,6 +9,7 @@ package pid
 
 import (
 	"context"
+	"fmt"
 
 	"berth/container"
 	"berth/isolator"
@@ -17,15 +18,18 @@ import (
 )
 
 // Isolator implements isolator.Isolator.
-type Isolator struct{}
+type Isolator struct{ alone bool }
 
-// New returns the isolator.
-func New() *Isolator { return &Isolator{} }
+// New returns the isolator. alone: no root container may have the namespace of the host.
+func New(alone bool) *Isolator { return &Isolator{alone} }
 
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
 	shares := c.Config.GetContainerInfo().GetLinuxInfo().GetSharePidNamespace()
-	if shares && c.Parent == nil {
+	switch {
+	case shares && c.Parent == nil && i.alone:
+		return nil, fmt.Errorf("namespaces/pid: share_pid_namespace: %w: --disallow_sharing_agent_pid_namespace keeps containers out of the host's", container.ErrNotSupported)
+	case shares && c.Parent == nil:
 		return nil, nil
 	}
 	info := &isolator.LaunchInfo{}

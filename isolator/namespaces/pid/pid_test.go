@@ -22,7 +22,10 @@ func config(share bool, rootfs string) *v1.ContainerConfig {
 }
 
 func TestConformance(t *testing.T) {
-	isolatortest.Run(t, New(), isolatortest.Requests{Good: config(false, "")})
+	isolatortest.Run(t, New(true), isolatortest.Requests{
+		Good: config(false, ""),
+		Bad:  map[string]*v1.ContainerConfig{"the host's, where that is not allowed": config(true, "/rootfs"), "and without an image": config(true, "")},
+	})
 }
 
 func TestPrepare(t *testing.T) {
@@ -37,9 +40,18 @@ func TestPrepare(t *testing.T) {
 		{"shared", config(true, "/rootfs"), nil},
 		{"shared, on the host", config(true, ""), nil},
 	} {
-		got, err := New().Prepare(t.Context(), &isolator.Container{Config: c.config})
+		got, err := New(false).Prepare(t.Context(), &isolator.Container{Config: c.config})
 		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
 			t.Errorf("%s: %v %s", c.name, err, diff)
 		}
+	}
+}
+
+// What is not allowed is the namespace of the host; a parent may be joined.
+func TestANestedContainerSharesWithItsParentAlone(t *testing.T) {
+	nested := &isolator.Container{Config: config(true, "/rootfs"), Parent: &isolator.Container{Config: config(false, "")}}
+	got, err := New(true).Prepare(t.Context(), nested)
+	if diff := cmp.Diff(&isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.PID}}, got); diff != "" || err != nil {
+		t.Errorf("%v %s", err, diff)
 	}
 }
