@@ -36,8 +36,9 @@ const (
 type Spec struct {
 	Plan       plan.Plan
 	Namespaces []Namespace
-	// IDs are those of a user namespace of the container's own, which goes with User in
-	// Namespaces and owns all the others. Root there has its capabilities in them alone. Binds
+	// IDs are those of a user namespace: of the container's own, which goes with User in
+	// Namespaces, or of its parent's, with User in Enter. It owns all the others of
+	// Namespaces. Root there has its capabilities in them alone. Binds
 	// of the plan show the owners on disk as those ids of the container, but for Fixed and
 	// Provisioned ones; device nodes are the host's of the same name.
 	IDs container.IDRange

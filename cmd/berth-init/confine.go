@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/calls"
 	"berth/internal/mount"
 	"berth/launcher/plan"
 )
@@ -18,7 +19,7 @@ import (
 // become makes the process one of the command's user, with the command's capabilities. What
 // it may do by them, and no more, it may do when it looks for the file of the command,
 // but for CAP_SYS_ADMIN, which the filter needs.
-func (c *calls) become(command plan.Command) error {
+func (c *commandCalls) become(command plan.Command) error {
 	held, err := ownCapabilities()
 	if err != nil {
 		return step("read own capabilities", err)
@@ -36,30 +37,30 @@ func (c *calls) become(command plan.Command) error {
 	sets := want.Effective | held&(1<<unix.CAP_SYS_ADMIN)
 	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := capabilityData(sets, held|want.Inheritable, want.Inheritable)
-	c.add("set the capabilities", unix.SYS_CAPSET, pin(c, header), pin(c, data))
+	c.Add("set the capabilities", unix.SYS_CAPSET, calls.Pin(&c.List, header), calls.Pin(&c.List, data))
 	// After they are inheritable, which it presupposes.
 	for n := range uintptr(64) {
 		if want.Ambient&(1<<n) != 0 {
-			c.add(fmt.Sprintf("make capability %d ambient", n), unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, n)
+			c.Add(fmt.Sprintf("make capability %d ambient", n), unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, n)
 		}
 	}
 	return nil
 }
 
 // bound drops what no execution may give back.
-func (c *calls) bound(want *plan.Capabilities) {
-	c.add("clear the ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)
+func (c *commandCalls) bound(want *plan.Capabilities) {
+	c.Add("clear the ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)
 	for n := range uintptr(64) {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, n, 0, 0, 0)
 		if err != nil {
 			break // the kernel has no more
 		}
 		if has == 1 && want.Bounding&(1<<n) == 0 {
-			c.add(fmt.Sprintf("drop capability %d", n), unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, n)
+			c.Add(fmt.Sprintf("drop capability %d", n), unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, n)
 		}
 	}
 	if want.NoRoot {
-		c.add("take root's privileges", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secureNoRoot)
+		c.Add("take root's privileges", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secureNoRoot)
 	}
 }
 
@@ -67,34 +68,34 @@ func (c *calls) bound(want *plan.Capabilities) {
 const secureNoRoot = 1
 
 // identify sets groups and user.
-func (c *calls) identify(command plan.Command) {
+func (c *commandCalls) identify(command plan.Command) {
 	if os.Geteuid() != 0 && int(command.UID) == os.Geteuid() && int(command.GID) == os.Getegid() {
 		return // only root can change it, groups included
 	}
 	groups := append([]uint32{}, command.Groups...)
 	var list uintptr
 	if len(groups) > 0 {
-		list = pin(c, &groups[0])
+		list = calls.Pin(&c.List, &groups[0])
 	}
 	uid, gid := uintptr(command.UID), uintptr(command.GID)
-	c.add("set the groups", unix.SYS_SETGROUPS, uintptr(len(groups)), list)
-	c.add(fmt.Sprintf("become group %d", gid), unix.SYS_SETRESGID, gid, gid, gid)
+	c.Add("set the groups", unix.SYS_SETGROUPS, uintptr(len(groups)), list)
+	c.Add(fmt.Sprintf("become group %d", gid), unix.SYS_SETRESGID, gid, gid, gid)
 	// What this process holds it still needs; the execution takes it away.
-	c.add("keep the capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
-	c.add(fmt.Sprintf("become user %d", uid), unix.SYS_SETRESUID, uid, uid, uid)
+	c.Add("keep the capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
+	c.Add(fmt.Sprintf("become user %d", uid), unix.SYS_SETRESUID, uid, uid, uid)
 }
 
 // filter comes after everything that the filter might forbid.
-func (c *calls) filter(f plan.Confinement) {
+func (c *commandCalls) filter(f plan.Confinement) {
 	if f.NoNewPrivileges {
-		c.add("give up new privileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
+		c.Add("give up new privileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
 	}
 	if len(f.Filter) == 0 {
 		return
 	}
 	program := &unix.SockFprog{Len: uint16(len(f.Filter) / unix.SizeofSockFilter), Filter: (*unix.SockFilter)(unsafe.Pointer(&f.Filter[0]))}
-	c.pins.Pin(&f.Filter[0])
-	c.add("set the system call filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(f.FilterFlags), pin(c, program))
+	calls.Pin(&c.List, &f.Filter[0])
+	c.Add("set the system call filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(f.FilterFlags), calls.Pin(&c.List, program))
 }
 
 func ownCapabilities() (permitted uint64, err error) {

@@ -20,11 +20,19 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"berth/launcher/plan"
 )
+
+// For who looks at the host's processes: it was executed by a number. In init, this is the
+// first thread, which gives the process its name. By no path: in /proc may be the
+// container's. Nothing depends on it.
+func init() {
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&[]byte("berth-init\x00")[0])), 0, 0, 0)
+}
 
 func main() {
 	// What berth's own parent left open is the host's, and the container could reach it
@@ -32,9 +40,6 @@ func main() {
 	if err := unix.CloseRange(plan.FirstForeignFD, ^uint(0), 0); err != nil {
 		os.Exit(exitFailure)
 	}
-	// For who looks at the host's processes: it was executed by a number. Nothing depends
-	// on it.
-	_ = os.WriteFile("/proc/self/comm", []byte("berth-init"), 0)
 	// Before the command exists: berth may send one as soon as it does.
 	caught, err := catchSignals()
 	files := plan.Inherited()

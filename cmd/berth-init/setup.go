@@ -17,6 +17,9 @@ import (
 // setUp makes the container around this process. Each step has a reason to stand
 // where it stands. s becomes the container's terminal, if it has one.
 func setUp(p plan.Plan, files plan.Files, s *streams) (err error) {
+	if p.HostMounts && p.EnterMounts {
+		return step("make the terminal", makeTerminal(p, s, files.Terminal))
+	}
 	if p.HostMounts {
 		if p.Rootfs != "" || p.ReadOnlyRootfs || len(p.Mounts)+len(p.Nodes)+len(p.Links)+len(p.Masked)+len(p.ReadOnly)+len(p.Volumes) > 0 {
 			return errors.New("the container is to change its mounts, which are the host's")

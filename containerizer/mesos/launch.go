@@ -249,7 +249,7 @@ func (l *launch) unmount(ctx context.Context) error {
 func (l *launch) prepare(ctx context.Context) error {
 	var infos []*isolator.LaunchInfo
 	if l.container.IsDebug() {
-		infos = append(infos, &isolator.LaunchInfo{Enter: everyNamespace})
+		infos = append(infos, &isolator.LaunchInfo{Enter: l.entered()})
 	}
 	for _, i := range l.supporting(l.container) {
 		info, err := i.Prepare(ctx, l.container)

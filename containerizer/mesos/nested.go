@@ -16,7 +16,6 @@ import (
 	"berth/internal/inroot"
 	"berth/internal/mount"
 	"berth/isolator"
-	"berth/launcher"
 	"berth/launcher/plan"
 )
 
@@ -77,9 +76,6 @@ func (l *launch) inherit(config *v1.ContainerConfig) error {
 	return nil
 }
 
-// everyNamespace is where a container for debugging is.
-var everyNamespace = []launcher.Namespace{launcher.Mount, launcher.PID, launcher.IPC, launcher.UTS, launcher.Network}
-
 // debugPlan is for a command in the place of the parent.
 func (l *launch) debugPlan() (plan.Plan, error) {
 	config, parent := l.container.Config, l.parent.made
@@ -102,6 +98,9 @@ func (l *launch) debugPlan() (plan.Plan, error) {
 		root := firstOf(l.parent.container.Config.GetRootfs(), "/")
 		user, err := inroot.LookupUser(root, asked)
 		if err != nil {
+			return plan.Plan{}, err
+		}
+		if err := l.hasUser(user); err != nil {
 			return plan.Plan{}, err
 		}
 		p.Command.UID, p.Command.GID, p.Command.Groups, home = user.UID, user.GID, user.Groups, user.Home

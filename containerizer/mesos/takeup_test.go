@@ -164,6 +164,28 @@ func TestAnAgentThatComesBackKillsWhatWasForDebugging(t *testing.T) {
 	r.gone(mustID(t, "c"))
 }
 
+// An agent that comes back looks into containers with user namespaces, and nests others, as
+// before.
+func TestAnAgentComesBackToContainersInAUserNamespace(t *testing.T) {
+	r := newRig(t)
+	r.diesAfter(helper{ID: "c", Mapped: true, Args: []string{"sleep", "1000"}, Nested: []string{"in", "debug"}})
+	r.agent()
+	root, nested := mustID(t, "c"), r.child(mustID(t, "c"), "in")
+	if got := r.Containers(); len(got) != 2 {
+		t.Errorf("taken up: %v", got)
+	}
+	for _, id := range []container.ID{root, nested} {
+		if ids := r.launchOf(id).container.IDs; ids.Start != userPool.Start {
+			t.Errorf("%s has %v", id, ids)
+		}
+		look := (&box{rig: r, id: id}).runIn("look", debug(whoAmI))
+		if look.stdout != inRange(0) {
+			t.Errorf("in %s: %v, %q", id, look.err, look.stdout)
+		}
+	}
+	r.gone(root)
+}
+
 // A torn record is that of a container nobody can look after.
 func TestAnAgentComesBackToTornRecords(t *testing.T) {
 	for name, tear := range map[string]func(t *testing.T, r *rig, id container.ID){

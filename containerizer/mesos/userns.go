@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/internal/atomicfile"
 	"berth/internal/idmap"
@@ -32,7 +33,7 @@ type idsRecord struct {
 func (l *launch) takeIDs(ctx context.Context) (err error) {
 	asked := l.container.Config.GetContainerInfo().GetLinuxInfo().GetUserNamespace()
 	if l.container.Parent != nil {
-		return l.inheritIDs(asked != nil)
+		return l.inheritIDs(asked)
 	}
 	if asked == nil {
 		return nil
@@ -52,22 +53,30 @@ func (l *launch) takeIDs(ctx context.Context) (err error) {
 	if l.container.IDs, err = l.Ranges.Choose(asked, taken); err != nil {
 		return err
 	}
-	data, err := json.Marshal(idsRecord{l.container.IDs, asked.Range == nil})
+	return l.recordIDs(asked.Range == nil)
+}
+
+func (l *launch) recordIDs(own bool) error {
+	data, err := json.Marshal(idsRecord{l.container.IDs, own})
 	if err != nil {
 		return err
 	}
 	return atomicfile.Write(l.records.IDs(), append(data, '\n'), 0o600, false)
 }
 
-// inheritIDs is for a nested container.
-func (l *launch) inheritIDs(asked bool) error {
+// inheritIDs is for a nested container: it is in the namespace of its parent.
+func (l *launch) inheritIDs(asked *v1.UserNamespaceInfo) error {
+	ids := l.container.Parent.IDs
 	switch {
-	case !l.container.Parent.IDs.IsHost():
-		return fmt.Errorf("%w: nothing can be nested yet in a container that has one", container.ErrNotSupported)
-	case asked:
+	case asked != nil && ids.IsHost():
 		return fmt.Errorf("%w: a nested container has that of its parent, which has none", container.ErrInvalid)
+	case asked.GetRange() != nil && (asked.Range.GetStart() != ids.Start || asked.Range.GetSize() != ids.Size):
+		return fmt.Errorf("%w: a nested container has that of its parent, whose range is %d:%d", container.ErrInvalid, ids.Start, ids.Size)
+	case ids.IsHost():
+		return nil
 	}
-	return nil
+	l.container.IDs = ids
+	return l.recordIDs(false)
 }
 
 // takenIDs returns the ranges of the other containers: for one of its own all of them, else
@@ -104,10 +113,19 @@ func (c *Containerizer) readIDs(id container.ID) (rec idsRecord, err error) {
 // checkIDs has an isolator make the namespace, or refuses the container: without it root
 // would be the host's.
 func (l *launch) checkIDs() error {
-	if !l.container.IDs.IsHost() && !slices.Contains(l.info.Namespaces, launcher.User) {
+	if !l.container.IDs.IsHost() && !slices.Contains(slices.Concat(l.info.Namespaces, l.info.Enter), launcher.User) {
 		return fmt.Errorf("user namespace: %w: no isolator of --isolation makes it; add namespaces/user", container.ErrNotSupported)
 	}
 	return nil
+}
+
+// entered are the namespaces in which a container for debugging is.
+func (l *launch) entered() []launcher.Namespace {
+	all := []launcher.Namespace{launcher.Mount, launcher.PID, launcher.IPC, launcher.UTS, launcher.Network}
+	if !l.container.IDs.IsHost() {
+		all = append(all, launcher.User)
+	}
+	return all
 }
 
 // hasUser refuses users and groups that the user namespace does not have.

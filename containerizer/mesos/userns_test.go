@@ -344,6 +344,20 @@ func TestAUserNamespaceKilledAnywhere(t *testing.T) {
 	}
 }
 
+// The same of one that is nested, or looks into another.
+func TestNestedInAUserNamespaceKilledAnywhere(t *testing.T) {
+	r := newRig(t)
+	for nested, at := range map[string][]string{"in": {"prepared", "forked", "isolated", "released"}, "debug": {"forked", "releasing", "released"}} {
+		for _, point := range at {
+			r.startHelper(helper{ID: "c", Mapped: true, Args: []string{"sleep", "1000"}, Nested: []string{nested}, Die: point}).diesKilled()
+			if err := r.Recover(t.Context()); err != nil {
+				t.Errorf("%s, killed at %s: %v", nested, point, err)
+			}
+			r.assertNothingLeft()
+		}
+	}
+}
+
 // What nobody holds goes to the sandbox, and is the user's, who can open it by name.
 func TestLogsInAUserNamespace(t *testing.T) {
 	for name, logs := range map[string]containerizer.Logs{"unbounded": {}, "bounded": {MaxSize: containerizer.MinLogSize, MaxFiles: 2}} {

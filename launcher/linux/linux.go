@@ -148,7 +148,7 @@ func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec
 	if err != nil {
 		return nil, fmt.Errorf("fork container %s: %w", id, err)
 	}
-	h, err := newHandover(&spec)
+	h, err := l.newHandover(&spec)
 	if err != nil {
 		return nil, fmt.Errorf("fork container %s: %w", id, err)
 	}
@@ -198,7 +198,7 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group, h *handover) (
 		channels.Files.Parent = parent.File() // closed with the others
 	}
 	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec)}
-	if !spec.IDs.IsHost() {
+	if slices.Contains(spec.Namespaces, launcher.User) {
 		attr.UidMappings, attr.GidMappings = idmap.Maps(spec.IDs), idmap.Maps(spec.IDs)
 		attr.GidMappingsEnableSetgroups = true
 		attr.Credential = &syscall.Credential{} // its root, or it had lost its capabilities by executing
@@ -210,6 +210,11 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group, h *handover) (
 	if unified != nil {
 		defer unified.Close()
 		attr.UseCgroupFD, attr.CgroupFD = true, int(unified.Fd())
+	}
+	if slices.Contains(spec.Enter, launcher.User) {
+		return channels.Start(os.ProcAttr{Sys: attr}, nil, func(attr *os.ProcAttr) (*os.Process, error) {
+			return startInUser(program, attr, channels.Files.Parent, spec)
+		})
 	}
 	// By the descriptor: what is executed is the file that was opened, read-only. It is
 	// handed over like the others, because the child may use any other number for its own

@@ -35,8 +35,8 @@ type source struct {
 }
 
 // inUserNamespace returns the plan that an init process in a user namespace can carry out,
-// and what it is to be handed, in order.
-func inUserNamespace(spec launcher.Spec) (plan.Plan, []source) {
+// and what it is to be handed, in order. own are the namespaces that the user namespace owns.
+func inUserNamespace(spec launcher.Spec, own []launcher.Namespace) (plan.Plan, []source) {
 	p := spec.Plan
 	sources := []source{{path: p.Rootfs, target: "/", alone: true}}
 	mounts := slices.Clone(p.Mounts)
@@ -44,7 +44,7 @@ func inUserNamespace(spec launcher.Spec) (plan.Plan, []source) {
 		switch {
 		case m.Type == "":
 			sources = append(sources, bound(m))
-		case !mayMount(m.Type, spec.Namespaces):
+		case !mayMount(m.Type, own):
 			// What the host has mounted; nothing below it, as a new one has nothing there.
 			mounts[i].Source, mounts[i].Type, mounts[i].Options = showing[m.Type].place, "", nil
 			sources = append(sources, source{path: mounts[i].Source, target: m.Target, alone: true})
@@ -93,12 +93,24 @@ type handover struct {
 }
 
 // newHandover makes the plan one for a user namespace, if there is to be one.
-func newHandover(spec *launcher.Spec) (h *handover, err error) {
+func (l *Launcher) newHandover(spec *launcher.Spec) (h *handover, err error) {
 	h = &handover{}
 	if spec.IDs.IsHost() {
 		return h, nil
 	}
-	spec.Plan, h.sources = inUserNamespace(*spec)
+	if spec.Plan.EnterMounts {
+		spec.Plan.HostMounts = true // startInUser enters them
+		return h, nil
+	}
+	own := spec.Namespaces
+	if slices.Contains(spec.Enter, launcher.User) {
+		entered, err := l.ownedByParent(*spec)
+		if err != nil {
+			return nil, err
+		}
+		own = slices.Concat(own, entered)
+	}
+	spec.Plan, h.sources = inUserNamespace(*spec, own)
 	h.ours, h.theirs, err = socketPair()
 	return h, err
 }

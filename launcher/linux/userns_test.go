@@ -45,7 +45,7 @@ func TestAPlanForAUserNamespace(t *testing.T) {
 	}
 	want.Nodes, want.Handed = nil, 7
 	before := spec.Plan.Mounts[1]
-	got, sources := inUserNamespace(spec)
+	got, sources := inUserNamespace(spec, spec.Namespaces)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -64,7 +64,7 @@ func TestAPlanForAUserNamespace(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	spec.Namespaces = append(spec.Namespaces, launcher.Network)
-	if got, _ := inUserNamespace(spec); got.Mounts[1].Type != "sysfs" {
+	if got, _ := inUserNamespace(spec, spec.Namespaces); got.Mounts[1].Type != "sysfs" {
 		t.Errorf("with a network of its own: %+v", got.Mounts[1])
 	}
 }

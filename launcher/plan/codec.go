@@ -10,7 +10,7 @@ import (
 
 // Version is that of the encoding. berth and berth-init of different versions refuse to
 // work together.
-const Version = 7
+const Version = 8
 
 // maxSize bounds an encoded plan, and a report. The kernel takes at most 6 MiB of arguments
 // and environment (execve(2), "Limits on size of arguments and environment").

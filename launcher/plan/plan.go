@@ -22,7 +22,8 @@ type Plan struct {
 	// in a user namespace berth-init cannot. They are the Rootfs and then, in order, Mounts and
 	// Volumes without a Type. 0: it makes them itself.
 	Handed int
-	// HostMounts: the container is in the host's mount namespace, and nothing is mounted.
+	// HostMounts: the container is in the mount namespace in which berth-init is executed, and
+	// nothing is mounted. That is the host's, or with EnterMounts the one to enter.
 	HostMounts bool
 
 	// Mounts are made in order, Nodes and Links after them, then paths are masked and

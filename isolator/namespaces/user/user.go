@@ -2,6 +2,8 @@
 // which its root has all capabilities and outside of which it is an unprivileged user of
 // the host. LinuxInfo.user_namespace asks for it.
 //
+// A nested container is in the namespace of its parent.
+//
 // Root filesystem, sandbox and volumes are idmapped: who owns what on disk does not depend
 // on the range, and nothing is chowned.
 package user
@@ -24,11 +26,15 @@ func New() *Isolator { return &Isolator{} }
 // Prepare implements isolator.Isolator. Which range it is has been decided: the root
 // filesystem was made with it.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	if c.Config.GetContainerInfo().GetLinuxInfo().GetUserNamespace() == nil {
+	nested := c.Parent != nil && !c.Parent.IDs.IsHost()
+	if c.Config.GetContainerInfo().GetLinuxInfo().GetUserNamespace() == nil && !nested {
 		return nil, nil
 	}
 	if c.Config.GetRootfs() == "" {
 		return nil, fmt.Errorf("namespaces/user: %w: on the host's file system root of a user namespace would be nobody, and not reach its own sandbox; run an image", container.ErrNotSupported)
+	}
+	if nested {
+		return &isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.User}}, nil
 	}
 	return &isolator.LaunchInfo{Namespaces: []launcher.Namespace{launcher.User}}, nil
 }

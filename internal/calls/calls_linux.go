@@ -1,0 +1,212 @@
+package calls
+
+import (
+	"fmt"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// call is a system call of the new process.
+type call struct {
+	what  string // for people, when it fails
+	trap  uintptr
+	args  [5]uintptr
+	forks bool // what follows is done by the process that it makes
+}
+
+// List is what a new process does, in order. The last call executes a program. The zero
+// value is empty; a Close is owed.
+type List struct {
+	calls []call
+	pins  runtime.Pinner // keep what arguments point to
+}
+
+// Close frees what the arguments point to.
+func (l *List) Close() { l.pins.Unpin() }
+
+// Add adds a system call.
+func (l *List) Add(what string, trap uintptr, args ...uintptr) {
+	one := call{what: what, trap: trap}
+	copy(one.args[:], args)
+	l.calls = append(l.calls, one)
+}
+
+// Fork has another process make the calls from here on, a child of whoever made the first
+// one, which ends when that has executed the program. So it can be in a PID namespace that
+// the first one has entered or makes by flags; with flags, those of clone(2), it makes others.
+func (l *List) Fork(flags uintptr) {
+	l.Add("fork", unix.SYS_CLONE, unix.CLONE_PARENT|unix.CLONE_VFORK|flags)
+	l.calls[len(l.calls)-1].forks = true
+}
+
+// Pin returns the address of a value that stays where it is until the list is closed.
+func Pin[T any](l *List, value *T) uintptr {
+	l.pins.Pin(value)
+	return uintptr(unsafe.Pointer(value))
+}
+
+// Execute adds the last call: it does not return. With a directory other than
+// unix.AT_FDCWD, an empty file is that descriptor itself.
+func (l *List) Execute(dir int, file string, args, env []string) error {
+	path, err := unix.BytePtrFromString(file)
+	if err != nil {
+		return err
+	}
+	argv, err := syscall.SlicePtrFromStrings(args)
+	if err != nil {
+		return err
+	}
+	envv, err := syscall.SlicePtrFromStrings(env)
+	if err != nil {
+		return err
+	}
+	if dir == unix.AT_FDCWD {
+		// By the call that every filter knows.
+		l.Add("execute", unix.SYS_EXECVE, Pin(l, path), l.pinStrings(argv), l.pinStrings(envv))
+		return nil
+	}
+	l.Add("execute", unix.SYS_EXECVEAT, uintptr(dir), Pin(l, path), l.pinStrings(argv), l.pinStrings(envv), unix.AT_EMPTY_PATH)
+	return nil
+}
+
+func (l *List) pinStrings(all []*byte) uintptr {
+	for _, one := range all {
+		if one != nil {
+			l.pins.Pin(one)
+		}
+	}
+	return Pin(l, &all[0])
+}
+
+// Failure says which call was not possible.
+type Failure struct {
+	What string
+	Last bool // the program was not executed
+	Err  error
+}
+
+func (f *Failure) Error() string { return fmt.Sprintf("%s: %v", f.What, f.Err) }
+func (f *Failure) Unwrap() error { return f.Err }
+
+// outcome is where the new processes leave what became of them, in memory that they share
+// with this one.
+type outcome struct {
+	failed bool
+	call   int
+	errno  syscall.Errno
+	child  int32 // the process after a fork
+}
+
+// Run makes the process, and returns when the program was executed. The caller owes a wait
+// for it, and the closing of its pidfd. An error is a *Failure, and no process is left.
+// With a cgroup, a descriptor of its directory, the process is in it from birth; negative:
+// there is none.
+func (l *List) Run(cgroup int) (pid, pidFD int, err error) {
+	page, err := unix.Mmap(-1, 0, int(unsafe.Sizeof(outcome{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0, 0, &Failure{What: "fork", Err: err}
+	}
+	defer unix.Munmap(page)
+	out := (*outcome)(unsafe.Pointer(&page[0]))
+	var fd int32
+	args := &cloneArgs{flags: unix.CLONE_VFORK | unix.CLONE_PIDFD, exitSignal: uint64(syscall.SIGCHLD)}
+	if cgroup >= 0 {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(cgroup)
+	}
+	syscall.ForkLock.Lock()
+	child, errno := forkAndCall(l.calls, args, &fd, out, cgroup >= 0)
+	syscall.ForkLock.Unlock()
+	if errno != 0 {
+		return 0, 0, &Failure{What: "fork", Err: errno}
+	}
+	pid, pidFD = int(child), int(fd)
+	if out.failed || out.child != 0 {
+		unix.Close(pidFD)
+		await(pid)
+		pid = int(out.child)
+	}
+	if out.failed {
+		if pid != 0 {
+			await(pid)
+		}
+		return 0, 0, &Failure{What: l.calls[out.call].what, Last: out.call == len(l.calls)-1, Err: out.errno}
+	}
+	if out.child != 0 {
+		if pidFD, err = unix.PidfdOpen(pid, 0); err != nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			await(pid)
+			return 0, 0, &Failure{What: "open the process", Err: err}
+		}
+	}
+	return pid, pidFD, nil
+}
+
+// await reaps a process that ends.
+func await(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// cloneArgs are those of clone3(2).
+type cloneArgs struct {
+	flags, pidFD, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+}
+
+//go:linkname beforeFork syscall.runtime_BeforeFork
+func beforeFork()
+
+//go:linkname afterFork syscall.runtime_AfterFork
+func afterFork()
+
+//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
+func afterForkInChild()
+
+// exitFailure is the exit code of a process that could not execute its program. Nobody
+// looks at it.
+const exitFailure = 125
+
+// forkAndCall makes the calls in a new process. The kernel keeps this thread waiting until
+// that executes the program or ends, as with vfork(2); but it has its own copy of the
+// memory, so it cannot harm this one. It does what syscall.ForkExec does, and
+// in the new process nothing that package runtime would have to know of.
+//
+//go:noinline
+//go:norace
+//go:nosplit
+func forkAndCall(list []call, args *cloneArgs, pidFD *int32, out *outcome, byClone3 bool) (child uintptr, errno syscall.Errno) {
+	beforeFork()
+	if byClone3 {
+		args.pidFD = uint64(uintptr(unsafe.Pointer(pidFD)))
+		child, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
+	} else {
+		child, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(args.flags)|uintptr(args.exitSignal), 0, uintptr(unsafe.Pointer(pidFD)), 0, 0, 0)
+	}
+	if errno != 0 || child != 0 {
+		afterFork()
+		return child, errno
+	}
+	afterForkInChild()
+	for i := range list {
+		c := &list[i]
+		var result uintptr
+		result, _, errno = syscall.RawSyscall6(c.trap, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], 0)
+		if errno != 0 {
+			out.call, out.errno, out.failed = i, errno, true
+			break
+		}
+		if c.forks && result != 0 {
+			out.child = int32(result)
+			break
+		}
+	}
+	for {
+		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, exitFailure, 0, 0)
+	}
+}
