@@ -42,6 +42,23 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
+// A nested container has what its parent has, asked for or not.
+func TestPrepareNested(t *testing.T) {
+	mapped, plain := &isolator.Container{IDs: ids(100000, 65536)}, &isolator.Container{}
+	for _, config := range []*v1.ContainerConfig{asking("/rootfs"), {Rootfs: proto.String("/rootfs")}} {
+		got, err := New().Prepare(t.Context(), &isolator.Container{Parent: mapped, Config: config})
+		if diff := cmp.Diff(&isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.User}}, got); diff != "" || err != nil {
+			t.Error(err, diff)
+		}
+	}
+	if _, err := New().Prepare(t.Context(), &isolator.Container{Parent: mapped, Config: &v1.ContainerConfig{}}); !errors.Is(err, container.ErrNotSupported) {
+		t.Errorf("without an image: %v", err)
+	}
+	if got, err := New().Prepare(t.Context(), &isolator.Container{Parent: plain, Config: &v1.ContainerConfig{}}); got != nil || err != nil {
+		t.Errorf("in one without a user namespace: %+v, %v", got, err)
+	}
+}
+
 // ranges returns those of a host with the files of the directory etc.
 func ranges(t *testing.T, files map[string]string) *Ranges {
 	t.Helper()
