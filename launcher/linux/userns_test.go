@@ -105,7 +105,7 @@ func TestMoreMountsThanFitIntoAMessage(t *testing.T) {
 
 func TestAHandoverThatDoesNotHappenIsClosed(t *testing.T) {
 	spec := launcher.Spec{IDs: container.IDRange{Start: 1 << 20, Size: 1 << 16}}
-	h, err := newHandover(&spec)
+	h, err := (&Launcher{}).newHandover(&spec)
 	if err != nil {
 		t.Fatal(err)
 	}
