@@ -21,6 +21,10 @@ func TestWhatAContainerMayDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	const status = "echo $(grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | cut -f2)"
+	// A program that is root's, executed by another user.
+	const setUser = `printf 'root::0:0::/:/bin/sh\napp:x:1000:1000::/:/bin/sh\n' > /etc/passwd
+mkdir /bits && cp /bin/busybox /bits/su && chmod 4755 /bits/su
+su app -c "id -u; /bits/su -c 'id -u' 2>/dev/null || echo no"`
 	for _, c := range []struct {
 		name   string
 		args   []string
@@ -37,6 +41,8 @@ func TestWhatAContainerMayDo(t *testing.T) {
 		{"no user namespaces", []string{"-u", "1000"}, "unshare -U true 2>&1 || echo no", "unshare: unshare(0x10000000): Operation not permitted\nno"},
 		{"mounts for an administrator", []string{"--cap-add", "SYS_ADMIN"}, "mount -t tmpfs x /mnt && echo yes", "yes"},
 		{"a profile", []string{"--security-opt", "seccomp=" + profile}, "mkdir /x 2>&1 || echo no", "mkdir: can't create directory '/x': No space left on device\nno"},
+		{"set-user-id programs", nil, setUser, "1000\n0"},
+		{"set-user-id programs without new privileges", []string{"--security-opt", "no-new-privileges"}, setUser, "1000\nno"},
 		{"owners and users change", nil, "touch /f && chown 7:7 /f && chroot / id -u", "0"},
 	} {
 		r := b.Run(append(append([]string{"run"}, c.args...), image, "--", "sh", "-c", c.script)...)
