@@ -26,10 +26,8 @@ func (c *Containerizer) AttachOutput(ctx context.Context, id container.ID, strea
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case <-e.launched:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	if err := e.awaitLaunch(ctx); err != nil {
+		return nil, err
 	}
 	made, err := e.launch.recordedStreams()
 	if err != nil {

@@ -103,6 +103,16 @@ func newEntry(l *launch, cancel context.CancelCauseFunc) *entry {
 	return &entry{launch: l, cancel: cancel, launched: make(chan struct{}), done: make(chan struct{})}
 }
 
+// awaitLaunch returns when the launch has ended, or with the cause of the end of ctx.
+func (e *entry) awaitLaunch(ctx context.Context) error {
+	select {
+	case <-e.launched:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // New returns the containerizer.
 func New(o Options) *Containerizer {
 	if o.Check == nil {
@@ -324,10 +334,8 @@ func (c *Containerizer) launched(ctx context.Context, id container.ID) (*launch,
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case <-e.launched:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	if err := e.awaitLaunch(ctx); err != nil {
+		return nil, err
 	}
 	if e.launch.process == nil {
 		return nil, fmt.Errorf("container %s: %w: it has no process", id, container.ErrNotFound)
@@ -347,10 +355,8 @@ func (c *Containerizer) Destroy(ctx context.Context, id container.ID) (bool, err
 // destroy ends a container in whatever state it is, after those nested in it.
 func (c *Containerizer) destroy(ctx context.Context, e *entry) (bool, error) {
 	e.cancel(errDestroyed)
-	select {
-	case <-e.launched:
-	case <-ctx.Done():
-		return true, context.Cause(ctx)
+	if err := e.awaitLaunch(ctx); err != nil {
+		return true, err
 	}
 	e.launch.setState(container.Destroying)
 	if err := c.destroyChildren(ctx, e); err != nil {

@@ -1,11 +1,9 @@
 package processes
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -17,9 +15,7 @@ type Handle struct {
 	ID
 	fd *os.File // a pidfd
 
-	watch sync.Once
-	done  chan struct{}
-	err   error
+	ending
 }
 
 // Open returns a handle of a process. ErrNotFound: it has ended.
@@ -31,7 +27,7 @@ func Open(id ID) (*Handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("process %d: pidfd_open: %w", id.Pid, err)
 	}
-	h := &Handle{ID: id, fd: os.NewFile(uintptr(fd), "process"), done: make(chan struct{})}
+	h := &Handle{ID: id, fd: os.NewFile(uintptr(fd), "process"), ending: newEnding()}
 	// Only now: what the descriptor stands for can change no more.
 	if now, err := find(id.Pid); err != nil || now.ID != id {
 		return nil, errors.Join(gone(id), h.fd.Close())
@@ -60,22 +56,6 @@ func (h *Handle) Signal(s os.Signal) error {
 		return gone(h.ID)
 	}
 	return err
-}
-
-// Wait returns when the process has ended.
-func (h *Handle) Wait(ctx context.Context) error {
-	h.watch.Do(func() {
-		go func() { // ends with the process
-			defer close(h.done)
-			h.err = h.Await()
-		}()
-	})
-	select {
-	case <-h.done:
-		return h.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // Await waits for the end of the process without a thread of its own, which would cost more

@@ -3,11 +3,9 @@
 package processes
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,14 +17,12 @@ import (
 type Handle struct {
 	ID
 
-	watch sync.Once
-	done  chan struct{}
-	err   error
+	ending
 }
 
 // Open returns a handle of a process. ErrNotFound: it has ended.
 func Open(id ID) (*Handle, error) {
-	h := &Handle{ID: id, done: make(chan struct{})}
+	h := &Handle{ID: id, ending: newEnding()}
 	return h, h.alive()
 }
 
@@ -55,22 +51,6 @@ func (h *Handle) Signal(s os.Signal) error {
 		return gone(h.ID)
 	}
 	return err
-}
-
-// Wait returns when the process has ended.
-func (h *Handle) Wait(ctx context.Context) error {
-	h.watch.Do(func() {
-		go func() { // ends with the process
-			defer close(h.done)
-			h.err = h.Await()
-		}()
-	})
-	select {
-	case <-h.done:
-		return h.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // Await waits for the end of the process: the kernel tells of it (kqueue(2), EVFILT_PROC).

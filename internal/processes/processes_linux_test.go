@@ -225,6 +225,10 @@ func TestDescribe(t *testing.T) {
 		t.Fatal(err)
 	}
 	d, err := Describe(cmd.Process.Pid)
+	// The kernel says that it is executed before it says by which arguments.
+	for end := time.Now().Add(10 * time.Second); err == nil && d.Command == "[sleep]" && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		d, err = Describe(cmd.Process.Pid)
+	}
 	if err != nil || d.Command != "sleep 1003" || d.Parent != os.Getpid() || d.UID != uint32(os.Geteuid()) {
 		t.Errorf("%+v, %v", d, err)
 	}
