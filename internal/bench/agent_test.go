@@ -5,6 +5,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -116,6 +117,7 @@ func rootID(id string) *v1.ContainerID { return &v1.ContainerID{Value: proto.Str
 func (a *agent) launch(id string, args ...string) error {
 	_, _, err := a.Call(context.Background(), &v1.Call{Type: v1.Call_LAUNCH_CONTAINER.Enum(), LaunchContainer: &v1.Call_LaunchContainer{
 		ContainerId: rootID(id), ImageArguments: args,
+		Limits:    map[string]*v1.Value_Scalar{"cpus": {Value: proto.Float64(math.Inf(1))}, "mem": {Value: proto.Float64(math.Inf(1))}},
 		Container: &v1.ContainerInfo{Type: v1.ContainerInfo_MESOS.Enum(), Mesos: &v1.ContainerInfo_MesosInfo{Image: a.image}, NetworkInfos: []*v1.NetworkInfo{{Name: proto.String("none")}}},
 	}})
 	return err
