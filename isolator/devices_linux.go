@@ -2,6 +2,7 @@ package isolator
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -10,11 +11,15 @@ import (
 	"berth/launcher/plan"
 )
 
+// inEvery are the places below /dev at which every container with a root filesystem has
+// something, which filesystem/linux makes.
+var inEvery = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty",
+	"/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/ptmx"}
+
 // DeviceNodes are the nodes of those devices that are named by a path below /dev and that
 // not every container with a root filesystem has. They are for all users of the container,
 // as far as the access goes: what restricts is the cgroup. ErrInvalid: there is none.
 func DeviceNodes(asked []*v1.DeviceAccess) (all []plan.Node, err error) {
-	standard := device.Standard()
 	for _, a := range asked {
 		name := a.GetDevice().GetPath()
 		if !strings.HasPrefix(name, "/dev/") || path.Clean(name) != name {
@@ -24,22 +29,12 @@ func DeviceNodes(asked []*v1.DeviceAccess) (all []plan.Node, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if hasNode(standard, d) {
+		if slices.Contains(inEvery, name) {
 			continue
 		}
 		all = append(all, plan.Node{Path: name, Mode: modeOf(d.Kind, device.AccessOf(a.GetAccess())), Major: d.Major, Minor: d.Minor})
 	}
 	return all, nil
-}
-
-// hasNode reports whether a device is one that every container with a root filesystem has.
-func hasNode(standard []device.Rule, d device.Device) bool {
-	for _, r := range standard {
-		if r.Device == d && (d.Major == 1 || d == device.Device{Kind: device.Char, Major: 5}) {
-			return true
-		}
-	}
-	return false
 }
 
 func modeOf(kind device.Kind, access device.Access) uint32 {

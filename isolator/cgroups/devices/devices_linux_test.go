@@ -52,7 +52,7 @@ func TestConformance(t *testing.T) {
 }
 
 func TestNodesOfTheRequest(t *testing.T) {
-	config := asks(dev("/dev/kmsg", true, false, false), dev("/dev/null", true, true, true), dev("/proc/../dev/kmsg", true, true, true))
+	config := asks(dev("/dev/kmsg", true, false, false), dev("/dev/null", true, true, true), dev("/dev/ptmx", true, true, false), dev("/proc/../dev/kmsg", true, true, true))
 	i := New(nil, nil, []*v1.DeviceAccess{dev("/dev/tty0", true, true, true)})
 	info, err := i.Prepare(t.Context(), &isolator.Container{Config: config})
 	if err != nil || len(info.Nodes) > 0 {

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	v1 "berth/api/v1"
+	"berth/container"
 	"berth/isolator"
 	"berth/isolator/isolatortest"
 	"berth/launcher"
@@ -93,5 +95,25 @@ func TestShm(t *testing.T) {
 	}
 	if !has(prepare(t, o, config("/rootfs", false))) || has(prepare(t, o, config("", false))) || has(prepare(t, options, config("/rootfs", false))) {
 		t.Error("/dev/shm is there when asked for, in a root filesystem")
+	}
+}
+
+// What a request asks for by the name of what every container has is there already; a second
+// node in its place could not be made.
+func TestNoDeviceIsMadeTwice(t *testing.T) {
+	info := prepare(t, options, config("/rootfs", false))
+	var places []string
+	for _, n := range info.Nodes {
+		places = append(places, n.Path)
+	}
+	for _, l := range info.Links {
+		places = append(places, l.Path)
+	}
+	read := &v1.DeviceAccess_Access{Read: proto.Bool(true)}
+	for _, place := range places {
+		nodes, err := isolator.DeviceNodes([]*v1.DeviceAccess{{Device: &v1.Device{Path: proto.String(place)}, Access: read}})
+		if len(nodes) > 0 || err != nil && !errors.Is(err, container.ErrInvalid) { // no device of this host
+			t.Errorf("%s: %+v, %v", place, nodes, err)
+		}
 	}
 }
