@@ -58,6 +58,7 @@ func BenchmarkLaunchInParallel(b *testing.B) {
 // launches are the ways to launch `true` from one image.
 type launches struct {
 	disk, rootfs, floor string
+	run                 string // a tmpfs, as /run is: what runtimes know of their containers
 	image               *v1.Image
 	berth               *engine.Engine
 	count               atomic.Int64
@@ -68,7 +69,9 @@ func newLaunches(b *testing.B) *launches {
 	reg := testrig.Registry(b)
 	testrig.BusyboxImage(b, reg, "busybox:1")
 	name := reg.Direct() + "/busybox:1"
-	s := &launches{disk: testrig.LoopFS(b, "ext4", 2<<10)}
+	s := &launches{disk: testrig.LoopFS(b, "ext4", 2<<10), run: b.TempDir()}
+	setUp(b, []string{"mount", "-t", "tmpfs", "berth-bench", s.run})
+	b.Cleanup(func() { setUp(b, []string{"umount", s.run}) })
 	s.rootfs = testrig.SkopeoUmoci(b, name, s.disk)
 	s.buildFloor(b)
 	binaries, err := testrig.Binaries()
@@ -76,7 +79,7 @@ func newLaunches(b *testing.B) *launches {
 		b.Fatal(err)
 	}
 	config := engine.DefaultConfig()
-	config.WorkDir, config.RuntimeDir, config.LauncherDir = s.disk+"/work", b.TempDir(), binaries
+	config.WorkDir, config.RuntimeDir, config.LauncherDir = s.disk+"/work", s.run+"/berth", binaries
 	config.CgroupsRoot = "berth-bench"
 	if s.berth, err = engine.Open(b.Context(), config); err != nil {
 		b.Fatal(err)
@@ -110,7 +113,7 @@ func (s *launches) contest(b *testing.B, title string, per int, all func(do func
 			makeBundle(b, runtime, bundle, s.rootfs)
 		}
 		contenders = append(contenders, contender{runtime + " of a bundle", []string{runtime}, s.preparing(all, s.program(func(n int64) []string {
-			return []string{runtime, "--root", s.disk + "/" + runtime + "-state", "run", "--bundle", bundle, fmt.Sprintf("bench-%d", n)}
+			return []string{runtime, "--root", s.run + "/" + runtime, "run", "--bundle", bundle, fmt.Sprintf("bench-%d", n)}
 		}))})
 	}
 	contest{title: title, disk: s.disk, per: per, rounds: 9, contenders: contenders}.run(b)
