@@ -30,7 +30,7 @@ func child() int {
 	sandbox, err := os.MkdirTemp(dir, "sandbox")
 	if err == nil {
 		f := New(Options{CacheDir: filepath.Join(dir, "cache"), CacheSize: 1 << 20})
-		err = f.Fetch(context.Background(), request(cached(os.Getenv("FETCHER_TEST_URI"))), sandbox, nobody.uid, nobody.gid)
+		err = f.Fetch(context.Background(), request(cached(os.Getenv("FETCHER_TEST_URI"))), sandbox, nobody.uid, nobody.gid, nobody.ids)
 	}
 	if err != nil {
 		fmt.Println(err)
@@ -378,7 +378,7 @@ func TestAFetchEndsWithItsContext(t *testing.T) {
 		return true
 	}
 	for _, u := range []string{"/file", "/other"} {
-		if err := r.Fetch(ctx, request(cached(s.URL+u)), r.sandbox(), nobody.uid, nobody.gid); !errors.Is(err, why) {
+		if err := r.Fetch(ctx, request(cached(s.URL+u)), r.sandbox(), nobody.uid, nobody.gid, nobody.ids); !errors.Is(err, why) {
 			t.Errorf("%v, want %v", err, why)
 		}
 	}

@@ -52,13 +52,14 @@ func New(o Options) *Fetcher {
 }
 
 // Fetch brings all files that the command of config names into the sandbox, one after the
-// other, where they belong to a user. No symbolic link may lead to the sandbox. An error proves nothing of what is in the sandbox; whoever
+// other, where they belong to a user. ids are those of the container's user namespace, in
+// which the user is another one for files of the host. No symbolic link may lead to the sandbox. An error proves nothing of what is in the sandbox; whoever
 // made that removes it.
 //
 // ErrInvalid: the request, or what came, which is damaged, hostile or not what its digest
 // says. ErrNotFound, ErrDenied: of a file; the user has to have the right to read one
 // of the host, supplementary groups aside. ErrUnavailable: a server, after some tries. ErrNotSupported: a scheme.
-func (f *Fetcher) Fetch(ctx context.Context, config *v1.ContainerConfig, sandbox string, uid, gid uint32) (err error) {
+func (f *Fetcher) Fetch(ctx context.Context, config *v1.ContainerConfig, sandbox string, uid, gid uint32, ids container.IDRange) (err error) {
 	uris := config.GetCommandInfo().GetUris()
 	if len(uris) == 0 {
 		return nil
@@ -78,7 +79,7 @@ func (f *Fetcher) Fetch(ctx context.Context, config *v1.ContainerConfig, sandbox
 		}
 		items = append(items, i)
 	}
-	t, err := openTree(sandbox, user{uid, gid})
+	t, err := openTree(sandbox, user{uid, gid, ids})
 	if err != nil {
 		return fmt.Errorf("fetch into the sandbox: %w", err)
 	}
@@ -179,7 +180,7 @@ func (f *Fetcher) content(ctx context.Context, i item, owner user, to *disk.File
 		_, digest, err = f.web.download(ctx, i.url, nil, to)
 		return digest, err
 	}
-	from, err := openHost(i.path, owner)
+	from, err := openHost(i.path, owner.onHost())
 	if err != nil {
 		return "", err
 	}

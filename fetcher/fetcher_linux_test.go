@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -138,9 +139,20 @@ func TestFilesOfTheHostAreReadWithTheRightsOfTheUser(t *testing.T) {
 	if err := r.into(r.sandbox(), uri(secret)); !errors.Is(err, container.ErrDenied) {
 		t.Errorf("another's file: %v", err)
 	}
-	for _, user := range []user{{65534, 4711}, {}} {
-		if err := r.Fetch(t.Context(), request(uri(secret)), r.sandbox(), user.uid, user.gid); err != nil {
+	for _, user := range []user{{uid: 65534, gid: 4711}, {}, {uid: 1, gid: 711, ids: container.IDRange{Start: 4000, Size: 65536}}} {
+		if err := r.Fetch(t.Context(), request(uri(secret)), r.sandbox(), user.uid, user.gid, user.ids); err != nil {
 			t.Errorf("user %+v: %v", user, err)
+		}
+	}
+	// In a user namespace root is nobody special, and who has the number of the group has not
+	// the group.
+	for _, user := range []user{{ids: container.IDRange{Start: 100000, Size: 65536}}, {uid: 65534, gid: 4711, ids: container.IDRange{Start: 100000, Size: 65536}}} {
+		sandbox := r.sandbox()
+		if err := r.Fetch(t.Context(), request(uri(secret)), sandbox, user.uid, user.gid, user.ids); !errors.Is(err, container.ErrDenied) || !strings.Contains(err.Error(), strconv.Itoa(int(user.uid)+100000)) {
+			t.Errorf("user %+v: %v", user, err)
+		}
+		if left := names(t, sandbox); len(left) > 0 {
+			t.Errorf("user %+v is left %q", user, left)
 		}
 	}
 	if err := os.Chmod(filepath.Dir(secret), 0o700); err != nil {
@@ -353,7 +365,7 @@ func TestMetricsCountTasks(t *testing.T) {
 	if err := r.into(r.sandbox(), uri(s.URL+"/missing")); err == nil {
 		t.Error("a file that is missing was fetched")
 	}
-	if err := r.Fetch(t.Context(), request(), "/nowhere", nobody.uid, nobody.gid); err != nil {
+	if err := r.Fetch(t.Context(), request(), "/nowhere", nobody.uid, nobody.gid, nobody.ids); err != nil {
 		t.Error(err)
 	}
 	got := set.Snapshot()

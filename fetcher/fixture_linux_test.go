@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // nobody is a user without rights.
-var nobody = user{65534, 65534}
+var nobody = user{uid: 65534, gid: 65534}
 
 // site is a server on loopback with faults.
 type site struct {
@@ -143,7 +143,7 @@ func request(uris ...*v1.CommandInfo_URI) *v1.ContainerConfig {
 
 // into fetches into a sandbox.
 func (r *rig) into(sandbox string, uris ...*v1.CommandInfo_URI) error {
-	return r.Fetch(r.t.Context(), request(uris...), sandbox, nobody.uid, nobody.gid)
+	return r.Fetch(r.t.Context(), request(uris...), sandbox, nobody.uid, nobody.gid, nobody.ids)
 }
 
 // fetched fetches into a new sandbox, which has to work.

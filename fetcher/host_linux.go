@@ -14,9 +14,16 @@ import (
 	"berth/internal/disk"
 )
 
-// user is whom files are for.
+// user is whom files are for, by the ids of the container, which are those of the range on
+// the host.
 type user struct {
 	uid, gid uint32
+	ids      container.IDRange
+}
+
+// onHost returns who the user is for the files of the host.
+func (u user) onHost() user {
+	return user{uid: u.ids.OnHost(u.uid), gid: u.ids.OnHost(u.gid)}
 }
 
 // openHost opens a regular file of the host with the rights of a user. ErrNotFound,
@@ -36,7 +43,7 @@ func openHost(path string, as user) (f *disk.File, err error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: %w", container.ErrNotFound, err)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%w: it is opened as user %d, group %d of the container: %w", container.ErrDenied, as.uid, as.gid, err)
+		return nil, fmt.Errorf("%w: it is opened as user %d, group %d of the host, who is the container's user: %w", container.ErrDenied, as.uid, as.gid, err)
 	}
 	return f, err
 }

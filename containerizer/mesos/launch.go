@@ -371,7 +371,7 @@ func (l *launch) fetch(ctx context.Context) error {
 	if len(l.container.Config.GetCommandInfo().GetUris()) == 0 {
 		return nil
 	}
-	if err := l.Fetcher.Fetch(ctx, l.container.Config, l.container.Config.GetDirectory(), l.made.UID, l.made.GID); err != nil {
+	if err := l.Fetcher.Fetch(ctx, l.container.Config, l.container.Config.GetDirectory(), l.made.UID, l.made.GID, l.container.IDs); err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
 	return nil

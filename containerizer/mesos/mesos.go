@@ -32,9 +32,9 @@ import (
 
 // Fetcher brings into a sandbox what a command wants there.
 type Fetcher interface {
-	// Fetch fetches the URIs of config's command into the directory sandbox, for a user, and
-	// returns when they are there or ctx has ended.
-	Fetch(ctx context.Context, config *v1.ContainerConfig, sandbox string, uid, gid uint32) error
+	// Fetch fetches the URIs of config's command into the directory sandbox, for a user of a
+	// container with these ids, and returns when they are there or ctx has ended.
+	Fetch(ctx context.Context, config *v1.ContainerConfig, sandbox string, uid, gid uint32, ids container.IDRange) error
 }
 
 // Ranges chooses who the users of containers with user namespaces are on the host.

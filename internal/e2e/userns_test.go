@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,6 +46,14 @@ func TestUserNamespaces(t *testing.T) {
 		expect(t, r, 125, words...)
 	}
 	expect(t, b.Run("run", "--userns", "auto", pool, "--", "true"), 125, "run an image")
+
+	// A file of the host is read as who the container's root is there.
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, b.Run("run", "--userns", "auto", pool, "--uri", secret, image, "--", "true"), 125, "permission denied", "user 3100000000")
+	expect(t, b.Run("run", "--uri", secret, image, "--", "test", "-f", "secret"), 0)
 
 	info := b.Run("info", "--json", pool)
 	expect(t, info, 0)

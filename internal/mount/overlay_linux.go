@@ -155,7 +155,9 @@ func (o Overlay) AttachMapped(target string, namespace int) (err error) {
 	return overlay.Attach(target)
 }
 
-// ErrOldKernel: overlayfs does not take layers that are mounted nowhere.
+// ErrOldKernel: overlayfs does not take layers that are mounted nowhere. It takes idmapped
+// ones since Linux 5.19, by descriptors since 6.13, and of these what is mounted nowhere, or
+// was opened with O_PATH, since 6.15.
 var ErrOldKernel = errors.New("overlayfs of this kernel takes no idmapped layers by descriptor; it needs Linux 6.15")
 
 // kernelHasDetachedLayers probes with a file system that certainly is one.
