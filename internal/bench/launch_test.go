@@ -81,6 +81,7 @@ func newLaunches(b *testing.B) *launches {
 	config := engine.DefaultConfig()
 	config.WorkDir, config.RuntimeDir, config.LauncherDir = s.disk+"/work", s.run+"/berth", binaries
 	config.CgroupsRoot = "berth-bench"
+	config.UsernsRange = "3000000000:13107200" // of 200 containers
 	if s.berth, err = engine.Open(b.Context(), config); err != nil {
 		b.Fatal(err)
 	}
@@ -103,6 +104,7 @@ func (s *launches) buildFloor(b *testing.B) {
 func (s *launches) contest(b *testing.B, title string, per int, all func(do func() error) error) {
 	contenders := []contender{
 		{"berth, the library", nil, s.preparing(all, s.launch)},
+		{"berth with --userns auto", nil, s.preparing(all, s.launchMapped)},
 		{"floor", nil, s.preparing(all, s.program(func(int64) []string {
 			return append([]string{s.floor, s.rootfs, s.disk}, cgroups(b)...)
 		}))},
@@ -140,7 +142,14 @@ func (s *launches) program(args func(n int64) []string) func() error {
 }
 
 // launch is one through the library.
-func (s *launches) launch() error {
+func (s *launches) launch() error { return s.launchIn(nil) }
+
+// launchMapped is one in a user namespace.
+func (s *launches) launchMapped() error {
+	return s.launchIn(&v1.LinuxInfo{UserNamespace: &v1.UserNamespaceInfo{}})
+}
+
+func (s *launches) launchIn(linux *v1.LinuxInfo) error {
 	id, err := container.ParseID(fmt.Sprintf("bench-%d", s.count.Add(1)))
 	if err != nil {
 		return err
@@ -150,7 +159,7 @@ func (s *launches) launch() error {
 		return err
 	}
 	defer null.Close()
-	info := &v1.ContainerInfo{Type: v1.ContainerInfo_MESOS.Enum(), Mesos: &v1.ContainerInfo_MesosInfo{Image: s.image},
+	info := &v1.ContainerInfo{Type: v1.ContainerInfo_MESOS.Enum(), Mesos: &v1.ContainerInfo_MesosInfo{Image: s.image}, LinuxInfo: linux,
 		NetworkInfos: []*v1.NetworkInfo{{Name: proto.String("none")}}}
 	ctx := context.Background()
 	if err := s.berth.Launch(ctx, id, containerizer.Request{Config: &v1.ContainerConfig{ContainerInfo: info, ImageArguments: []string{"true"}},
