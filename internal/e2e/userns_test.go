@@ -65,6 +65,24 @@ func TestUserNamespaces(t *testing.T) {
 	}
 }
 
+// Who looks into a container has its users.
+func TestExecInAUserNamespace(t *testing.T) {
+	w := newWorkshop(t)
+	w.does("run", "-d", "--name", "w-ids", "--userns", "3200000000:65536", w.image, "--", "sleep", "1000")
+	const who = "id -u; tr -s ' ' </proc/self/uid_map"
+	w.prints("0\n 0 3200000000 65536\n", "exec", "w-ids", "sh", "-c", who)
+	w.prints("/dev/pts/0\r\n1000\r\n 0 3200000000 65536\r\n", "exec", "-t", "-u", "1000", "w-ids", "sh", "-c", "tty; "+who)
+	if r := w.Run("exec", "w-ids", "sh", "-c", "echo out; echo err >&2; exit 7"); r.ExitCode != 7 || r.Stdout != "out\n" || r.Stderr != "err\n" {
+		t.Errorf("exec: %+v", r)
+	}
+	w.refuses([]string{"exec", "-u", "65536", "w-ids", "true"}, "65536", "0 to 65535")
+	// By an agent that came back.
+	w.agent.Signal(syscall.SIGKILL)
+	w.agent.Wait()
+	w.open()
+	w.prints("0\n 0 3200000000 65536\n", "exec", "w-ids", "sh", "-c", who)
+}
+
 // A killed berth leaves ranges and mounts that the next one frees.
 func TestUserNamespacesOfAKilledBerth(t *testing.T) {
 	testrig.RequireRoot(t)
