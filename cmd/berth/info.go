@@ -36,10 +36,21 @@ func printInfo(info *engine.Info) error {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintf(table, "kernel\t%s\n", info.Kernel)
 	fmt.Fprintf(table, "work_dir\t%s (%s)\n", info.WorkDir, info.FileSystem)
-	printAbilities(table, "BACKEND\tWORKS\tUSER NAMESPACES", info.Backends)
+	printAbilities(table, "BACKEND\tWORKS", info.Backends)
+	printAbilities(table, "USER NAMESPACES WITH\tWORKS", mapped(info.Backends))
 	printAbilities(table, "ISOLATOR\tWORKS\tNEEDS", info.Isolators)
 	printAbilities(table, "NETWORK\tWORKS", info.Networks)
 	return table.Flush()
+}
+
+// mapped tells of backends which can make root file systems of other users' ids.
+func mapped(backends []engine.Ability) (abilities []engine.Ability) {
+	for _, b := range backends {
+		if b.Works {
+			abilities = append(abilities, engine.Ability{Name: b.Name, Works: b.UserNamespaces, Reason: b.UserNamespacesReason})
+		}
+	}
+	return abilities
 }
 
 func printAbilities(table io.Writer, header string, abilities []engine.Ability) {
@@ -51,12 +62,6 @@ func printAbilities(table io.Writer, header string, abilities []engine.Ability) 
 		}
 		if a.Default {
 			works += " (default)"
-		}
-		switch {
-		case a.UserNamespaces:
-			works += "\tyes"
-		case a.UserNamespacesReason != "":
-			works += "\tno: " + a.UserNamespacesReason
 		}
 		if a.Needs != "" {
 			works += "\t" + a.Needs

@@ -243,10 +243,20 @@ func wantNoContainers(t *testing.T, b *testrig.Command) {
 	}
 }
 
+// hasSaid waits until a container has written so much to its standard output.
+func hasSaid(t *testing.T, b *testrig.Command, id, text string) {
+	t.Helper()
+	await(t, func() bool {
+		said, err := os.ReadFile(filepath.Join(b.WorkDir, "containers", id, "stdout"))
+		return err == nil && string(said) == text
+	})
+}
+
 func TestOperatorLaunchesWaitsKillsAndRemoves(t *testing.T) {
-	bothWays(t, func(o *operator, _ *testrig.Command, image string) {
+	bothWays(t, func(o *operator, b *testrig.Command, image string) {
 		web := rootID("web")
-		o.expect(launchOf(web, image, script("echo hello; echo oops >&2; trap 'exit 9' TERM; while :; do sleep 0.01; done")), 200, "")
+		o.expect(launchOf(web, image, script("trap 'exit 9' TERM; echo oops >&2; echo hello; while :; do sleep 0.01; done")), 200, "")
+		hasSaid(o.T, b, "web", "hello\n") // from now on it minds the signal
 		o.expect(launchOf(web, image, script("true")), 202, "")
 		o.expect(removeOf(web), 500, "destroy it first")
 
@@ -349,10 +359,7 @@ func TestOperatorAttachesToStreams(t *testing.T) {
 		if _, err := held.Write([]byte("two\n")); err != nil {
 			o.Fatal(err)
 		}
-		await(o.T, func() bool { // the connection is there
-			said, err := os.ReadFile(filepath.Join(b.WorkDir, "containers", "cat", "stdout"))
-			return err == nil && string(said) == "one\ntwo\n"
-		})
+		hasSaid(o.T, b, "cat", "one\ntwo\n") // the connection is there
 		if code, text := o.input(rootID("cat"), typed("no\n")); code != 409 || !strings.Contains(text, "Multiple input connections") {
 			o.Errorf("a second input: %d %q", code, text)
 		}
@@ -503,7 +510,8 @@ func TestContainersOutliveTheAgent(t *testing.T) {
 	b := testrig.Berth(t)
 	agent := startAgent(t, b)
 	o := newOperator(t, b, false)
-	o.expect(launchOf(rootID("runs"), image, script("trap 'exit 9' TERM; while :; do sleep 0.01; done")), 200, "")
+	o.expect(launchOf(rootID("runs"), image, script("trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done")), 200, "")
+	hasSaid(t, b, "runs", "ready\n")
 	o.expect(launchOf(rootID("ends"), image, script("exit 3")), 200, "")
 	o.answer(waitOf(rootID("ends")))
 	done := make(chan error, 1)
