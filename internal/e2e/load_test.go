@@ -27,15 +27,15 @@ import (
 	"berth/internal/testrig"
 )
 
-// load is how much an agent has to bear. It is killed each time that a share of the launches
-// has been answered, which is more often than every five seconds.
+// load is how much an agent has to bear. It is killed each time that a share of the containers
+// has ended: every few seconds.
 type load struct {
 	launches, parallel, waits, attaches, lines, kills int
 }
 
 func loadSize() load {
 	if os.Getenv("BERTH_TEST_SOAK") != "" {
-		return load{launches: 500, parallel: 50, waits: 1000, attaches: 200, lines: 1_400_000, kills: 20} // of 10 MB each
+		return load{launches: 500, parallel: 50, waits: 1000, attaches: 200, lines: 1_400_000, kills: 49} // of 10 MB each
 	}
 	return load{launches: 60, parallel: 20, waits: 100, attaches: 10, lines: 300_000, kills: 3}
 }
