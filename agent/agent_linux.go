@@ -8,9 +8,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"berth/agent/operator"
@@ -100,8 +102,14 @@ func Run(ctx context.Context, o Options) (err error) {
 // lockAgent locks a file and writes the process id into it.
 func lockAgent(path string) (*filelock.Lock, error) {
 	lock, err := filelock.Try(path, filelock.Exclusive)
-	if errors.Is(err, filelock.ErrHeld) {
-		pid, _ := os.ReadFile(path) // says who; that there is one is known
+	pid, _ := os.ReadFile(path) // says who, if there is one
+	if errors.Is(err, filelock.ErrHeld) && isDead(pid) {
+		// By a child that its dead parent has just cloned, until it executes its program.
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		lock, err = filelock.Acquire(ctx, path, filelock.Exclusive)
+	}
+	if errors.Is(err, filelock.ErrHeld) || errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("start the agent: %w: %s is locked by the agent with the process id %s: end that one, or choose another --work_dir and --runtime_dir",
 			container.ErrFailedPrecondition, path, strings.TrimSpace(string(pid)))
 	}
@@ -116,6 +124,15 @@ func lockAgent(path string) (*filelock.Lock, error) {
 		return nil, errors.Join(fmt.Errorf("start the agent: %w", err), lock.Unlock())
 	}
 	return lock, nil
+}
+
+// patience is how long a clone may take to execute.
+const patience = 5 * time.Second
+
+// isDead reports whether a process that a lock names is not there any more.
+func isDead(pid []byte) bool {
+	number, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+	return err == nil && number > 0 && syscall.Kill(number, 0) == syscall.ESRCH
 }
 
 // checkExcluded finds out at the start what would else let every image GC fail.
