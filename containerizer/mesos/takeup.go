@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -53,7 +54,11 @@ func (c *Containerizer) takeUpChildren(ctx context.Context, e *entry) (living []
 func (c *Containerizer) takeUpOne(ctx context.Context, l *launch) (*entry, error) {
 	termination, ended := l.readTermination()
 	if !ended {
-		if reason := l.restore(ctx); reason != nil {
+		reason := l.restore(ctx)
+		if isOfTheHost(reason) {
+			return nil, errors.Join(fmt.Errorf("take up container %s again: %w; it runs on, and the next recovery tries again", l.id, reason), l.disown())
+		}
+		if reason != nil {
 			l.log.Info("destroy a container that cannot be taken up again", slog.Any("reason", reason))
 			return nil, l.destroyTree(ctx)
 		}
@@ -109,6 +114,13 @@ func (l *launch) restore(ctx context.Context) error {
 	}
 	l.state = container.Running
 	return err
+}
+
+// isOfTheHost reports whether an error is a fault of the host, say too many open files, that
+// says nothing of the container. That a record is not there does.
+func isOfTheHost(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno) && errno != syscall.ENOENT
 }
 
 func readRecord(path string, parse func([]byte) error) error {

@@ -227,6 +227,29 @@ func TestAnAgentComesBackToTornRecords(t *testing.T) {
 	}
 }
 
+// A fault of the host is no reason to end what runs.
+func TestAnAgentThatCannotReadARecordLetsTheContainerRun(t *testing.T) {
+	r := newRig(t)
+	r.diesAfter(helper{ID: "c", Args: []string{"sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.01; done"}})
+	id := mustID(t, "c")
+	record := r.Layout.Container(id).Config()
+	if err := errors.Join(os.Rename(record, record+".away"), os.Mkdir(record, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	r.open(asAgent)
+	if err := r.Recover(t.Context()); !errors.Is(err, syscall.EISDIR) || !strings.Contains(err.Error(), "runs on") {
+		t.Errorf("Recover: %v", err)
+	}
+	if err := errors.Join(os.Remove(record), os.Rename(record+".away", record)); err != nil {
+		t.Fatal(err)
+	}
+	r.agent()
+	if status, err := r.Status(t.Context(), id); err != nil || status.State != container.Running {
+		t.Errorf("%+v, %v", status, err)
+	}
+	r.gone(id)
+}
+
 func TestRecordsOfANewerBerthAreLeftAlone(t *testing.T) {
 	r := newRig(t)
 	r.diesAfter(helper{ID: "c", Args: []string{"sleep", "1000"}})
