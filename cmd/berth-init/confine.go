@@ -128,11 +128,13 @@ func writeLabels(f plan.Confinement) error {
 	defer proc.Close()
 	if f.AppArmorProfile != "" {
 		err = writeAttribute(proc.FD(), "exec "+f.AppArmorProfile, "apparmor/exec", "exec")
+		err = step(fmt.Sprintf("set AppArmor profile %q", f.AppArmorProfile), explain(err, unix.ENOENT, "the host has not loaded it: load it there with apparmor_parser"))
 	}
 	if err == nil && f.SELinuxLabel != "" {
 		err = writeAttribute(proc.FD(), f.SELinuxLabel, "exec")
+		err = step(fmt.Sprintf("set SELinux label %q", f.SELinuxLabel), explain(err, unix.EINVAL, "the host's policy has no such label"))
 	}
-	return step("set the label of the command", err)
+	return err
 }
 
 // writeAttribute writes to the first of several files that there is.
@@ -150,14 +152,15 @@ func writeAttribute(proc int, value string, names ...string) error {
 		}
 		file := os.NewFile(uintptr(fd), name)
 		_, err = file.WriteString(value)
-		return errors.Join(explainLabel(value, err), file.Close())
+		return errors.Join(err, file.Close())
 	}
 	return err
 }
 
-func explainLabel(value string, err error) error {
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("%q: is it loaded on the host? %w", value, err)
+// explain says of the kernel's answer what it means.
+func explain(err error, answer unix.Errno, meaning string) error {
+	if errors.Is(err, answer) {
+		return fmt.Errorf("%s: %w", meaning, err)
 	}
 	return err
 }
