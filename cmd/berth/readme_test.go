@@ -23,11 +23,15 @@ var flagInText = regexp.MustCompile("(?:^|[ `(\\[|])--([a-z][a-z0-9_-]*)")
 // spelt is how a flag is written in both.
 func spelt(name string) string { return strings.ReplaceAll(name, "_", "-") }
 
-// What README.md says of flags, and which there are.
-func TestTheFlagsOfTheReadme(t *testing.T) {
-	page, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
+// What README.md and docs/flags.md say of flags, and which there are.
+func TestTheFlagsOfThePages(t *testing.T) {
+	var page []byte
+	for _, path := range []string{"../../README.md", "../../docs/flags.md"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page = append(page, text...)
 	}
 	written := map[string]bool{}
 	for _, found := range flagInText.FindAllStringSubmatch(string(page), -1) {
@@ -42,7 +46,7 @@ func TestTheFlagsOfTheReadme(t *testing.T) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(written)) {
 		if !known[name] && !slices.Contains(ofOthers, name) {
-			t.Errorf("README.md has --%s, and no command does", name)
+			t.Errorf("a page has --%s, and no command does", name)
 		}
 	}
 	operator := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -52,7 +56,7 @@ func TestTheFlagsOfTheReadme(t *testing.T) {
 	operator.AddFlagSet(agentCommand().Flags())
 	operator.VisitAll(func(f *pflag.Flag) {
 		if !written[spelt(f.Name)] {
-			t.Errorf("README.md has no --%s", f.Name)
+			t.Errorf("docs/flags.md has no --%s", f.Name)
 		}
 	})
 }

@@ -29,7 +29,7 @@ import (
 type runFlags struct {
 	name, workdir, user, hostname, shell, pull, platform, containerInfo string
 	entrypoint, userns                                                  string
-	env, imageVolumes, uris, ulimits                                    []string
+	env, volumes, imageVolumes, uris, ulimits                           []string
 	limited                                                             cgroupFlags
 	capAdd, capDrop, securityOptions                                    []string
 	cpus                                                                float64
@@ -58,6 +58,7 @@ func (r *runFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&r.pull, "pull", pullMissing, "ask the registry always, when the image is missing, or never")
 	f.StringVar(&r.platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of the image (default: the host's)")
 	f.StringVar(&r.containerInfo, "container_info", "", "a ContainerInfo as JSON, or a file with one")
+	f.StringArrayVarP(&r.volumes, "volume", "v", nil, "mount a path of the host: `SRC:DST[:ro]`, DST absolute")
 	f.StringArrayVar(&r.imageVolumes, "image_volume", nil, "mount an image: `IMAGE:DST[:ro][:subpath=DIR]`, DST absolute, DIR in the image")
 	r.limited.add(f)
 	f.StringArrayVar(&r.ulimits, "ulimit", nil, "limit of setrlimit(2) for each process: `NAME=SOFT[:HARD]`, as nofile=1024 or core=0:unlimited")
@@ -183,6 +184,13 @@ func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
 			return nil, err
 		}
 		info.Mesos = &v1.ContainerInfo_MesosInfo{Image: img}
+	}
+	for _, value := range r.volumes {
+		volume, err := hostVolume(value)
+		if err != nil {
+			return nil, err
+		}
+		info.Volumes = append(info.Volumes, volume)
 	}
 	for _, value := range r.imageVolumes {
 		volume, err := imageVolume(value)

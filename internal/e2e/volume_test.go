@@ -20,6 +20,10 @@ func TestImageVolumes(t *testing.T) {
 	data := testrig.MultiLayerImage(t, reg, "layers:1")
 	other := testrig.BusyboxImage(t, reg, "other:1", "--config.env=OF_VOLUME=yes", "--config.cmd=false")
 	b := testrig.Berth(t)
+	host := testrig.TempDir(t)
+	if err := os.WriteFile(filepath.Join(host, "file"), []byte("of the host\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name   string
 		args   []string
@@ -33,6 +37,8 @@ func TestImageVolumes(t *testing.T) {
 			"sh", "-c", "ls -d /b/bin/busybox; touch /b/x && echo ${OF_VOLUME-unset}"}, 0, "/b/bin/busybox\nunset\n", ""},
 		{"the same image three times", []string{"--image-volume", image + ":/a", "--image-volume", image + ":/b:ro", image,
 			"sh", "-c", "echo x >/a/etc/passwd; cmp /etc/passwd /b/etc/passwd && cat /a/etc/passwd"}, 0, "x\n", ""},
+		{"a path of the host", []string{"-v", host + ":/v", image, "sh", "-c", "echo x >/v/new; cat /v/file"}, 0, "of the host\n", ""},
+		{"a path of the host, read-only", []string{"--volume=" + host + ":/v:ro", image, "sh", "-c", "cat /v/new; echo x >/v/x"}, 1, "x\n", "Read-only file system"},
 		{"read-only", []string{"--image-volume", other + ":/v:ro", image, "sh", "-c", "echo x >/v/x"}, 1, "", "Read-only file system"},
 		{"a part", []string{"--image-volume", other + ":/v:ro:subpath=home", image, "ls", "/v"}, 0, "app\n", ""},
 		{"a file", []string{"--image-volume", other + ":/v/passwd:subpath=/etc/passwd", image, "head", "-c", "4", "/v/passwd"}, 0, "root", ""},
