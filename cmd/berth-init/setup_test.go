@@ -3,8 +3,10 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -19,6 +21,13 @@ func TestMain(m *testing.M) { mounttest.Main(m) }
 
 // In the host's mount namespace nothing is mounted, whatever the plan says.
 func TestTheHostsMountsStayAsTheyAre(t *testing.T) {
+	mounttest.RequireRoot(t)
+	// On a thread with mounts of its own, which ends with the test: others mount on the host
+	// at the same time.
+	runtime.LockOSThread()
+	if err := errors.Join(unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS), mount.MakePrivate("/")); err != nil {
+		t.Fatal(err)
+	}
 	for name, p := range map[string]plan.Plan{
 		"a root":           {Rootfs: "/rootfs"},
 		"a mount":          {Mounts: []plan.Mount{{Target: "/proc", Source: "proc", Type: "proc"}}},
@@ -27,7 +36,7 @@ func TestTheHostsMountsStayAsTheyAre(t *testing.T) {
 		"a read-only path": {ReadOnly: []string{"/proc/sys"}},
 		"a read-only root": {ReadOnlyRootfs: true},
 	} {
-		before, err := os.ReadFile("/proc/self/mountinfo")
+		before, err := os.ReadFile("/proc/thread-self/mountinfo")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +44,7 @@ func TestTheHostsMountsStayAsTheyAre(t *testing.T) {
 		if err := setUp(p, plan.Files{}, nil); err == nil || !strings.Contains(err.Error(), "the host's") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if after, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(after) != string(before) {
+		if after, err := os.ReadFile("/proc/thread-self/mountinfo"); err != nil || string(after) != string(before) {
 			t.Errorf("%s: the mounts were\n%s\nand are\n%s", name, before, after)
 		}
 	}
@@ -58,7 +67,7 @@ func TestAFileOfAFileSystemThatIsMountedForAMoment(t *testing.T) {
 	if _, err := file.WriteString("secret"); err != nil {
 		t.Fatal(err)
 	}
-	before, err := os.ReadFile("/proc/self/mountinfo")
+	before, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +76,7 @@ func TestAFileOfAFileSystemThatIsMountedForAMoment(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer clone.Close()
-	if after, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(after) != string(before) {
+	if after, err := os.ReadFile("/proc/thread-self/mountinfo"); err != nil || string(after) != string(before) {
 		t.Errorf("the mounts were\n%s\nand are\n%s", before, after)
 	}
 	target := filepath.Join(mounttest.Dir(t), "target")
