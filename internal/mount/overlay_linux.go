@@ -145,7 +145,8 @@ func (o Overlay) AttachMapped(target string, namespace int) (err error) {
 		files = append(files, fileOption{key, fd})
 	}
 	overlay, err := newOf("overlay", "berth", files, []Option{{"volatile", ""}}, 0)
-	if errors.Is(err, unix.EINVAL) && !kernelHasDetachedLayers() {
+	// Linux 6.13 and later do not know the layers, those before not the descriptors.
+	if (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBADF)) && !kernelHasDetachedLayers() {
 		return ErrOldKernel
 	}
 	if err != nil {
