@@ -48,6 +48,7 @@ func TestTheKernelEnforcesAnAppArmorProfile(t *testing.T) {
 		{"without a profile", "unconfined\nunconfined\nwritten\nwritten\n", nil},
 		{"with one", confined, with},
 		{"with little else", confined, append(with, "--security-opt", "no-new-privileges", "--cap-drop=ALL", "-u", "1000")},
+		{"another root", confined, append(with, "--userns", "auto", "--userns_range=3100000000:131072", "--image_provisioner_backend", "copy")},
 	} {
 		r := b.Run(append(append([]string{"run"}, c.args...), image, "--", "sh", "-c", script)...)
 		if r.Stdout != c.want {
