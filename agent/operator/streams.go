@@ -190,6 +190,9 @@ func (s *Server) attachInput(ctx context.Context, c *call) (*answered, error) {
 	if errors.Is(err, container.ErrExists) {
 		return nil, failed(http.StatusConflict, "Multiple input connections are not allowed")
 	}
+	if errors.Is(err, containerizer.ErrClosed) { // Mesos: as of a container that has ended
+		return nil, failed(http.StatusInternalServerError, "%v", err)
+	}
 	if err != nil {
 		return nil, err
 	}
