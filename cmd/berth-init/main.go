@@ -40,9 +40,14 @@ func main() {
 	if err := unix.CloseRange(plan.FirstForeignFD, ^uint(0), 0); err != nil {
 		os.Exit(exitFailure)
 	}
+	// Whoever else executes this program, as a container may, has no plan for it; and what is
+	// opened next would have the numbers of the files that are missing.
+	files := plan.Inherited()
+	if !files.Open() {
+		os.Exit(exitFailure)
+	}
 	// Before the command exists: berth may send one as soon as it does.
 	caught, err := catchSignals()
-	files := plan.Inherited()
 	if err != nil {
 		os.Exit(fail(files, err))
 	}

@@ -270,6 +270,16 @@ func (f Files) List() []*os.File {
 	return []*os.File{f.Plan, f.Release, f.Report, f.Status, f.Parent, f.Terminal, f.Logs, f.Input, f.Control, f.Sources}
 }
 
+// Open reports whether all of the files are open.
+func (f Files) Open() bool {
+	for _, file := range f.List() {
+		if _, err := file.Stat(); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // Inherited returns the files that the launcher has handed to this process.
 func Inherited() Files {
 	return Files{
