@@ -16,7 +16,7 @@ import (
 // observe passes on what has happened to a container: one line in the log, one event, and
 // the end of one that is to go by itself.
 func (a *agent) observe(e containerizer.Event) {
-	event := &v1.Event{Type: proto.String("container." + string(e.Kind)), ContainerId: operator.ContainerID(e.ID)}
+	event := &v1.Event{Type: proto.String("container." + string(e.Kind)), ContainerId: containerizer.IDMessage(e.ID)}
 	log := a.Log.With(slog.String("container", e.ID.String()))
 	if e.Err != nil {
 		event.Message = proto.String(e.Err.Error())

@@ -31,3 +31,12 @@ func TerminationMessage(t container.Termination) *v1.ContainerTermination {
 	}
 	return m
 }
+
+// IDMessage is an id in the words of Mesos: a value, and the id of the parent.
+func IDMessage(id container.ID) *v1.ContainerID {
+	m := &v1.ContainerID{Value: proto.String(id.Value())}
+	if parent, nested := id.Parent(); nested {
+		m.Parent = IDMessage(parent)
+	}
+	return m
+}

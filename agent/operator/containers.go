@@ -330,7 +330,7 @@ func (s *Server) describe(ctx context.Context, id container.ID) *v1.Response_Get
 		return nil
 	}
 	one := &v1.Response_GetContainers_Container{
-		ContainerId: ContainerID(id), ContainerStatus: &v1.ContainerStatus{ContainerId: ContainerID(id)},
+		ContainerId: containerizer.IDMessage(id), ContainerStatus: &v1.ContainerStatus{ContainerId: containerizer.IDMessage(id)},
 		State: proto.String(string(found.State)), Sandbox: proto.String(s.Sandbox(id)),
 		Command: found.Config.GetCommandInfo(), Container: found.Config.GetContainerInfo(), ImageArguments: found.Config.GetImageArguments(),
 		User: found.Config.User, Launched: timeInfo(found.Launched), Ended: timeInfo(found.Ended),

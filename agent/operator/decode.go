@@ -140,12 +140,3 @@ func idOf(m *v1.ContainerID) (container.ID, error) {
 	}
 	return parent.Child(m.GetValue())
 }
-
-// ContainerID is the id of the API for one of berth.
-func ContainerID(id container.ID) *v1.ContainerID {
-	m := &v1.ContainerID{Value: proto.String(id.Value())}
-	if parent, nested := id.Parent(); nested {
-		m.Parent = ContainerID(parent)
-	}
-	return m
-}

@@ -24,9 +24,8 @@ type Options struct {
 	// Counted are the resources, of cpus and mem, of which every container with cgroups of its
 	// own has to say how much it wants: those that an isolator counts.
 	Counted []string
-	// Sandboxes is the directory that has the sandboxes, and Sandbox is that of a container.
-	Sandboxes string
-	Sandbox   func(container.ID) string
+	// Sandbox is the directory of a container's own files.
+	Sandbox func(container.ID) string
 
 	// Flags returns those of the agent by their names, as they are in force. What is secret in
 	// them is redacted already.

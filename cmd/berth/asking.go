@@ -144,15 +144,6 @@ func idText(id *v1.ContainerID) string {
 	return idText(id.GetParent()) + "." + id.GetValue()
 }
 
-// idMessage is the reverse, for an id that container.ParseID has read.
-func idMessage(id container.ID) *v1.ContainerID {
-	m := &v1.ContainerID{Value: proto.String(id.Value())}
-	if parent, nested := id.Parent(); nested {
-		m.Parent = idMessage(parent)
-	}
-	return m
-}
-
 // terminationOf is how a container has ended.
 func terminationOf(m *v1.Response_WaitContainer) container.Termination {
 	t := container.Termination{Message: m.GetMessage()}

@@ -14,6 +14,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/containerizer"
 )
 
 func TestWhichContainerIsMeant(t *testing.T) {
@@ -23,7 +24,7 @@ func TestWhichContainerIsMeant(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, &v1.Response_GetContainers_Container{ContainerId: idMessage(id)})
+		all = append(all, &v1.Response_GetContainers_Container{ContainerId: containerizer.IDMessage(id)})
 	}
 	for typed, want := range map[string]string{"web": "web", "web2": "web2", "p": "pod", "pod.o": "pod.one", "web.c": "web.child", "pod.two": "pod.two"} {
 		found, err := choose(all, typed)

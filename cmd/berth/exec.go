@@ -13,6 +13,7 @@ import (
 	"berth/agent/client"
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/containerizer"
 )
 
 // execFlags are what `berth exec` says of the command.
@@ -54,7 +55,7 @@ func (e *execFlags) exec(ctx context.Context, agent *client.Client, parent *v1.C
 		return err
 	}
 	run := runFlags{env: e.env}
-	m := &v1.Call_LaunchNestedContainerSession{ContainerId: idMessage(id), Interactive: proto.Bool(e.interactive), AutoRemove: proto.Bool(true),
+	m := &v1.Call_LaunchNestedContainerSession{ContainerId: containerizer.IDMessage(id), Interactive: proto.Bool(e.interactive), AutoRemove: proto.Bool(true),
 		Command: &v1.CommandInfo{Shell: proto.Bool(false), Value: proto.String(words[0]), Arguments: words, Environment: run.environment()}}
 	if e.user != "" {
 		m.Command.User = proto.String(e.user)

@@ -15,6 +15,7 @@ import (
 	"berth/agent/client"
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/containerizer"
 	"berth/engine"
 	"berth/internal/pty"
 )
@@ -169,7 +170,7 @@ func foreground(ctx context.Context, agent *client.Client, id container.ID, call
 	signals := caught()
 	var s *session
 	err := launch(ctx, signals, func(ctx context.Context) (err error) {
-		s, err = openSession(ctx, agent, idMessage(id), call)
+		s, err = openSession(ctx, agent, containerizer.IDMessage(id), call)
 		return err
 	})
 	if errors.Is(err, container.ErrExists) {
@@ -234,7 +235,7 @@ func launchMessage(id container.ID, request *v1.ContainerConfig, flags *runFlags
 		command.User = request.User
 	}
 	return &v1.Call_LaunchContainer{
-		ContainerId: idMessage(id), Command: command, Container: request.GetContainerInfo(), Resources: request.GetResources(), Limits: request.GetLimits(),
+		ContainerId: containerizer.IDMessage(id), Command: command, Container: request.GetContainerInfo(), Resources: request.GetResources(), Limits: request.GetLimits(),
 		ImageArguments: request.GetImageArguments(), Entrypoint: request.Entrypoint, WorkingDirectory: request.WorkingDirectory,
 		ReadOnlyRootfs: request.ReadOnlyRootfs, Interactive: proto.Bool(flags.interactive), Security: request.GetSecurity(),
 	}
