@@ -114,8 +114,9 @@ func run(p plan.Plan, files plan.Files, caught *signals) (unix.WaitStatus, error
 	if err := errors.Join(streams.close(), files.Terminal.Close()); err != nil {
 		return 0, err
 	}
-	// Closed without a report: the command was executed.
-	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Report.Close(), files.Parent.Close(), files.Sources.Close()); err != nil {
+	// The report is the last: closed without a word it says that the command was executed, and
+	// that nothing is open here any more which the container should not reach.
+	if err := errors.Join(files.Plan.Close(), files.Release.Close(), files.Parent.Close(), files.Sources.Close(), files.Report.Close()); err != nil {
 		return 0, err
 	}
 	status, err := child.wait(caught, func() {
