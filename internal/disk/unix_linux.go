@@ -334,3 +334,23 @@ func Fsmount(fd, flags, attr int) (mount int, err error) {
 	})
 	return mount, err
 }
+
+// LoopGetFree is LOOP_CTL_GET_FREE of loop(4).
+func LoopGetFree(control int) (number int, err error) {
+	err = do("get a free loop device", "", func() error {
+		number, err = unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
+		return err
+	})
+	return number, err
+}
+
+// LoopConfigure is LOOP_CONFIGURE of loop(4).
+func LoopConfigure(fd int, config *unix.LoopConfig) error {
+	return do("configure loop device", "", func() error { return unix.IoctlLoopConfigure(fd, config) })
+}
+
+// Statx is unix.Statx.
+func Statx(dir int, path string, flags, mask int) (st unix.Statx_t, err error) {
+	err = do("statx", path, func() error { return unix.Statx(dir, path, flags, mask, &st) })
+	return st, err
+}

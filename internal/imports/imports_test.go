@@ -43,7 +43,7 @@ var rooms = []struct {
 	{"provisioner/store/storetest", []string{"provisioner/store", "layer", "image", "container", "api/v1", "internal/*"}},
 	{"isolator/isolatortest", []string{"isolator", "launcher", "launcher/plan", "image", "image/appc", "container", "api/v1", "internal/*"}},
 	{"provisioner/backend/*", []string{"provisioner/backend", "layer", "container", "state", "internal/*"}},
-	{"provisioner/backend", []string{"layer", "container", "internal/*"}},
+	{"provisioner/backend", []string{"layer", "container", "state", "internal/*"}},
 	// What stores have in common whose images are found at a source.
 	{"provisioner/store/fetch", []string{"provisioner/store", "layer", "image", "container", "api/v1", "internal/*"}},
 	{"provisioner/store/layout", []string{"provisioner/store", "provisioner/store/fetch", "layer", "image", "container", "internal/*"}},

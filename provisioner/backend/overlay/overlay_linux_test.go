@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { mounttest.Main(m) }
 
-var traits = backendtest.Traits{Writable: true, Mounts: true, MaxLayers: maxLayers}
+var traits = backendtest.Traits{Writable: true, Mounts: true, MaxLayers: backend.MaxOverlayLayers}
 
 func TestConformance(t *testing.T) {
 	backendtest.Run(t, func() backend.Backend { return New() }, traits)

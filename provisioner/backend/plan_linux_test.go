@@ -1,4 +1,4 @@
-package overlay
+package backend
 
 import (
 	"flag"
@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"berth/provisioner/backend"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -33,11 +31,11 @@ func TestPlan(t *testing.T) {
 	const golden = "testdata/plans.txt"
 	var got strings.Builder
 	for _, p := range plans {
-		var layers []backend.Layer
+		var layers []Layer
 		for _, path := range p.layers {
-			layers = append(layers, backend.Layer{Path: path})
+			layers = append(layers, Layer{Path: path})
 		}
-		o := plan(layers, p.rootfs, p.dir)
+		o := overlayPlan(layers, p.rootfs, p.dir)
 		fmt.Fprintf(&got, "# %s\n", p.name)
 		for _, option := range o.Options() {
 			fmt.Fprintf(&got, "%s=%s\n", option.Key, option.Value)

@@ -1,4 +1,4 @@
-package overlay
+package backend
 
 import (
 	"encoding/binary"
@@ -12,13 +12,12 @@ import (
 	"berth/container"
 	"berth/internal/disk"
 	"berth/internal/mount"
-	"berth/provisioner/backend"
 )
 
 // checkTypes checks that whiteouts, which may be made in the upper directory, and
 // those of the layers will be seen: overlayfs knows them by the type that a directory
 // entry has. Where entries have none, it mounts nevertheless.
-func checkTypes(o mount.Overlay, layers []backend.Layer) error {
+func checkTypes(o mount.Overlay, layers []Layer) error {
 	dirs := []string{filepath.Dir(o.Upper)}
 	for _, l := range layers {
 		if l.Whiteouts {
