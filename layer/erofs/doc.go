@@ -1,0 +1,35 @@
+// Package erofs writes EROFS file systems that have the contents of their files in
+// another file, the device: an index over the tar of a layer, which the kernel
+// mounts without anything being unpacked.
+//
+// It follows Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h of Linux,
+// of which it uses the part without compression. What it writes:
+//
+//		0      1024         1152     1280  1536
+//		+------+------------+--------+-----+--------+---------+-------------------+
+//		| zero | superblock | device | 0   | inodes | padding | blocks            |
+//		+------+------------+--------+-----+--------+---------+-------------------+
+//
+//	  - The superblock has a checksum (crc32c) of itself and of what follows in its
+//	    block. Its device table has one device, the tar.
+//	  - Each inode is of the extended kind (64 bytes, times in ns), followed by its
+//	    extended attributes, and then by its chunk indexes (a regular file), its target
+//	    (a symbolic link) or what of its names fills no block (a directory).
+//	  - The blocks hold the names of larger directories, and targets too long to stand
+//	    beside their inode.
+//	  - The order is that of the tree: the root, then the entries of a directory side by
+//	    side in the order of their names, then what is below the first of them, and so
+//	    on. So the bytes depend on the tree alone, not on how it was built.
+//
+// A file that lies in one piece in the device needs one chunk index, as a chunk may be
+// as large as it likes. Blocks are of 512 bytes as those of tar are, so that no
+// content needs to move.
+//
+// The kernel mounts an index from a regular file since Linux 6.12:
+//
+//	mount.New("erofs", index, []mount.Option{{Key: "device", Value: tar}}, mount.ReadOnly)
+//
+// An index that is a lower layer of an overlay needs a UUID that no other one has
+// (SetUUID): overlayfs warns in the kernel's log when two have the same or none, and
+// inode numbers of such layers then change.
+package erofs

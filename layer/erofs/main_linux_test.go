@@ -1,0 +1,9 @@
+package erofs
+
+import (
+	"testing"
+
+	"berth/internal/mount/mounttest"
+)
+
+func TestMain(m *testing.M) { mounttest.Main(m) }

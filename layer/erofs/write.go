@@ -1,0 +1,421 @@
+package erofs
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+	"slices"
+	"syscall"
+
+	"berth/container"
+)
+
+// Sizes, offsets and flags of erofs_fs.h.
+const (
+	superOffset    = 1024
+	superSize      = 128
+	deviceSlotSize = 128
+	slotSize       = 32 // of an inode number
+	inodeSize      = 64
+	direntSize     = 12
+	chunkIndexSize = 8
+
+	magic               = 0xe0f5e1e2
+	compatChecksum      = 0x1
+	compatMtime         = 0x2
+	incompatChunkedFile = 0x4
+	incompatDeviceTable = 0x8
+
+	extended     = 1 // an inode of 64 bytes
+	flatPlain    = 0 << 1
+	flatInline   = 2 << 1
+	chunkBased   = 4 << 1
+	chunkIndexes = 0x20
+)
+
+// fileTypes are the kinds as entries of directories have them.
+var fileTypes = [16]byte{
+	syscall.S_IFREG >> 12: 1, syscall.S_IFDIR >> 12: 2, syscall.S_IFCHR >> 12: 3, syscall.S_IFBLK >> 12: 4, syscall.S_IFIFO >> 12: 5, syscall.S_IFLNK >> 12: 7,
+}
+
+// Write writes the index over a device of so many bytes, in one go from its beginning
+// to its end, which is that of a block. The same tree is the same bytes. The Builder
+// can be changed and written again.
+//
+// container.ErrInvalid: a file has content beyond the end of the device, or a symbolic
+// link no target. container.ErrNotSupported: the device has more than 2^32 blocks.
+func (b *Builder) Write(w io.Writer, deviceSize int64) error {
+	if deviceSize>>b.bits >= noBlock {
+		return b.tooLarge(deviceSize)
+	}
+	l, err := b.layOut(deviceSize)
+	if err != nil {
+		return err
+	}
+	out := &output{w: w}
+	out.buf = b.appendSuper(out.buf, l, deviceSize)
+	block := l.inodes >> b.bits
+	for i, n := range l.order {
+		out.padTo(int64(b.nodes.at(uint32(n)).nid) * slotSize)
+		out.buf = b.appendInode(out.buf, n, uint32(i+1), uint32(block))
+		block += b.blocks(b.nodes.at(uint32(n)))
+		out.flush(flushSize)
+	}
+	out.padTo(l.inodes)
+	for _, n := range l.order {
+		i := b.nodes.at(uint32(n))
+		if blocks := b.blocks(i); blocks > 0 {
+			end := out.at() + blocks<<b.bits
+			data := b.data(n)
+			out.buf = append(out.buf, data[:min(int64(len(data)), blocks<<b.bits)]...)
+			out.padTo(end)
+			out.flush(flushSize)
+		}
+	}
+	out.flush(0)
+	return out.err
+}
+
+// output is what was appended and is not written yet.
+type output struct {
+	w       io.Writer
+	buf     []byte
+	written int64
+	err     error
+}
+
+const flushSize = 64 << 10
+
+func (o *output) at() int64 { return o.written + int64(len(o.buf)) }
+
+func (o *output) padTo(at int64) { o.buf = append(o.buf, make([]byte, at-o.at())...) }
+
+// flush writes the buffer if it holds at least so much.
+func (o *output) flush(size int) {
+	if len(o.buf) < size || o.err != nil {
+		return
+	}
+	if _, err := o.w.Write(o.buf); err != nil {
+		o.err = fmt.Errorf("write EROFS index: %w", err)
+	}
+	o.written += int64(len(o.buf))
+	o.buf = o.buf[:0]
+}
+
+// layout is where everything lies.
+type layout struct {
+	order  []Node // those that have a name
+	inodes int64  // end of the inodes
+	end    int64
+}
+
+// layOut gives every inode that has a name its number, which says where it lies.
+func (b *Builder) layOut(deviceSize int64) (layout, error) {
+	for i := range b.nodes.n {
+		b.nodes.at(i).nid = 0
+	}
+	l := layout{order: make([]Node, 0, b.nodes.n)}
+	at := b.roundUp(superOffset + superSize + deviceSlotSize)
+	var blocks int64
+	place := func(n Node) error {
+		i := b.nodes.at(uint32(n))
+		if err := b.check(i, deviceSize); err != nil {
+			return err
+		}
+		if i.isDir() {
+			names := b.sorted(n)
+			i.size, i.links = b.dirSize(names), 0
+			for _, e := range names {
+				if b.nodes.at(uint32(e.node)).isDir() {
+					i.links++ // "." and ".." among them
+				}
+			}
+		}
+		at = (at + slotSize - 1) &^ (slotSize - 1)
+		head, tail := b.headSize(i), b.tailSize(i)
+		for block := int64(1) << b.bits; tail > 0 && (at+head)&(block-1)+tail > block; {
+			at += slotSize // what is inline must be so in one block
+		}
+		if at/slotSize > math.MaxUint32 {
+			return fmt.Errorf("%w: an EROFS index of more than %d bytes", container.ErrNotSupported, at)
+		}
+		i.nid = uint32(at / slotSize)
+		at += head + tail
+		blocks += b.blocks(i)
+		l.order = append(l.order, n)
+		return nil
+	}
+	if err := place(Root); err != nil {
+		return l, err
+	}
+	for stack := []Node{Root}; len(stack) > 0; {
+		dir := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		bottom := len(stack)
+		for i := b.nodes.at(uint32(dir)).at; i != none; i = b.names.at(i).next {
+			n := b.names.at(i).node
+			if n == none || b.nodes.at(uint32(n)).nid != 0 {
+				continue
+			}
+			if err := place(n); err != nil {
+				return l, err
+			}
+			if b.nodes.at(uint32(n)).isDir() {
+				stack = append(stack, n)
+			}
+		}
+		slices.Reverse(stack[bottom:])
+	}
+	l.inodes = b.roundUp(at)
+	l.end = l.inodes + blocks<<b.bits
+	return l, nil
+}
+
+func (b *Builder) roundUp(n int64) int64 { return (n + 1<<b.bits - 1) >> b.bits << b.bits }
+
+// check refuses what is not whole.
+func (b *Builder) check(n *node, deviceSize int64) error {
+	switch n.kind() {
+	case syscall.S_IFLNK:
+		if n.size == 0 {
+			return fmt.Errorf("%w: a symbolic link without a target", container.ErrInvalid)
+		}
+	case syscall.S_IFREG:
+		if n.size == 0 {
+			return nil
+		}
+		for _, e := range b.pieces(n) {
+			if e.Offset >= 0 && e.Length > deviceSize-e.Offset {
+				return fmt.Errorf("%w: a file has %d bytes at %d of a device of %d", container.ErrInvalid, e.Length, e.Offset, deviceSize)
+			}
+		}
+	}
+	return nil
+}
+
+// headSize is the size of an inode with its attributes and chunk indexes.
+func (b *Builder) headSize(n *node) int64 {
+	size := int64(inodeSize)
+	if body := b.bodies.at(n.xattrs); body != "" {
+		size += xattrHeader + int64(len(body))
+	}
+	if n.kind() == syscall.S_IFREG && n.size > 0 {
+		_, count := b.chunkFormat(n)
+		size = (size+chunkIndexSize-1)&^(chunkIndexSize-1) + count*chunkIndexSize
+	}
+	return size
+}
+
+// tailSize is how much of what an inode itself has, names or a target, stands beside
+// it: that for which no block would be full, if a block has room for it at all.
+func (b *Builder) tailSize(n *node) int64 {
+	block := int64(1) << b.bits
+	tail := n.size & (block - 1)
+	switch {
+	case n.kind() != syscall.S_IFDIR && n.kind() != syscall.S_IFLNK,
+		n.kind() == syscall.S_IFLNK && n.size >= block,
+		b.headSize(n)%slotSize+tail > block:
+		return 0
+	}
+	return tail
+}
+
+// blocks is how many blocks of its own an inode has in the index.
+func (b *Builder) blocks(n *node) int64 {
+	if n.kind() != syscall.S_IFDIR && n.kind() != syscall.S_IFLNK {
+		return 0
+	}
+	return b.roundUp(n.size-b.tailSize(n)) >> b.bits
+}
+
+// data is what an inode itself has: names or a target.
+func (b *Builder) data(n Node) []byte {
+	i := b.nodes.at(uint32(n))
+	if i.isDir() {
+		return b.appendNames(make([]byte, 0, i.size), b.sorted(n))
+	}
+	return b.text.at(i.at, int(i.size))
+}
+
+// named is an entry of a directory.
+type named struct {
+	name   []byte
+	node   Node
+	number uint32
+}
+
+// sorted returns the entries of a directory in order, "." and ".." at their place
+// among them, and leaves the names linked in that order.
+func (b *Builder) sorted(dir Node) []named {
+	d := b.nodes.at(uint32(dir))
+	var names []named
+	for i := d.at; i != none; i = b.names.at(i).next {
+		if e := b.names.at(i); e.node != none {
+			names = append(names, named{b.text.at(e.text, int(e.length)), e.node, i})
+		}
+	}
+	byName := func(a, b named) int { return bytes.Compare(a.name, b.name) }
+	if !slices.IsSortedFunc(names, byName) {
+		slices.SortFunc(names, byName)
+		b.relink(d, names)
+	}
+	for _, dot := range []named{{name: []byte("."), node: dir}, {name: []byte(".."), node: Node(d.count)}} {
+		at, _ := slices.BinarySearchFunc(names, dot, byName)
+		names = slices.Insert(names, at, dot)
+	}
+	return names
+}
+
+// relink links the names of a directory in a new order, and those that were removed
+// after them: they may be given to other inodes yet.
+func (b *Builder) relink(d *node, names []named) {
+	removed := uint32(none)
+	for i := d.at; i != none; {
+		e := b.names.at(i)
+		next := e.next
+		if e.node == none {
+			e.next, removed = removed, i
+		}
+		i = next
+	}
+	d.at = removed
+	for _, e := range slices.Backward(names) {
+		b.names.at(e.number).next, d.at = d.at, e.number
+	}
+}
+
+// fit returns how many of the names the next block has, and the bytes that these take.
+func (b *Builder) fit(names []named) (count int, size int64) {
+	for _, e := range names {
+		next := size + direntSize + int64(len(e.name))
+		if next > 1<<b.bits {
+			break
+		}
+		count, size = count+1, next
+	}
+	return count, size
+}
+
+func (b *Builder) dirSize(names []named) (size int64) {
+	for {
+		count, last := b.fit(names)
+		if names = names[count:]; len(names) == 0 {
+			return size + last
+		}
+		size += 1 << b.bits
+	}
+}
+
+// appendNames appends the content of a directory: in each block the fixed parts, then
+// the names. Where the block has room left, a NUL ends the last one.
+func (b *Builder) appendNames(buf []byte, names []named) []byte {
+	for len(names) > 0 {
+		count, size := b.fit(names)
+		offset := uint16(count * direntSize)
+		for _, e := range names[:count] {
+			i := b.nodes.at(uint32(e.node))
+			buf = append64(buf, uint64(i.nid))
+			buf = append16(buf, offset)
+			buf = append(buf, fileTypes[i.kind()>>12], 0)
+			offset += uint16(len(e.name))
+		}
+		for _, e := range names[:count] {
+			buf = append(buf, e.name...)
+		}
+		if names = names[count:]; len(names) > 0 {
+			buf = append(buf, make([]byte, 1<<b.bits-size)...)
+		}
+	}
+	return buf
+}
+
+// appendInode appends an inode, the number of which in the order is ino, with all that
+// stands beside it. block is where its own blocks will be.
+func (b *Builder) appendInode(buf []byte, n Node, ino, block uint32) []byte {
+	i := b.nodes.at(uint32(n))
+	start := len(buf)
+	body := b.bodies.at(i.xattrs)
+	words := 0
+	if body != "" {
+		words = 1 + len(body)/4
+	}
+	chunked := i.kind() == syscall.S_IFREG && i.size > 0
+	tail := b.tailSize(i)
+	format, u, size := uint16(flatPlain), uint32(0), i.size
+	switch {
+	case chunked:
+		format = chunkBased
+		u, _ = b.chunkFormat(i)
+	case tail > 0:
+		format, u = flatInline, block
+	case isDevice(uint32(i.mode)):
+		u = i.at
+	case b.blocks(i) > 0:
+		u = block
+	}
+	buf = append16(buf, format|extended, uint16(words), i.mode, 0)
+	buf = append64(buf, uint64(size))
+	buf = append32(buf, u, ino, i.uid, i.gid)
+	buf = append64(buf, uint64(i.sec))
+	buf = append32(buf, i.nsec, i.links, 0, 0, 0, 0)
+	if body != "" {
+		buf = append(append(buf, make([]byte, xattrHeader)...), body...)
+	}
+	if chunked {
+		buf = append(buf, make([]byte, (start-len(buf))&(chunkIndexSize-1))...)
+		return b.appendChunks(buf, i)
+	}
+	if tail > 0 {
+		buf = append(buf, b.data(n)[i.size-tail:]...)
+	}
+	return buf
+}
+
+// appendSuper appends what is before the inodes.
+func (b *Builder) appendSuper(buf []byte, l layout, deviceSize int64) []byte {
+	buf = append(buf, make([]byte, superOffset)...)
+	buf = append32(buf, magic, 0, compatChecksum|compatMtime)
+	buf = append(buf, byte(b.bits), 0)
+	buf = append16(buf, uint16(b.nodes.at(uint32(Root)).nid))
+	buf = append64(buf, uint64(len(l.order)))
+	buf = append64(buf, 0) // time of the build: no inode goes by it
+	buf = append32(buf, 0, uint32(l.end>>b.bits), 0, 0)
+	buf = append(buf, b.uuid[:]...)
+	buf = append(buf, make([]byte, 16)...) // name of the volume
+	buf = append32(buf, incompatChunkedFile|incompatDeviceTable)
+	buf = append16(buf, 0, 1, (superOffset+superSize)/deviceSlotSize)
+	buf = append(buf, make([]byte, superOffset+superSize-len(buf))...)
+	// The device, by the tag of which nobody looks for it.
+	buf = append(buf, make([]byte, 64)...)
+	buf = append32(buf, uint32(b.roundUp(deviceSize)>>b.bits))
+	buf = append(buf, make([]byte, b.roundUp(superOffset+superSize+deviceSlotSize)-int64(len(buf)))...)
+
+	// The checksum is of the rest of the superblock's block, with the kernel's crc32c,
+	// which is not inverted at the end.
+	end := int64(1) << b.bits
+	if end <= superOffset {
+		end += superOffset
+	}
+	sum := ^crc32.Checksum(buf[superOffset:end], crc32.MakeTable(crc32.Castagnoli))
+	binary.LittleEndian.PutUint32(buf[superOffset+4:], sum)
+	return buf
+}
+
+func append16(buf []byte, values ...uint16) []byte {
+	for _, v := range values {
+		buf = binary.LittleEndian.AppendUint16(buf, v)
+	}
+	return buf
+}
+
+func append32(buf []byte, values ...uint32) []byte {
+	for _, v := range values {
+		buf = binary.LittleEndian.AppendUint32(buf, v)
+	}
+	return buf
+}
+
+func append64(buf []byte, v uint64) []byte { return binary.LittleEndian.AppendUint64(buf, v) }

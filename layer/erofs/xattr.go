@@ -1,0 +1,168 @@
+package erofs
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"berth/container"
+)
+
+// xattrPrefixes are the beginnings of names that EROFS has numbers for.
+var xattrPrefixes = []struct {
+	prefix string
+	number byte
+	whole  bool // the prefix is the name
+}{
+	{"user.", 1, false},
+	{"system.posix_acl_access", 2, true},
+	{"system.posix_acl_default", 3, true},
+	{"trusted.", 4, false},
+	{"security.", 6, false},
+}
+
+const (
+	xattrHeader = 12 // before the entries of an inode
+	maxXattr    = 255
+	maxValue    = 65535
+	// maxXattrs is what the kernel lists of one inode, names and NULs.
+	maxXattrs = 65536
+	// maxBody is what the count in an inode can say, in words of 4 bytes.
+	maxBody = (65535 - 1) * 4
+)
+
+// bodies are the encoded attributes of inodes. Inodes with the same have the same body.
+type bodies struct {
+	list  []string
+	known map[string]uint32
+	size  int64
+}
+
+// number returns a body's number, which is not 0.
+func (b *bodies) number(body string) uint32 {
+	if n, ok := b.known[body]; ok {
+		return n
+	}
+	if b.known == nil {
+		b.known = map[string]uint32{}
+	}
+	b.list = append(b.list, body)
+	b.size += int64(len(body)) + 64
+	n := uint32(len(b.list))
+	b.known[body] = n
+	return n
+}
+
+func (b *bodies) at(number uint32) string {
+	if number == 0 {
+		return ""
+	}
+	return b.list[number-1]
+}
+
+// SetXattrs sets the extended attributes of an inode in place of those that it has.
+// Names are whole ones: of user, trusted and security, and the two access control
+// lists, of which one without entries is none, as for setxattr(2). What the kernel
+// would not return as it is, is refused with container.ErrInvalid.
+func (b *Builder) SetXattrs(n Node, xattrs map[string]string) error {
+	var body []byte
+	var list int
+	for _, name := range slices.Sorted(maps.Keys(xattrs)) {
+		value := xattrs[name]
+		number, rest, err := splitXattr(name)
+		if err != nil {
+			return err
+		}
+		if len(value) > maxValue {
+			return fmt.Errorf("%w: extended attribute %s of %d bytes; at most %d", container.ErrInvalid, quote(name), len(value), maxValue)
+		}
+		if rest == "" {
+			if err := checkACL(value); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			if len(value) == aclHeader {
+				continue
+			}
+		}
+		list += len(name) + 1
+		body = append(body, byte(len(rest)), number)
+		body = append16(body, uint16(len(value)))
+		body = append(append(body, rest...), value...)
+		body = append(body, make([]byte, -len(body)&3)...)
+	}
+	if list > maxXattrs || len(body) > maxBody {
+		return fmt.Errorf("%w: %d extended attributes, names of %d bytes (at most %d), %d bytes in all (at most %d)",
+			container.ErrInvalid, len(xattrs), list, maxXattrs, len(body), maxBody)
+	}
+	i := b.nodes.at(uint32(n))
+	i.xattrs = 0
+	if len(body) > 0 {
+		i.xattrs = b.bodies.number(string(body))
+	}
+	return nil
+}
+
+// AddXattr sets one extended attribute, see SetXattrs.
+func (b *Builder) AddXattr(n Node, name, value string) error {
+	xattrs := b.Xattrs(n)
+	xattrs[name] = value
+	return b.SetXattrs(n, xattrs)
+}
+
+// Xattrs returns the extended attributes of an inode, in a map of the caller's own.
+func (b *Builder) Xattrs(n Node) map[string]string {
+	xattrs := map[string]string{}
+	for body := b.bodies.at(b.nodes.at(uint32(n)).xattrs); body != ""; {
+		nameEnd := 4 + int(body[0])
+		end := nameEnd + int(binary.LittleEndian.Uint16([]byte(body[2:4])))
+		for _, p := range xattrPrefixes {
+			if p.number == body[1] {
+				xattrs[p.prefix+body[4:nameEnd]] = body[nameEnd:end]
+			}
+		}
+		body = body[(end+3)&^3:]
+	}
+	return xattrs
+}
+
+// splitXattr returns the number of a name's prefix and the rest of the name.
+func splitXattr(name string) (number byte, rest string, err error) {
+	for _, p := range xattrPrefixes {
+		rest, ok := strings.CutPrefix(name, p.prefix)
+		if !ok || p.whole != (rest == "") {
+			continue
+		}
+		if len(name) > maxXattr || strings.ContainsRune(name, 0) {
+			break
+		}
+		return p.number, rest, nil
+	}
+	return 0, "", fmt.Errorf("%w: %s is no name of an extended attribute that EROFS has: user.*, trusted.*, security.* or an access control list, of at most %d bytes",
+		container.ErrInvalid, quote(name), maxXattr)
+}
+
+// Of an access control list, see posix_acl_xattr.h of Linux.
+const (
+	aclVersion = 2
+	aclHeader  = 4
+	aclEntry   = 8
+	aclTags    = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20
+)
+
+// checkACL refuses what the kernel could not read: it would then fail every access to
+// the file.
+func checkACL(value string) error {
+	list := []byte(value)
+	if len(list) < aclHeader || len(list)%aclEntry != aclHeader || binary.LittleEndian.Uint32(list) != aclVersion {
+		return fmt.Errorf("%w: no access control list of version %d", container.ErrInvalid, aclVersion)
+	}
+	for list = list[aclHeader:]; len(list) > 0; list = list[aclEntry:] {
+		tag, perm := binary.LittleEndian.Uint16(list), binary.LittleEndian.Uint16(list[2:])
+		if tag&(tag-1) != 0 || tag&aclTags == 0 || perm > 7 {
+			return fmt.Errorf("%w: access control list with the tag %#x and permissions %#o", container.ErrInvalid, tag, perm)
+		}
+	}
+	return nil
+}
