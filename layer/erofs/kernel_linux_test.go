@@ -1,12 +1,21 @@
 package erofs
 
 import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/mount"
 	"berth/internal/mount/mounttest"
+	"berth/internal/testrig"
 )
 
 // everything is a tree with what a layer can have.
@@ -66,4 +75,167 @@ func TestKernelAndGoErofsShowWhatWasBuilt(t *testing.T) {
 	r := newTree(t)
 	everything(r)
 	r.check(mounttest.Dir(t))
+}
+
+// 100 000 names, each found.
+func TestLargeDirectory(t *testing.T) {
+	silentKernel(t)
+	r := newTree(t)
+	r.dir("large")
+	name := func(i int) string { return fmt.Sprintf("%d-%s", i*7919%100000, strings.Repeat("n", i%40)) }
+	for i := range 100000 {
+		if _, err := r.b.Make(r.nodes["large"], name(i), Attr{Mode: unix.S_IFREG, UID: uint32(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	index, device := r.files(mounttest.Dir(t))
+	mounted(t, index, device, func(at string) {
+		list, err := os.ReadDir(filepath.Join(at, "large"))
+		if err != nil || len(list) != 100000 {
+			t.Errorf("%d names listed, %v", len(list), err)
+		}
+		for i := range 100000 {
+			var st unix.Stat_t
+			if err := unix.Lstat(filepath.Join(at, "large", name(i)), &st); err != nil || st.Uid != uint32(i) {
+				t.Fatalf("%s: uid %d, %v", name(i), st.Uid, err)
+			}
+		}
+		if err := unix.Lstat(filepath.Join(at, "large", "another"), &unix.Stat_t{}); err != unix.ENOENT {
+			t.Errorf("a name that is not there: %v", err)
+		}
+	})
+}
+
+// Each block has room for one name only; so has the place beside the inode.
+func TestLongNamesEverywhere(t *testing.T) {
+	silentKernel(t)
+	r := newTree(t)
+	dir := "."
+	for depth := range 5 {
+		for i := range 10 {
+			r.file(path.Join(dir, fmt.Sprintf("%d%s", i, strings.Repeat("l", 254-depth))), []byte{byte(i)})
+		}
+		dir = path.Join(dir, strings.Repeat("d", 255-depth))
+		r.dir(dir)
+	}
+	r.check(mounttest.Dir(t))
+}
+
+// A directory's names may end anywhere in a block, also at its end.
+func TestDirectoriesOfEverySize(t *testing.T) {
+	silentKernel(t)
+	r := newTree(t)
+	for last := 1; last <= 255; last++ {
+		dir := fmt.Sprintf("dir%d", last)
+		r.dir(dir)
+		r.add(path.Join(dir, strings.Repeat("a", 200)), unix.S_IFREG)
+		r.add(path.Join(dir, strings.Repeat("b", last)), unix.S_IFREG)
+		if last%3 == 0 {
+			r.must(r.b.AddXattr(r.nodes[dir], "user.a", strings.Repeat("v", last%32)))
+		}
+	}
+	r.check(mounttest.Dir(t))
+}
+
+// Whiteouts and opaque directories mean to overlayfs what they should, and it has
+// nothing against two layers.
+func TestOverlay(t *testing.T) {
+	silentKernel(t)
+	lower, upper := newTree(t), newTree(t)
+	lower.b.SetUUID([16]byte{1})
+	upper.b.SetUUID([16]byte{2})
+	for _, name := range []string{"kept", "removed", "replaced"} {
+		lower.file(name, []byte("lower"))
+	}
+	lower.dir("opaque")
+	lower.file("opaque/hidden", nil)
+	lower.dir("merged")
+	lower.file("merged/lower", nil)
+	upper.addAs("removed", Attr{Mode: unix.S_IFCHR})
+	upper.file("replaced", []byte("upper"))
+	upper.must(upper.b.SetXattrs(upper.dir("opaque"), map[string]string{"trusted.overlay.opaque": "y", "trusted.overlay.origin": ""}))
+	upper.file("opaque/new", nil)
+	upper.dir("merged")
+	upper.file("merged/upper", nil)
+
+	dir := mounttest.Dir(t)
+	lowerDir, upperDir, target := filepath.Join(dir, "lower"), filepath.Join(dir, "upper"), filepath.Join(dir, "overlay")
+	for _, d := range []string{lowerDir, upperDir, target, filepath.Join(dir, "u"), filepath.Join(dir, "w")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lowerIndex, lowerDevice := lower.files(lowerDir)
+	upperIndex, upperDevice := upper.files(upperDir)
+	mounted(t, lowerIndex, lowerDevice, func(l string) {
+		mounted(t, upperIndex, upperDevice, func(u string) {
+			overlay := mount.Overlay{Lowers: []string{u, l}, Upper: filepath.Join(dir, "u"), Work: filepath.Join(dir, "w"), Links: filepath.Join(dir, "links")}
+			if err := overlay.Attach(target); err != nil {
+				t.Fatal(err)
+			}
+			defer mount.Detach(target)
+			var got []string
+			if err := filepath.WalkDir(target, func(name string, d fs.DirEntry, err error) error {
+				got = append(got, strings.TrimPrefix(name, target))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			want := []string{"", "/kept", "/merged", "/merged/lower", "/merged/upper", "/opaque", "/opaque/new", "/replaced"}
+			if !slices.Equal(got, want) {
+				t.Errorf("the overlay has %q, not %q", got, want)
+			}
+			if content, err := os.ReadFile(filepath.Join(target, "replaced")); err != nil || string(content) != "upper" {
+				t.Errorf("replaced: %q, %v", content, err)
+			}
+			if err := os.WriteFile(filepath.Join(target, "kept"), []byte("written"), 0o600); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+}
+
+// The kernel looks at the checksum.
+func TestChecksumIsChecked(t *testing.T) {
+	mounttest.RequireRoot(t)
+	r := newTree(t)
+	index, device := r.files(mounttest.Dir(t))
+	content, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[superOffset+superSize+deviceSlotSize+5]++ // of what follows
+	if err := os.WriteFile(index, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := mount.New("erofs", index, []mount.Option{{Key: "device", Value: device}}, mount.ReadOnly)
+	if err == nil {
+		d.Close()
+		t.Error("an index with a wrong checksum was mounted")
+	}
+}
+
+// fsck.erofs of Debian 12 knows blocks of 4 KiB only. The writer is the same.
+func TestFsckHasNothingToSay(t *testing.T) {
+	testrig.RequireTools(t, "fsck.erofs", "dump.erofs")
+	r := newTreeOf(t, newBuilder(12))
+	everything(r)
+	index, device := r.files(mounttest.Dir(t))
+	out, err := exec.Command("fsck.erofs", "--extract", "--device="+device, index).CombinedOutput()
+	if err != nil {
+		t.Errorf("fsck.erofs: %v: %s", err, out)
+	}
+	out, err = exec.Command("dump.erofs", "-s", "--device="+device, index).CombinedOutput()
+	if want := fmt.Sprintf("Filesystem inode count:                       %d", len(inodes(r))); err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("dump.erofs: %v: %s; not %q", err, out, want)
+	}
+	r.check(mounttest.Dir(t))
+}
+
+func inodes(r *tree) map[Node]bool {
+	all := map[Node]bool{}
+	for _, n := range r.nodes {
+		all[n] = true
+	}
+	return all
 }

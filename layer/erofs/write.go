@@ -48,6 +48,7 @@ var fileTypes = [16]byte{
 // container.ErrInvalid: a file has content beyond the end of the device, or a symbolic
 // link no target. container.ErrNotSupported: the device has more than 2^32 blocks.
 func (b *Builder) Write(w io.Writer, deviceSize int64) error {
+	defer func() { b.scratch = nil }()
 	if deviceSize>>b.bits >= noBlock {
 		return b.tooLarge(deviceSize)
 	}
@@ -248,10 +249,11 @@ type named struct {
 }
 
 // sorted returns the entries of a directory in order, "." and ".." at their place
-// among them, and leaves the names linked in that order.
+// among them, and leaves the names linked in that order. They are good until the next
+// call.
 func (b *Builder) sorted(dir Node) []named {
 	d := b.nodes.at(uint32(dir))
-	var names []named
+	names := b.scratch[:0]
 	for i := d.at; i != none; i = b.names.at(i).next {
 		if e := b.names.at(i); e.node != none {
 			names = append(names, named{b.text.at(e.text, int(e.length)), e.node, i})
@@ -266,6 +268,7 @@ func (b *Builder) sorted(dir Node) []named {
 		at, _ := slices.BinarySearchFunc(names, dot, byName)
 		names = slices.Insert(names, at, dot)
 	}
+	b.scratch = names
 	return names
 }
 
