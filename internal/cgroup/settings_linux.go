@@ -37,5 +37,8 @@ func (d Dir) Set(settings []Setting) error {
 // Has reports whether this kernel has a file, of a cgroup that exists.
 func (d Dir) Has(file string) bool { return exists(d.path + "/" + file) }
 
+// Leaf returns the cgroup within, in which a v2 cgroup of a Group has its processes.
+func (d Dir) Leaf() Dir { return Dir{path: d.path + "/" + leafName, version: d.version} }
+
 // Above returns the directory that the cgroup lies in.
 func (d Dir) Above() Dir { return Dir{path: path.Dir(d.path), version: d.version} }

@@ -191,14 +191,25 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 	}
 }
 
-// killsIn returns how many processes the kernel has killed for want of memory.
+// killsIn returns how many processes the kernel has killed for want of memory: those of
+// the container, and whichever the limit of the container was the reason for.
 func killsIn(dir cgroup.Dir) (uint64, error) {
-	file := "memory.oom_control"
-	if dir.Version() == cgroup.V2 {
-		file = "memory.events"
+	if dir.Version() == cgroup.V1 {
+		counters, err := dir.ReadKeyed("memory.oom_control")
+		return counters["oom_kill"], err
 	}
-	counters, err := dir.ReadKeyed(file)
-	return counters["oom_kill"], err
+	// memory.events has what happened to nested containers at limits of their own, too.
+	own, err := dir.ReadKeyed("memory.events.local")
+	if err != nil {
+		return 0, err
+	}
+	if own["oom"] > 0 {
+		all, err := dir.ReadKeyed("memory.events")
+		return all["oom_kill"], err
+	}
+	// The kernel counts in the leaf once something nested has a limit.
+	leaf, err := dir.Leaf().ReadKeyed("memory.events.local")
+	return own["oom_kill"] + leaf["oom_kill"], ifThere(err)
 }
 
 func limitation(dir cgroup.Dir, kills uint64) *container.Limitation {
