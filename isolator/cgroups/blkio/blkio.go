@@ -28,6 +28,8 @@ const (
 	minWeight     = 1 // both versions have 100 for a cgroup that says nothing
 	maxWeight     = 1000
 	defaultWeight = 100
+
+	minLimit = 2 // of whatever in a second: v2 takes no less
 )
 
 // Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Updater and
@@ -90,7 +92,7 @@ func read(c *isolator.Container) (w wanted, err error) {
 		known[name] = true
 		l := limits{name: name, of: [4]*uint64{asked.ReadBps, asked.WriteBps, asked.ReadIops, asked.WriteIops}}
 		for n, limit := range l.of {
-			if limit != nil && (*limit == 0 || *limit > math.MaxInt64 || n >= 2 && *limit > math.MaxUint32) {
+			if limit != nil && (*limit < minLimit || *limit > math.MaxInt64 || n >= 2 && *limit > math.MaxUint32) {
 				return w, fmt.Errorf("cgroups/blkio: device %s: %w: no limit can be %d", name, container.ErrInvalid, *limit)
 			}
 		}

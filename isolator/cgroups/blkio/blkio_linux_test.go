@@ -42,9 +42,10 @@ func TestConformance(t *testing.T) {
 		"a character device":  devices(limited4("/dev/null", 1)),
 		"no such device":      devices(limited4("/dev/none", 1)),
 		"nothing may be read": devices(limited4(disk, 0)),
+		"too little for v2":   devices(limited4(disk, 1)),
 		"too many operations": devices(limited4(disk, 1<<32)),
 		"beyond all numbers":  devices(limited4(disk, 1<<63)),
-		"twice":               devices(limited4(disk, 1), limited4(disk, 2)),
+		"twice":               devices(limited4(disk, 2), limited4(disk, 3)),
 		"no device":           devices(&v1.BlkioSettings_Device{Device: &v1.Device{}}),
 	}})
 }
@@ -155,7 +156,7 @@ func describe(s *throttling) string {
 func TestTheKernelTakesTheBounds(t *testing.T) {
 	groups := isolatortest.NewGroups(t, controller)
 	disk := testrig.LoopDevice(t, 1)
-	for value, limit := range map[string]uint64{"least": 1, "greatest": 1<<32 - 1} {
+	for value, limit := range map[string]uint64{"least": minLimit, "greatest": 1<<32 - 1} {
 		id, err := container.ParseID(value)
 		if err != nil {
 			t.Fatal(err)
