@@ -165,6 +165,9 @@ func (b branch) enableControllers() error {
 		}
 	}
 	if len(wanted) == 0 {
+		if slices.Contains(b.controllers, "perf_event") {
+			return b.enableAny()
+		}
 		return nil
 	}
 	levels := append([]string{b.mount}, b.parents()...)
@@ -185,6 +188,21 @@ func (b branch) enableControllers() error {
 	// While another Create enables a controller, the kernel lists it as enabled before
 	// the files are there. This write waits for that; nothing above it needs to.
 	return enable(Dir{path: levels[last], version: V2}, wanted)
+}
+
+// enableAny makes sure that the cgroups have perf_event, which is never enabled itself: the
+// kernel hands it down, but first when any controller is enabled in the root.
+func (b branch) enableAny() error {
+	root := Dir{path: b.mount, version: V2}
+	enabled, err := root.Read(subtreeControl)
+	if err != nil || enabled != "" {
+		return err
+	}
+	available, err := root.Read("cgroup.controllers")
+	if all := strings.Fields(available); err == nil && len(all) > 0 {
+		err = enable(root, all[len(all)-1:])
+	}
+	return err
 }
 
 const subtreeControl = "cgroup.subtree_control"

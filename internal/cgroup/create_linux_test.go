@@ -80,6 +80,21 @@ func TestInheritCpuset(t *testing.T) {
 	}
 }
 
+// What perf_event needs is done once, by whichever controller.
+func TestEnableForPerfEvent(t *testing.T) {
+	for enabled, want := range map[string]string{"\n": "+misc", "cpu\n": "cpu\n"} {
+		before := map[string]string{"cgroup.controllers": "cpu pids misc\n", "cgroup.subtree_control": enabled, "a/cgroup.subtree_control": "\n"}
+		mount := testTree(t, before)
+		if err := testBranch(V2, mount, "a/x", "perf_event").enableControllers(); err != nil {
+			t.Fatal(err)
+		}
+		after := readTree(t, mount, before)
+		if after["cgroup.subtree_control"] != want || after["a/cgroup.subtree_control"] != "\n" {
+			t.Errorf("%q became %q", before, after)
+		}
+	}
+}
+
 func TestEnableControllers(t *testing.T) {
 	before := map[string]string{
 		"cgroup.subtree_control":           "cpu memory pids io\n",
