@@ -191,6 +191,7 @@ func (a *agent) live(ctx context.Context, servers []server) error {
 	a.server.Ready()
 	tasks.Go(func() { a.collectImages(ctx) })
 	tasks.Go(func() { a.retain(ctx) })
+	tasks.Go(func() { a.server.Measure(ctx) })
 	tasks.Go(func() { a.reloadWhenAsked(ctx) })
 	a.Log.Info("the agent is ready", slog.Int("pid", os.Getpid()), slog.String("work_dir", a.engine.Layout.Work), slog.Bool("image_gc", a.ImageGC != nil))
 	a.notifyReady(ctx, &tasks)

@@ -286,6 +286,7 @@ func (s *Server) updateContainer(ctx context.Context, c *call) (*answered, error
 	if err != nil {
 		return nil, err
 	}
+	defer s.usages.forget(id)
 	return &answered{}, s.Containers.Update(ctx, id, m.GetResources(), m.GetLimits())
 }
 
@@ -346,7 +347,7 @@ func (s *Server) describe(ctx context.Context, id container.ID) *v1.Response_Get
 	}
 	if found.State == container.Running {
 		// Of one that ends meanwhile there is none.
-		one.ResourceStatistics, _ = s.Containers.Usage(ctx, id)
+		one.ResourceStatistics = s.usages.of(ctx, id, found.Launched)
 	}
 	return one
 }

@@ -16,4 +16,6 @@
 // Requests and answers are JSON or protobuf, and streams are records (RecordIO) of either;
 // the rules, and the codes, are those of Mesos. What is not in Mesos has numbers from 101
 // on in operator.proto.
+//
+// Statistics are at most a second old (usages.go); the timestamp in them says when they were taken.
 package operator

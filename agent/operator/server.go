@@ -71,6 +71,8 @@ type Server struct {
 	ready atomic.Bool
 	ends  atomic.Bool
 	level levelReset
+
+	usages *usages
 }
 
 // New returns a Server that says to all but who asks for its health that the agent has
@@ -79,7 +81,7 @@ func New(o Options) *Server {
 	if o.Heartbeat == 0 {
 		o.Heartbeat = 30 * time.Second
 	}
-	s := &Server{Options: o, mux: http.NewServeMux()}
+	s := &Server{Options: o, mux: http.NewServeMux(), usages: newUsages(o.Containers)}
 	s.mux.HandleFunc("/api/v1", s.serveCall)
 	s.mux.HandleFunc("/slave(1)/api/v1", s.serveCall)
 	s.mux.HandleFunc("GET /archive", s.serveArchive)
@@ -90,6 +92,10 @@ func New(o Options) *Server {
 
 // Ready says that the recovery has ended: from now on calls are answered.
 func (s *Server) Ready() { s.ready.Store(true) }
+
+// Measure takes what containers use ahead of those who ask for it again and again, until ctx
+// ends: so an answer about many does not wait for the kernel.
+func (s *Server) Measure(ctx context.Context) { s.usages.keep(ctx) }
 
 // End says that the agent ends: what ends with its connection is from now on only left, for
 // the agent after this one.

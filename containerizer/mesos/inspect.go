@@ -25,7 +25,7 @@ func (c *Containerizer) Inspect(ctx context.Context, id container.ID) (container
 	}
 	l := e.launch
 	if !closed(e.launched) {
-		return containerizer.Inspection{State: l.currentState(), Config: v1.WithoutSecrets(l.req.Config)}, nil
+		return containerizer.Inspection{State: l.currentState(), Config: l.currentConfig()}, nil
 	}
 	found := containerizer.Inspection{State: l.currentState(), Config: l.currentConfig(), Launched: l.made.Launched}
 	if closed(e.done) {
@@ -46,8 +46,11 @@ func (c *Containerizer) Inspect(ctx context.Context, id container.ID) (container
 func (l *launch) currentConfig() *v1.ContainerConfig {
 	l.updating.Lock()
 	defer l.updating.Unlock()
-	if l.container != nil {
-		return v1.WithoutSecrets(l.container.Config)
+	switch {
+	case l.req.Config != nil: // until it runs
+		return v1.WithoutSecrets(l.req.Config)
+	case l.container != nil:
+		return l.container.Config
 	}
 	config := &v1.ContainerConfig{}
 	if err := readRecord(l.records.Config(), func(data []byte) error { return v1.Unmarshal(data, config) }); err != nil {

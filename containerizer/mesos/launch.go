@@ -385,9 +385,13 @@ func (l *launch) release(ctx context.Context) error {
 	return nil
 }
 
-// keep lets the sandbox of a container stay whose keeper comes back for it.
+// keep lets the sandbox of a container stay whose keeper comes back for it, and what only its
+// launch needed go: secrets for one, and the memory of a thousand containers that idle.
 func (l *launch) keep(context.Context) error {
-	l.container.Image = nil // nobody asks any more
+	l.updating.Lock()
+	l.container.Image, l.container.Config = nil, v1.WithoutSecrets(l.container.Config)
+	l.req.Config, l.info = nil, isolator.LaunchInfo{}
+	l.updating.Unlock()
 	if l.parent != nil || l.req.Keeper != containerizer.Agent {
 		return nil
 	}
