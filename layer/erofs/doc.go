@@ -29,7 +29,7 @@
 //
 //	mount.New("erofs", index, []mount.Option{{Key: "device", Value: tar}}, mount.ReadOnly)
 //
-// An index that is a lower layer of an overlay needs a UUID that no other one has
-// (SetUUID): overlayfs warns in the kernel's log when two have the same or none, and
-// inode numbers of such layers then change.
+// Overlayfs tells its lower layers apart by their UUIDs (SetUUID). Where two have the
+// same or none, it does without what needs that, inode numbers which a copy up does not
+// change for one, and with some options says so in the kernel's log.
 package erofs

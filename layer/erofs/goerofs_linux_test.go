@@ -30,7 +30,7 @@ func (r *tree) checkGoErofs(index, device string) {
 	r.must(err)
 
 	var got []testrig.Entry
-	first := map[int64]string{}
+	inodes := map[string]int64{}
 	r.must(fs.WalkDir(img, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -42,7 +42,7 @@ func (r *tree) checkGoErofs(index, device string) {
 		st := info.Sys().(*goerofs.Stat)
 		e := testrig.Entry{
 			Path: name, Mode: unixPermissions(st.Mode), UID: st.UID, GID: st.GID,
-			MTime: time.Unix(int64(st.Mtime), int64(st.MtimeNs)).UTC(), Links: uint64(st.Nlink), First: name,
+			MTime: time.Unix(int64(st.Mtime), int64(st.MtimeNs)).UTC(), Links: uint64(st.Nlink),
 		}
 		for n, value := range st.Xattrs {
 			// It takes what the kernel has as whole names for prefixes.
@@ -56,9 +56,7 @@ func (r *tree) checkGoErofs(index, device string) {
 				e.Xattrs[n] = value
 			}
 		}
-		if _, ok := first[st.Ino]; !ok {
-			first[st.Ino] = name
-		}
+		inodes[name] = st.Ino
 		switch st.Mode.Type() {
 		case fs.ModeDir:
 			e.Type, e.Links = unix.S_IFDIR, 0
@@ -83,11 +81,18 @@ func (r *tree) checkGoErofs(index, device string) {
 			}
 			e.Rdev = fmt.Sprintf("%d:%d", st.Rdev>>8&0xfff, st.Rdev&0xff|st.Rdev>>12&0xfff00)
 		}
-		e.First = first[st.Ino]
 		got = append(got, e)
 		return nil
 	}))
 	slices.SortFunc(got, func(a, b testrig.Entry) int { return cmp.Compare(a.Path, b.Path) })
+	first := map[int64]string{}
+	for i, e := range got {
+		inode := inodes[e.Path]
+		if _, ok := first[inode]; !ok {
+			first[inode] = e.Path
+		}
+		got[i].First = first[inode]
+	}
 	for _, diff := range testrig.Compare(r.want(), got) {
 		r.t.Errorf("go-erofs: %s", diff)
 	}

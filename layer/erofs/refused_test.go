@@ -96,10 +96,25 @@ func TestRefusedXattrs(t *testing.T) {
 		"half an entry":            {"system.posix_acl_access": acl + "\x01\x00\x07\x00"},
 		"unknown tag":              {"system.posix_acl_default": acl + "\x03\x00\x07\x00\x00\x00\x00\x00"},
 		"no tag":                   {"system.posix_acl_default": acl + "\x00\x00\x07\x00\x00\x00\x00\x00"},
+		"capability of version 1":  {"security.capability": "\x01\x00\x00\x01" + strings.Repeat("\x00", 8)},
+		"capability of user 0":     {"security.capability": "\x01\x00\x00\x03" + strings.Repeat("\x00", 20)},
+		"capability too short":     {"security.capability": "\x01\x00\x00\x02"},
+		"empty capability":         {"security.capability": ""},
 		"unknown permission":       {"system.posix_acl_default": acl + "\x01\x00\x08\x00\x00\x00\x00\x00"},
 	} {
 		if err := b.SetXattrs(Root, xattrs); !errors.Is(err, container.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for kind, name := range map[uint32]string{
+		syscall.S_IFLNK: "user.a", syscall.S_IFIFO: "user.a", syscall.S_IFCHR: "user.a", syscall.S_IFREG: "system.posix_acl_default",
+	} {
+		n, err := b.Make(Root, fmt.Sprint(kind), Attr{Mode: kind})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.SetXattrs(n, map[string]string{name: acl}); !errors.Is(err, container.ErrInvalid) {
+			t.Errorf("%s of kind %#o: %v", name, kind, err)
 		}
 	}
 	if len(b.Xattrs(Root)) != 0 {

@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
+	"syscall"
 
 	"berth/container"
 )
@@ -65,8 +67,10 @@ func (b *bodies) at(number uint32) string {
 // SetXattrs sets the extended attributes of an inode in place of those that it has.
 // Names are whole ones: of user, trusted and security, and the two access control
 // lists, of which one without entries is none, as for setxattr(2). What the kernel
-// would not return as it is, is refused with container.ErrInvalid.
+// would not return as it is, is refused with container.ErrInvalid, as setxattr(2)
+// refuses it: user.* of a link or a device, say.
 func (b *Builder) SetXattrs(n Node, xattrs map[string]string) error {
+	i := b.nodes.at(uint32(n))
 	var body []byte
 	var list int
 	for _, name := range slices.Sorted(maps.Keys(xattrs)) {
@@ -78,13 +82,11 @@ func (b *Builder) SetXattrs(n Node, xattrs map[string]string) error {
 		if len(value) > maxValue {
 			return fmt.Errorf("%w: extended attribute %s of %d bytes; at most %d", container.ErrInvalid, quote(name), len(value), maxValue)
 		}
-		if rest == "" {
-			if err := checkACL(value); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			if len(value) == aclHeader {
-				continue
-			}
+		if err := checkXattr(i, name, value); err != nil {
+			return fmt.Errorf("extended attribute %s: %w", quote(name), err)
+		}
+		if rest == "" && len(value) == aclHeader {
+			continue
 		}
 		list += len(name) + 1
 		body = append(body, byte(len(rest)), number)
@@ -96,7 +98,6 @@ func (b *Builder) SetXattrs(n Node, xattrs map[string]string) error {
 		return fmt.Errorf("%w: %d extended attributes, names of %d bytes (at most %d), %d bytes in all (at most %d)",
 			container.ErrInvalid, len(xattrs), list, maxXattrs, len(body), maxBody)
 	}
-	i := b.nodes.at(uint32(n))
 	i.xattrs = 0
 	if len(body) > 0 {
 		i.xattrs = b.bodies.number(string(body))
@@ -141,6 +142,40 @@ func splitXattr(name string) (number byte, rest string, err error) {
 	}
 	return 0, "", fmt.Errorf("%w: %s is no name of an extended attribute that EROFS has: user.*, trusted.*, security.* or an access control list, of at most %d bytes",
 		container.ErrInvalid, quote(name), maxXattr)
+}
+
+// checkXattr refuses what the kernel interprets and would not return.
+func checkXattr(n *node, name, value string) error {
+	kind := n.kind()
+	switch {
+	case strings.HasPrefix(name, "user.") && kind != syscall.S_IFREG && kind != syscall.S_IFDIR:
+		return fmt.Errorf("%w: only regular files and directories have those of users", container.ErrInvalid)
+	case name == "system.posix_acl_default" && kind != syscall.S_IFDIR, name == "system.posix_acl_access" && kind == syscall.S_IFLNK:
+		return fmt.Errorf("%w: not of this kind of file (mode %#o)", container.ErrInvalid, n.mode)
+	case strings.HasPrefix(name, "system."):
+		return checkACL(value)
+	case name == "security.capability":
+		return checkCapability(value)
+	}
+	return nil
+}
+
+// checkCapability takes the two forms that the kernel returns as they are, see
+// struct vfs_ns_cap_data of Linux: of any user namespace, and of that whose root is
+// the user at the end. That of user 0 it returns in the first form.
+func checkCapability(value string) error {
+	if len(value) >= 4 {
+		revision := binary.LittleEndian.Uint32([]byte(value)) &^ 1 // the flag "effective"
+		switch {
+		case len(value) == 20 && revision == 2<<24:
+			return nil
+		case len(value) == 24 && revision == 3<<24:
+			if root := binary.LittleEndian.Uint32([]byte(value[20:])); root != 0 && root != math.MaxUint32 {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%w: no file capability of version 2 or 3 (%d bytes)", container.ErrInvalid, len(value))
 }
 
 // Of an access control list, see posix_acl_xattr.h of Linux.
