@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 		help(text)
 		return
 	}
+	if os.Getenv(refusedVariable) != "" {
+		printRefused()
+		return
+	}
 	os.Exit(guarded(m))
 }
 
