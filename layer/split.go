@@ -110,7 +110,8 @@ func (s *splitReader) next() (entry storage.Entry, err error) {
 
 func (s *splitReader) close() { s.inflated.Close() }
 
-// recorder passes a stream through and records it in a split while it is on.
+// recorder passes a stream through and records it in a split, if there is one, while it is
+// on.
 type recorder struct {
 	src   io.Reader
 	split *splitWriter
@@ -124,7 +125,7 @@ type recorder struct {
 func (r *recorder) Read(p []byte) (int, error) {
 	n, err := r.src.Read(p)
 	r.n += int64(n)
-	if n > 0 && !r.off {
+	if n > 0 && !r.off && r.split != nil {
 		if splitErr := r.split.raw(p[:n]); splitErr != nil {
 			err = splitErr
 		}

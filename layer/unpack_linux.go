@@ -10,7 +10,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,21 +17,11 @@ import (
 	"berth/internal/disk"
 )
 
-const (
-	// device numbers are 12 and 20 bits wide inside the kernel
-	maxMajor = 1<<12 - 1
-	maxMinor = 1<<20 - 1
-	// the id 2^32-1 means "unchanged" to chown(2)
-	maxOwner = 1<<32 - 2
-)
-
 // unpacker makes a tree of a tar. It is used by one goroutine.
 type unpacker struct {
+	entries
 	tree   *tree
-	budget *budget
 	split  *splitWriter
-	stream *recorder
-	tar    *tar.Reader
 	crc    hash.Hash64
 	buffer []byte
 	// directories get their times last: whatever is made in them changes these.
@@ -51,16 +40,12 @@ type directoryTime struct {
 // unpack reads the tar in stream to its end and makes the tree below root, an empty
 // directory. Everything but file contents goes to split.
 func unpack(stream io.Reader, root int, split *splitWriter, budget *budget) (Info, error) {
-	recorded := &recorder{src: stream, split: split}
 	u := &unpacker{
-		tree:   newTree(root),
-		budget: budget,
-		split:  split,
-		stream: recorded,
-		tar:    tar.NewReader(recorded),
-		crc:    crc64.New(fileSum),
-		buffer: make([]byte, 256<<10),
-
+		entries: newEntries(&recorder{src: stream, split: split}, budget),
+		tree:    newTree(root),
+		split:   split,
+		crc:     crc64.New(fileSum),
+		buffer:  make([]byte, 256<<10),
 		implied: make(map[string]bool),
 	}
 	defer u.tree.close()
@@ -73,52 +58,16 @@ func unpack(stream io.Reader, root int, split *splitWriter, budget *budget) (Inf
 	if err := u.imply("."); err != nil {
 		return Info{}, err
 	}
-	for {
-		switch err := u.next(); {
-		case err == io.EOF:
-			return u.finish()
-		case err != nil:
-			return Info{}, err
-		}
+	if err := u.each(func(hdr *tar.Header, at position) error { return u.classify(u.place(hdr, at)) }); err != nil {
+		return Info{}, err
 	}
-}
-
-// next unpacks one entry; io.EOF says that there is none left.
-func (u *unpacker) next() error {
-	hdr, err := u.tar.Next()
-	switch {
-	case err == io.EOF:
-		return io.EOF
-	case err != nil && u.budget.entries == 0:
-		return u.malformed("it is not a tar archive", err)
-	case err != nil:
-		return u.malformed(fmt.Sprintf("after entry %d", u.budget.entries-1), err)
-	}
-	if err := u.budget.entry(); err != nil {
-		return err
-	}
-	if hdr.Typeflag == tar.TypeXGlobalHeader {
-		return nil // such as git's comment; no tool that unpacks images applies them
-	}
-	if err := u.place(hdr); err != nil {
-		return fmt.Errorf("entry %d, %s: %w", u.budget.entries-1, quote(hdr.Name), u.classify(err))
-	}
-	return nil
-}
-
-// malformed classifies an error of the tar reader: either the stream failed, or it
-// did not and its bytes are wrong. Among the latter is an end in mid-entry.
-func (u *unpacker) malformed(what string, err error) error {
-	if u.stream.err != nil {
-		return u.stream.err
-	}
-	return fmt.Errorf("%w: %s: %w", container.ErrInvalid, what, err)
+	return u.finish()
 }
 
 // classify tells what kind of error the kernel's answer to an entry is.
 func (u *unpacker) classify(err error) error {
 	switch {
-	case u.stream.err != nil: // not of the kernel, whatever number it has
+	case err == nil, u.stream.err != nil: // not of the kernel, whatever number it has
 		return err
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("%w: %w: the file system of the store cannot hold it; choose a --work_dir on ext4, xfs or btrfs",
@@ -130,19 +79,7 @@ func (u *unpacker) classify(err error) error {
 }
 
 // place makes what hdr says.
-func (u *unpacker) place(hdr *tar.Header) error {
-	if !isOwner(hdr.Uid) || !isOwner(hdr.Gid) {
-		return fmt.Errorf("%w: the owner %d:%d is not a user and group id", container.ErrInvalid, hdr.Uid, hdr.Gid)
-	}
-	at, err := locate(hdr.Name, u.budget.limits.Depth)
-	switch {
-	case err != nil:
-		return err
-	case at.kind == metadata:
-		return nil // its content, like that of any marker, goes to the split
-	case at.kind != noMarker && hdr.Typeflag != tar.TypeReg && hdr.Typeflag != tar.TypeLink:
-		return fmt.Errorf("%w: a whiteout that is not a file", container.ErrInvalid)
-	}
+func (u *unpacker) place(hdr *tar.Header, at position) error {
 	parent, err := u.parent(at.dir)
 	if err != nil {
 		return err
@@ -157,13 +94,9 @@ func (u *unpacker) place(hdr *tar.Header) error {
 		return setOpaque(node{parent: parent, base: "."})
 	case at.base != "":
 		return u.make(hdr, n)
-	case hdr.Typeflag != tar.TypeDir:
-		return fmt.Errorf("%w: the root of the layer is not a directory", container.ErrInvalid)
 	}
 	return u.sameDirectory(hdr, node{parent: parent, base: "."})
 }
-
-func isOwner(id int) bool { return id >= 0 && int64(id) <= maxOwner }
 
 // parent returns the directory dir, made with the directories above it when the
 // tar does not have them.
@@ -248,32 +181,14 @@ func (u *unpacker) createNode(hdr *tar.Header, n node) error {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse: // the reader has made the old TypeRegA one of these
 		return u.file(hdr, n)
 	case tar.TypeSymlink:
-		if hdr.Linkname == "" || len(hdr.Linkname) > maxName {
-			return fmt.Errorf("%w: a symbolic link to %s", container.ErrInvalid, quote(hdr.Linkname))
-		}
 		return did("symlink", disk.Symlinkat(hdr.Linkname, n.parent, n.base))
 	case tar.TypeFifo:
 		return did("mkfifo", disk.Mknodat(n.parent, n.base, unix.S_IFIFO, 0))
 	case tar.TypeChar, tar.TypeBlock:
-		return makeDevice(hdr, n)
-	default:
-		return fmt.Errorf("%w: entries of type %q are not known", container.ErrInvalid, hdr.Typeflag)
+		kind, rdev := deviceOf(hdr)
+		return did("mknod", disk.Mknodat(n.parent, n.base, kind, int(rdev)))
 	}
-}
-
-func makeDevice(hdr *tar.Header, n node) error {
-	major, minor := hdr.Devmajor, hdr.Devminor
-	switch {
-	case major == 0 && minor == 0:
-		return fmt.Errorf("%w: the device 0:0 is overlayfs's whiteout; an image may not make one", container.ErrInvalid)
-	case major < 0 || major > maxMajor || minor < 0 || minor > maxMinor:
-		return fmt.Errorf("%w: the device number %d:%d is out of range", container.ErrInvalid, major, minor)
-	}
-	kind := uint32(unix.S_IFCHR)
-	if hdr.Typeflag == tar.TypeBlock {
-		kind = unix.S_IFBLK
-	}
-	return did("mknod", disk.Mknodat(n.parent, n.base, kind, int(unix.Mkdev(uint32(major), uint32(minor)))))
+	return unknownType(hdr)
 }
 
 func (u *unpacker) hardLink(hdr *tar.Header, n node) error {
@@ -286,7 +201,7 @@ func (u *unpacker) hardLink(hdr *tar.Header, n node) error {
 		u.tree.nodes++
 		return nil
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return fmt.Errorf("%w: hard link to %s, which this layer does not have", container.ErrInvalid, quote(hdr.Linkname))
+		return noTarget(hdr)
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EMLINK): // a directory; too many links
 		return fmt.Errorf("%w: hard link to %s: %w", container.ErrInvalid, quote(hdr.Linkname), err)
 	default:
@@ -376,18 +291,6 @@ func writeBlocks(fd int, p []byte, offset int64) error {
 	return nil
 }
 
-func isSparse(hdr *tar.Header) bool {
-	if hdr.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for key := range hdr.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
-
 // writeAt writes all of p: write(2) may write less, on a full disk for example.
 func writeAt(fd int, p []byte, offset int64) error {
 	for len(p) > 0 {
@@ -409,11 +312,8 @@ func (u *unpacker) remember(path string, hdr *tar.Header, again bool) error {
 	return nil
 }
 
-// finish reads what follows the end of the archive and dates the directories.
+// finish dates the directories.
 func (u *unpacker) finish() (Info, error) {
-	if _, err := io.Copy(io.Discard, u.stream); err != nil {
-		return Info{}, err
-	}
 	for _, d := range u.directories {
 		// No component of the path can be a link: each was made as a directory, and
 		// no entry replaces another.
