@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -32,6 +33,8 @@ type Images struct {
 
 	metrics *metrics.Set
 	slots   *fetch.Slots // of the downloads of all stores
+	// backend returns once the Provisioner has one that works, and why it has none.
+	backend func() error
 }
 
 // Engine is a containerizer and what it is made of.
@@ -74,6 +77,7 @@ func openImages(c Config) (*Images, error) {
 }
 
 func (i *Images) open(c Config) (err error) {
+	i.backend = sync.OnceValue(func() error { return i.chooseBackend(context.Background(), c.ImageProvisionerBackend) })
 	if i.Stores, err = openStores(c, i); err != nil {
 		return err
 	}
@@ -151,7 +155,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 
 func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, launcherDir string, images *Images) (*mesos.Containerizer, error) {
 	if os.Geteuid() == 0 {
-		if err := images.chooseBackend(ctx, c.ImageProvisionerBackend); err != nil {
+		if err := images.backend(); err != nil {
 			return nil, err
 		}
 	}

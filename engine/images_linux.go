@@ -69,11 +69,18 @@ func (i *Images) Pull(ctx context.Context, img *v1.Image) (store.Record, *store.
 	if err != nil {
 		return store.Record{}, nil, err
 	}
-	found, err := s.Get(ctx, img, layer.Tree)
+	found, err := s.Get(ctx, img, i.form())
 	if err != nil {
 		return store.Record{}, nil, err
 	}
 	return found.Record, found.Pull, found.Release()
+}
+
+// form is the form of layers that containers will need: that of the backend. Where none works,
+// no container is made of them here, and any form does.
+func (i *Images) form() layer.Form {
+	_ = i.backend()
+	return i.Provisioner.Form()
 }
 
 // Has reports whether an image is recorded. One whose record cannot be read is not.

@@ -65,7 +65,7 @@ func BenchmarkUnpack(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				l := newLease(b, s)
-				if _, err := l.Unpack(context.Background(), "", bytes.NewReader(blob)); err != nil {
+				if _, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(blob)); err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()
@@ -83,7 +83,7 @@ func BenchmarkCommit(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		l := newLease(b, s)
-		if _, err := l.Unpack(context.Background(), "", bytes.NewReader(blob)); err != nil {
+		if _, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(blob)); err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()

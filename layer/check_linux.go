@@ -19,11 +19,13 @@ import (
 	"berth/internal/disk"
 )
 
-// Check makes the tar of a visible layer again, from its tree and its split, and
-// compares it with the layer's digest and record; every tar entry with its node:
-// type, mode, owner, size, content, time of modification, link target, device
+// Check compares a visible layer in a form with its digest and record, and returns what
+// differs. The caller holds the layer.
+//
+// Of a tree it makes the tar again, from the tree and its split, and compares every tar entry
+// with its node: type, mode, owner, size, content, time of modification, link target, device
 // number, extended attributes; and every node of the tree with what the tar has of
-// it. It returns what differs. The caller holds the layer.
+// it. Of the form EROFS it reads the tar, makes the index again and compares it.
 //
 // A layer without a problem counts as verified until the next unclean shutdown.
 //
@@ -32,56 +34,70 @@ func (s *Store) Check(ctx context.Context, id image.Digest, form Form) ([]Proble
 	if !s.visible(id, form) {
 		return nil, fmt.Errorf("check layer %s: %w in the form %s", id, container.ErrNotFound, form)
 	}
-	c := &checker{named: make(map[uint64]role), seed: maphash.MakeSeed(), directories: make(map[string][]string)}
+	var found problems
 	// The same directory all the time: another process may put a new one in its place.
 	dir, err := disk.Open(s.formDir(id, form))
 	if err == nil {
 		defer dir.Close()
-		err = c.check(ctx, id, int(dir.Fd()))
+		err = s.check(ctx, id, form, int(dir.Fd()), &found)
 	} else {
-		c.found.add("", "it cannot be opened: %v", err)
+		found.add("", "it cannot be opened: %v", err)
 		err = nil
 	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case err == nil:
-		err = c.found.unable
+		err = found.unable
 	}
 	if err != nil {
 		return nil, fmt.Errorf("check layer %s: %w", id, err)
 	}
-	if len(c.found.list) > 0 {
-		return c.found.list, nil
+	if len(found.list) > 0 {
+		return found.list, nil
 	}
 	return nil, s.vouch(ctx, int(dir.Fd()))
 }
 
 // check examines the form whose directory is dir.
-func (c *checker) check(ctx context.Context, id image.Digest, dir int) error {
+func (s *Store) check(ctx context.Context, id image.Digest, form Form, dir int, found *problems) error {
 	info, infoErr := readInfo(dir)
 	if errors.Is(infoErr, container.ErrNotSupported) {
 		return infoErr
 	}
 	if infoErr != nil {
-		c.found.add("", "its record is damaged: %v", infoErr)
+		found.add("", "its record is damaged: %v", infoErr)
 	}
-	root, err := openBelow(dir, contentDir, directoryFlags)
-	if err != nil {
-		c.found.add("", "its tree is missing: %v", err)
-		return nil
+	remake := remadeTree
+	if form == EROFS {
+		remake = s.remadeEROFS
 	}
-	defer root.Close()
-	got, err := c.compare(ctx, int(root.Fd()), dir)
+	got, err := remake(ctx, dir, found)
 	switch {
+	case errors.Is(err, errNothing): // found has it
 	case err != nil:
-		c.found.add("", "its tar cannot be made again: %v", err)
+		found.add("", "its tar cannot be made again: %v", err)
 	case got.DiffID != id:
-		c.found.add("", "its tar has the digest %s", got.DiffID)
+		found.add("", "its tar has the digest %s", got.DiffID)
 	case infoErr == nil && !got.equal(info):
-		c.found.add("", "its record is %+v, found was %+v", info, got)
+		found.add("", "its record is %+v, found was %+v", info, got)
 	}
 	return nil
+}
+
+// errNothing says that there is nothing to look at.
+var errNothing = errors.New("the content is missing")
+
+// remadeTree returns the record that the tree in dir should have.
+func remadeTree(ctx context.Context, dir int, found *problems) (Info, error) {
+	root, err := openBelow(dir, contentDir, directoryFlags)
+	if err != nil {
+		found.add("", "its tree is missing: %v", err)
+		return Info{}, errNothing
+	}
+	defer root.Close()
+	c := &checker{found: found, named: make(map[uint64]role), seed: maphash.MakeSeed(), directories: make(map[string][]string)}
+	return c.compare(ctx, int(root.Fd()), dir)
 }
 
 // openBelow opens a file in the directory of a form.
@@ -131,7 +147,7 @@ func (s *Store) vouch(ctx context.Context, dir int) error {
 // checker compares a tree with its tar.
 type checker struct {
 	tree  *tree
-	found problems
+	found *problems
 	info  Info
 	// named has the roles of every name that the tar mentions, by a hash of the name:
 	// so a million names need little memory.
@@ -162,7 +178,7 @@ func (c *checker) compare(ctx context.Context, root, dir int) (Info, error) {
 		return Info{}, err
 	}
 	defer split.Close()
-	made, err := newTarball(split, newTree(root), &c.found)
+	made, err := newTarball(split, newTree(root), c.found)
 	if err != nil {
 		return Info{}, err
 	}

@@ -6,7 +6,9 @@
 // character devices 0/0, opaque directories carry trusted.overlay.opaque, and those
 // with whiteouts an empty trusted.overlay.origin. Beside the tree lies the rest of the
 // tar (headers and padding, in the format of tar-split), so that the very same tar can
-// be made again.
+// be made again. The form "erofs" unpacks nothing: it is the tar, and an EROFS file system
+// over it (package erofs) with the same marks, whose files have their contents in the tar.
+// A store may have both; Lease.Convert makes one of the other.
 //
 //	<store>/
 //	    lock                            serialises sweeps with everything below
@@ -16,6 +18,9 @@
 //	    layers/<diffID>/tree/split.zst  what the tar has beside file contents
 //	    layers/<diffID>/tree/info.json  Info
 //	    layers/<diffID>/tree/epoch      when it was committed or last verified
+//	    layers/<diffID>/erofs/tar       the tar
+//	    layers/<diffID>/erofs/index     the EROFS file system
+//	    layers/<diffID>/erofs/...       info.json and epoch, as of a tree
 //	    layers/<diffID>/superseded-*/   copies that were replaced; containers may stand on them
 //	    leases/<name>                   diffIDs that a live process relies on
 //	    staging/<name>/...              what the lease's process is unpacking

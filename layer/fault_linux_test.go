@@ -117,7 +117,7 @@ func getAll(s *Store, blobs ...[]byte) (err error) {
 		if !slices.Contains(absent, id) {
 			continue
 		}
-		if _, err := l.Unpack(ctx, id, bytes.NewReader(blobs[i])); err != nil {
+		if _, err := l.Unpack(ctx, Tree, id, bytes.NewReader(blobs[i])); err != nil {
 			return err
 		}
 	}
@@ -135,8 +135,8 @@ func mend(s *Store, blob []byte) (err error) {
 	if err := l.Keep(ctx, id); err != nil {
 		return err
 	}
-	l.Supersede(id)
-	if _, err := l.Unpack(ctx, id, bytes.NewReader(blob)); err != nil {
+	l.Supersede(Tree, id)
+	if _, err := l.Unpack(ctx, Tree, id, bytes.NewReader(blob)); err != nil {
 		return err
 	}
 	return l.Commit(ctx)

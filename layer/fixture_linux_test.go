@@ -22,7 +22,7 @@ import (
 )
 
 // testLimits keep bombs small.
-var testLimits = Limits{Entries: 20000, NameBytes: 2 << 20, Base: 8 << 20, Ratio: 20, Depth: 64}
+var testLimits = Limits{Entries: 20000, NameBytes: 2 << 20, Index: 16 << 20, Base: 8 << 20, Ratio: 20, Depth: 64}
 
 // reporter is what the functions below need of a test; rapid's has it, too.
 type reporter interface {
@@ -79,7 +79,7 @@ func addLayer(t testing.TB, s *Store, blob []byte) Info {
 	t.Helper()
 	l := newLease(t, s)
 	defer release(t, l)
-	info, err := l.Unpack(context.Background(), "", bytes.NewReader(blob))
+	info, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(blob))
 	if err != nil {
 		t.Fatalf("unpack: %v", err)
 	}

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"errors"
 	"io/fs"
 	"path/filepath"
 	"unsafe"
@@ -62,8 +63,7 @@ func (f footprint) of(st *unix.Stat_t) int64 {
 	return st.Blocks*512 + st.Blocks*512/btrfsSummed*f.copies + f.inode
 }
 
-// occupiedBeside returns what the form in staging at dir occupies beside its content,
-// with what is yet to be written and with the directory of the layer.
+// occupiedBeside returns what the form in staging at dir occupies beside a tree, with what is yet to be written and with the directory of the layer.
 func occupiedBeside(dir string) (int64, error) {
 	d, err := disk.Open(dir)
 	if err != nil {
@@ -74,15 +74,22 @@ func occupiedBeside(dir string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var form, split unix.Stat_t
+	var form unix.Stat_t
 	if err := disk.Fstatat(int(d.Fd()), ".", &form, 0); err != nil {
 		return 0, err
 	}
-	if err := disk.Fstatat(int(d.Fd()), splitFile, &split, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return 0, err
-	}
 	const info, epoch = 300, 30 // bytes, more or less
-	return f.of(&split) + 2*f.of(&form) + f.small(info) + f.small(epoch), nil
+	total := 2*f.of(&form) + f.small(info) + f.small(epoch)
+	for _, name := range []string{splitFile, tarFile, indexFile} {
+		var st unix.Stat_t
+		switch err := disk.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); {
+		case err == nil:
+			total += f.of(&st)
+		case !errors.Is(err, unix.ENOENT):
+			return 0, err
+		}
+	}
+	return total, nil
 }
 
 // small returns what a file of few bytes occupies that is not written yet.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -18,8 +19,10 @@ import (
 
 // What is in the directory of a form.
 const (
-	contentDir = "fs"
-	splitFile  = "split.zst"
+	contentDir = "fs"        // of Tree
+	splitFile  = "split.zst" // of Tree
+	tarFile    = "tar"       // of EROFS
+	indexFile  = "index"     // of EROFS
 	infoFile   = "info.json"
 	epochFile  = "epoch"
 )
@@ -33,7 +36,7 @@ func newSuperseded() string { return supersededPrefix + rand.Text() }
 // isForm reports whether a name in the directory of a layer is that of a form or of a
 // copy of one. Others are not the store's.
 func isForm(name string) bool {
-	return name == string(Tree) || isSuperseded(name)
+	return slices.Contains(forms, Form(name)) || isSuperseded(name)
 }
 
 func isSuperseded(name string) bool { return strings.HasPrefix(name, supersededPrefix) }

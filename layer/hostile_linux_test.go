@@ -242,7 +242,7 @@ func attack(t *testing.T, want image.Digest, blob io.Reader) error {
 	l := newLease(t, s)
 	var mem, memAfter runtime.MemStats
 	runtime.ReadMemStats(&mem)
-	_, err := l.Unpack(context.Background(), want, blob)
+	_, err := l.Unpack(context.Background(), Tree, want, blob)
 	runtime.ReadMemStats(&memAfter)
 	if err == nil {
 		t.Error("it was accepted")

@@ -25,7 +25,7 @@ func TestImpliedDirectories(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLease(t, newStore(t, testLimits))
-			info, err := l.Unpack(context.Background(), "", bytes.NewReader(c.tar))
+			info, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(c.tar))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,7 +47,7 @@ func TestImpliedDirectories(t *testing.T) {
 func TestDirectoriesWithWhiteoutsAreMarked(t *testing.T) {
 	l := newLease(t, newStore(t, testLimits))
 	// The entry of the directory comes after the whiteout, and must not undo the mark.
-	info, err := l.Unpack(context.Background(), "", bytes.NewReader(archive(file("with/.wh.gone", ""), dir("with/"), dir("without/"))))
+	info, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(archive(file("with/.wh.gone", ""), dir("with/"), dir("without/"))))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package layer
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -15,18 +14,18 @@ import (
 	"berth/internal/stages"
 )
 
-// Unpack stages the layer whose tar, compressed as Inflate knows it or not at all, is
+// Unpack stages, in a form, the layer whose tar, compressed as Inflate knows it or not at all, is
 // the content of blob. It reads blob to its end, in one pass and with bounded
 // memory: one goroutine reads and inflates, the other hashes and writes. When ctx
 // ends it waits for a Read of blob that is under way. A stages.Clock in ctx is told what
 // it waits for.
 //
 // A nil error proves that the tar had the digest want (when want is not empty) and
-// that the tree is whole; it becomes visible by Commit. An error of blob is
+// that the form is whole; it becomes visible by Commit. An error of blob is
 // returned as it is; of class ErrInvalid are a blob that is no tar, a tar that is
 // hostile or beyond the limits, and a wrong digest.
-func (l *Lease) Unpack(ctx context.Context, want image.Digest, blob io.Reader) (Info, error) {
-	info, dir, err := l.stage(ctx, want, blob)
+func (l *Lease) Unpack(ctx context.Context, form Form, want image.Digest, blob io.Reader) (Info, error) {
+	info, dir, err := l.stage(ctx, form, want, blob)
 	if err != nil {
 		if dir != "" {
 			err = errors.Join(err, removeTree(dir))
@@ -34,12 +33,12 @@ func (l *Lease) Unpack(ctx context.Context, want image.Digest, blob io.Reader) (
 		return Info{}, l.store.withRemedy(err)
 	}
 	l.mu.Lock()
-	l.staged = append(l.staged, stagedLayer{id: info.DiffID, form: Tree, dir: dir})
+	l.staged = append(l.staged, stagedLayer{formOf{info.DiffID, form}, dir})
 	l.mu.Unlock()
 	return info, nil
 }
 
-func (l *Lease) stage(ctx context.Context, want image.Digest, blob io.Reader) (info Info, dir string, err error) {
+func (l *Lease) stage(ctx context.Context, form Form, want image.Digest, blob io.Reader) (info Info, dir string, err error) {
 	if dir, err = l.newStaging(ctx); err != nil {
 		return Info{}, dir, err
 	}
@@ -54,13 +53,12 @@ func (l *Lease) stage(ctx context.Context, want image.Digest, blob io.Reader) (i
 	// In this order: the goroutine of ahead reads from inflated.
 	defer func() { err = errors.Join(err, ahead.Close(), inflated.Close()) }()
 
-	sum := sha256.New()
 	budget := &budget{limits: l.store.limits, compressed: src.n.Load}
-	info, err = makeTree(io.TeeReader(metered(ctx, ahead, budget), sum), dir, budget)
+	info, err = form.make(metered(ctx, ahead, budget), dir, budget)
 	if err != nil {
 		return Info{}, dir, err
 	}
-	info.Version, info.DiffID = 1, image.DigestOfSum([sha256.Size]byte(sum.Sum(nil)))
+	info.Version = 1
 	switch {
 	case info.Size == 0:
 		return Info{}, dir, fmt.Errorf("%w: it is empty, not a tar archive", container.ErrInvalid)

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"sync"
 	"syscall"
 
@@ -41,19 +41,24 @@ type Lease struct {
 	staged  []stagedLayer
 	count   int
 	// found are the layers that Hold has found, and that a Commit has not looked after.
-	found map[image.Digest]bool
+	found map[formOf]bool
 	// superseded are those of which Commit replaces the visible copy, if there is one.
-	superseded map[image.Digest]bool
-	broken     map[image.Digest][]Problem
+	superseded map[formOf]bool
+	broken     map[formOf][]Problem
 
 	commit sync.Mutex // of one Commit at a time
 	failed error      // what ended an earlier Commit
 }
 
-type stagedLayer struct {
+// formOf is one form of one layer.
+type formOf struct {
 	id   image.Digest
 	form Form
-	dir  string
+}
+
+type stagedLayer struct {
+	formOf
+	dir string
 }
 
 // Lease begins a lease. The caller must Release it.
@@ -70,7 +75,7 @@ func (s *Store) Lease(ctx context.Context) (*Lease, error) {
 func (s *Store) lease() *Lease {
 	return &Lease{
 		store: s, name: rand.Text(),
-		found: make(map[image.Digest]bool), superseded: make(map[image.Digest]bool), broken: make(map[image.Digest][]Problem),
+		found: make(map[formOf]bool), superseded: make(map[formOf]bool), broken: make(map[formOf][]Problem),
 	}
 }
 
@@ -125,7 +130,7 @@ func (l *Lease) Hold(ctx context.Context, form Form, ids []image.Digest) (missin
 		if there[i] == absent {
 			missing = append(missing, id)
 		} else {
-			l.found[id] = true
+			l.found[formOf{id, form}] = true
 		}
 	}
 	return missing, nil
@@ -145,7 +150,7 @@ func eachOnce(ids []image.Digest) (unique []image.Digest) {
 
 func (l *Lease) look(id image.Digest, form Form, epoch string) presence {
 	l.mu.Lock()
-	superseded := l.superseded[id]
+	superseded := l.superseded[formOf{id, form}]
 	l.mu.Unlock()
 	if superseded {
 		return absent
@@ -173,7 +178,7 @@ func (l *Lease) verifyDoubtful(ctx context.Context, form Form, ids []image.Diges
 			there[i] = present
 			if len(found) > 0 {
 				there[i] = absent
-				l.isBroken(id, found)
+				l.isBroken(formOf{id, form}, found)
 			}
 			return nil
 		})
@@ -181,10 +186,10 @@ func (l *Lease) verifyDoubtful(ctx context.Context, form Form, ids []image.Diges
 	return group.Wait()
 }
 
-func (l *Lease) isBroken(id image.Digest, found []Problem) {
+func (l *Lease) isBroken(layer formOf, found []Problem) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.superseded[id], l.broken[id] = true, found
+	l.superseded[layer], l.broken[layer] = true, found
 }
 
 // Keep takes the layers under the lease as Hold does, but does not look at them: for
@@ -204,11 +209,17 @@ func (l *Lease) Keep(ctx context.Context, ids ...image.Digest) (err error) {
 }
 
 // Broken returns what is wrong with the layers that Hold has found broken and counted
-// as absent, until Commit has replaced them.
-func (l *Lease) Broken() map[image.Digest][]Problem {
+// as absent in the form, until Commit has replaced them.
+func (l *Lease) Broken(form Form) map[image.Digest][]Problem {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return maps.Clone(l.broken)
+	broken := make(map[image.Digest][]Problem)
+	for layer, found := range l.broken {
+		if layer.form == form {
+			broken[layer.id] = found
+		}
+	}
+	return broken
 }
 
 // record adds the layers to the file of the lease. The caller shares the store's lock.
@@ -235,14 +246,14 @@ func (l *Lease) record(ids []image.Digest) (err error) {
 	return err
 }
 
-// Supersede has Commit put what this lease stages of a layer in the place of the
+// Supersede has Commit put what this lease stages of a layer in the form in the place of the
 // visible one, which is broken. Containers that stand on that keep it; the sweep after
 // their end removes it. Hold counts the layer as absent until then.
-func (l *Lease) Supersede(ids ...image.Digest) {
+func (l *Lease) Supersede(form Form, ids ...image.Digest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, id := range ids {
-		l.superseded[id] = true
+		l.superseded[formOf{id, form}] = true
 	}
 }
 
@@ -275,7 +286,7 @@ func (l *Lease) newStaging(ctx context.Context) (string, error) {
 	l.count++
 	dir := filepath.Join(l.stagingDir(), fmt.Sprint(l.count))
 	l.mu.Unlock()
-	return dir, disk.MkdirAll(filepath.Join(dir, contentDir), 0o700)
+	return dir, disk.MkdirAll(dir, 0o700)
 }
 
 // watchWrites opens what tells the write-back errors from now on.
@@ -308,11 +319,11 @@ func (l *Lease) Commit(ctx context.Context) error {
 func (l *Lease) commitAll(ctx context.Context) error {
 	l.mu.Lock()
 	staged, found := l.staged, l.found
-	l.staged, l.found = nil, make(map[image.Digest]bool)
+	l.staged, l.found = nil, make(map[formOf]bool)
 	l.mu.Unlock()
 	if len(staged) == 0 {
 		// Who made them visible may be just about to sync these directories.
-		return l.store.syncEntries(slices.Collect(maps.Keys(found)))
+		return l.store.syncEntries(eachOnce(layersOf(maps.Keys(found))))
 	}
 	// This serves what was found, too: it was visible before.
 	if err := disk.Syncfs(l.syncFD); err != nil {
@@ -324,14 +335,21 @@ func (l *Lease) commitAll(ctx context.Context) error {
 	if err := l.publishAll(ctx, staged); err != nil {
 		return err
 	}
-	ids := make([]image.Digest, len(staged))
-	for i, layer := range staged {
-		ids[i] = layer.id
+	var ids []image.Digest
+	for _, layer := range staged {
+		ids = append(ids, layer.id)
 	}
-	if err := l.store.syncEntries(ids); err != nil {
+	if err := l.store.syncEntries(eachOnce(ids)); err != nil {
 		return err
 	}
 	return disk.At("pull: layers are visible")
+}
+
+func layersOf(forms iter.Seq[formOf]) (ids []image.Digest) {
+	for layer := range forms {
+		ids = append(ids, layer.id)
+	}
+	return ids
 }
 
 // syncEntries makes the entries of forms and layers durable. A power cut after the first
@@ -376,7 +394,7 @@ func (l *Lease) publish(ctx context.Context, layer stagedLayer) error {
 		return err
 	}
 	l.mu.Lock()
-	superseded := l.superseded[layer.id]
+	superseded := l.superseded[layer.formOf]
 	l.mu.Unlock()
 	target := l.store.formDir(layer.id, layer.form)
 	if !superseded {
@@ -395,8 +413,8 @@ func (l *Lease) publish(ctx context.Context, layer stagedLayer) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.superseded, layer.id)
-	delete(l.broken, layer.id)
+	delete(l.superseded, layer.formOf)
+	delete(l.broken, layer.formOf)
 	return nil
 }
 

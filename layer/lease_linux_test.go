@@ -57,7 +57,7 @@ func TestOnlyCommitMakesALayerVisible(t *testing.T) {
 	s := newStore(t, testLimits)
 	l := newLease(t, s)
 	blob := archive(file("a", "x"))
-	info, err := l.Unpack(context.Background(), image.DigestOf(blob), bytes.NewReader(gzipped(t, blob)))
+	info, err := l.Unpack(context.Background(), Tree, image.DigestOf(blob), bytes.NewReader(gzipped(t, blob)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestTwoLeasesCommitTheSameLayer(t *testing.T) {
 	blob := archive(specimen...)
 	a, b := newLease(t, s), newLease(t, openStore(t, s.Dir(), testLimits))
 	for _, l := range []*Lease{a, b, b} {
-		if _, err := l.Unpack(context.Background(), image.DigestOf(blob), bytes.NewReader(blob)); err != nil {
+		if _, err := l.Unpack(context.Background(), Tree, image.DigestOf(blob), bytes.NewReader(blob)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -212,7 +212,7 @@ func TestCommitThatFailedStaysFailed(t *testing.T) {
 	l := newLease(t, s)
 	defer release(t, l)
 	unpack := func(content string) {
-		if _, err := l.Unpack(context.Background(), "", bytes.NewReader(archive(file("a", content)))); err != nil {
+		if _, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(archive(file("a", content)))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -253,7 +253,7 @@ func TestCancelledUnpackLeavesNothing(t *testing.T) {
 			blob := archive(c.members...)
 			trigger := readerFunc(func([]byte) (int, error) { cancel(enough); return 0, io.EOF })
 			l := newLease(t, s)
-			_, err := l.Unpack(ctx, "", io.MultiReader(bytes.NewReader(blob[:2<<20]), trigger, bytes.NewReader(blob[2<<20:])))
+			_, err := l.Unpack(ctx, Tree, "", io.MultiReader(bytes.NewReader(blob[:2<<20]), trigger, bytes.NewReader(blob[2<<20:])))
 			if !errors.Is(err, enough) {
 				t.Errorf("error is %v", err)
 			}
@@ -268,7 +268,7 @@ func TestCancelledUnpackLeavesNothing(t *testing.T) {
 func TestReleaseThatFailsIsTakenUpByRecover(t *testing.T) {
 	s := newStore(t, testLimits)
 	l := newLease(t, s)
-	if _, err := l.Unpack(context.Background(), "", bytes.NewReader(archive(file("a/b", "x")))); err != nil {
+	if _, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(archive(file("a/b", "x")))); err != nil {
 		t.Fatal(err)
 	}
 	restore := disk.Intercept(func(step disk.Step) error {
@@ -300,7 +300,7 @@ func TestRecoverAfterAPowerCut(t *testing.T) {
 		}
 	}
 	l := newLease(t, s)
-	if _, err := l.Unpack(context.Background(), "", bytes.NewReader(archive(file("b", "")))); err != nil {
+	if _, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(archive(file("b", "")))); err != nil {
 		t.Fatal(err)
 	}
 	recoverStore(t, s)
@@ -333,7 +333,7 @@ func TestFullDisk(t *testing.T) {
 			s := openStore(t, filepath.Join(mountNew(t, "ext4", "8M", c.options...), "store"), DefaultLimits)
 			id := addLayer(t, s, archive(file("a", "x"))).DiffID
 			l := newLease(t, s)
-			_, err := l.Unpack(context.Background(), "", bytes.NewReader(archive(c.members...)))
+			_, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(archive(c.members...)))
 			if !errors.Is(err, unix.ENOSPC) || errors.Is(err, container.ErrInvalid) {
 				t.Errorf("error is %v, want ENOSPC and no class", err)
 			}
@@ -400,10 +400,10 @@ func playRole(role, store string) error {
 	case "unpack":
 		stuck := readerFunc(func([]byte) (int, error) { ready(); return 0, io.EOF })
 		blob := archive(many(500, func(i int) member { return file(fmt.Sprintf("d/%d", i), "x") })...)
-		_, err := l.Unpack(ctx, "", io.MultiReader(bytes.NewReader(blob), stuck))
+		_, err := l.Unpack(ctx, Tree, "", io.MultiReader(bytes.NewReader(blob), stuck))
 		return err
 	case "stage":
-		if _, err := l.Unpack(ctx, "", bytes.NewReader(archive(specimen...))); err != nil {
+		if _, err := l.Unpack(ctx, Tree, "", bytes.NewReader(archive(specimen...))); err != nil {
 			return err
 		}
 	case "churn": // until it is killed
@@ -470,7 +470,7 @@ func TestRecoverRemovesWhatAKilledProcessLeft(t *testing.T) {
 			id := addLayer(t, s, archive(file("a", ""))).DiffID
 			victim, survivor := start(t, role, s), start(t, role, s)
 			own := newLease(t, s)
-			if _, err := own.Unpack(context.Background(), "", bytes.NewReader(archive(file("b", "")))); err != nil {
+			if _, err := own.Unpack(context.Background(), Tree, "", bytes.NewReader(archive(file("b", "")))); err != nil {
 				t.Fatal(err)
 			}
 			before := count(t, s.staging())
@@ -540,7 +540,7 @@ func use(l *Lease, which int) error {
 		return fmt.Errorf("hold: %w", err)
 	}
 	if len(absent) > 0 {
-		if _, err := l.Unpack(ctx, id, iotest.HalfReader(bytes.NewReader(blob))); err != nil {
+		if _, err := l.Unpack(ctx, Tree, id, iotest.HalfReader(bytes.NewReader(blob))); err != nil {
 			return fmt.Errorf("unpack: %w", err)
 		}
 		if err := l.Commit(ctx); err != nil {
@@ -614,7 +614,7 @@ func TestAFailedSyncEndsTheCommitsOfALease(t *testing.T) {
 	s := newStore(t, testLimits)
 	blob := archive(specimen...)
 	l := newLease(t, s)
-	if _, err := l.Unpack(context.Background(), "", bytes.NewReader(blob)); err != nil {
+	if _, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(blob)); err != nil {
 		t.Fatal(err)
 	}
 	failed := false
@@ -644,7 +644,7 @@ func TestCommitSyncsWhatItMakesVisible(t *testing.T) {
 	addLayer(t, s, there)
 	l := newLease(t, s)
 	hold(t, l, image.DigestOf(there), image.DigestOf(staged))
-	if _, err := l.Unpack(context.Background(), "", bytes.NewReader(staged)); err != nil {
+	if _, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(staged)); err != nil {
 		t.Fatal(err)
 	}
 	dir := s.layerDir(image.DigestOf(staged))

@@ -14,6 +14,8 @@ type Limits struct {
 	// beside it: they are kept in memory until the end of the layer, when the
 	// directories get their times.
 	NameBytes int64
+	// Index bounds the memory for the index of a layer in the form EROFS.
+	Index int64
 	// Base and Ratio bound the uncompressed size, holes of sparse files counted:
 	// at most Base + Ratio times the compressed size.
 	Base  int64
@@ -27,6 +29,7 @@ type Limits struct {
 var DefaultLimits = Limits{
 	Entries:   4 << 20,
 	NameBytes: 64 << 20,
+	Index:     1 << 30,
 	Base:      1<<30 + 64<<20,
 	Ratio:     200,
 	// Whoever removes or copies a tree by directory descriptors holds one for each

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"berth/container"
+	"berth/image"
+	"berth/internal/mount"
+	"berth/internal/testrig"
 )
 
 // arena unpacks hostile archives one after another and watches what they do.
@@ -21,7 +25,7 @@ type arena struct {
 }
 
 func newArena(t testing.TB) *arena {
-	s := newStore(t, Limits{Entries: 500, NameBytes: 64 << 10, Base: 1 << 20, Ratio: 20, Depth: 64})
+	s := newStore(t, Limits{Entries: 500, NameBytes: 64 << 10, Index: 8 << 20, Base: 1 << 20, Ratio: 20, Depth: 64})
 	canary := filepath.Join(filepath.Dir(s.Dir()), "outside")
 	if err := os.Mkdir(canary, 0o755); err != nil {
 		t.Fatal(err)
@@ -47,25 +51,93 @@ func (a *arena) beside(t reporter) map[string]string {
 	return seen
 }
 
-// try unpacks a blob. Either it is refused with an error of a class, or the layer is
-// clean, that is, the very same tar can be made of it again. It returns the error.
+// try unpacks a blob in both forms. Either it is refused with an error of a class, or the
+// layer is clean, that is, the very same tar can be made of it again; and both forms show the
+// same. It returns the error of the tree.
 func (a *arena) try(t reporter, blob []byte) error {
-	ctx := context.Background()
-	l := newLease(t, a.store)
-	info, err := l.Unpack(ctx, "", bytes.NewReader(blob))
-	if err == nil {
-		if err := l.Commit(ctx); err != nil {
-			t.Errorf("commit: %v", err)
+	info, err := a.tryForm(t, Tree, blob)
+	asEROFS, erofsErr := a.tryForm(t, EROFS, blob)
+	switch {
+	case err == nil && erofsErr == nil:
+		info.Disk, asEROFS.Disk, asEROFS.Index = 0, 0, ""
+		if !info.equal(asEROFS) {
+			t.Errorf("the record of the tree is %+v, that of the form EROFS %+v", info, asEROFS)
 		}
-		wantClean(t, a.store, info.DiffID)
-	} else if !errors.Is(err, container.ErrInvalid) && !errors.Is(err, container.ErrNotSupported) && !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("error of no class: %v", err) // ENOSPC: more attributes than an inode of ext4 has room for
+		wantSameTrees(t, a.store, info.DiffID)
+	case err == nil && !errors.Is(erofsErr, container.ErrNotSupported):
+		t.Errorf("in the form EROFS it is refused: %v", erofsErr)
+	case erofsErr == nil && !onlyTheKernel(err):
+		t.Errorf("in the form EROFS it is not refused with: %v", err)
 	}
-	release(t, l)
 	sweep(t, a.store)
 	wantEmpty(t, a.store)
 	wantTree(t, a.beside(t), a.before)
 	return err
+}
+
+// onlyTheKernel reports whether a tar was refused for what the file system of the store cannot
+// hold, or what the kernel changes when it is written.
+func onlyTheKernel(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) ||
+		strings.Contains(err.Error(), "the kernel does not keep its attributes")
+}
+
+// wantSameTrees compares the tree of a layer with what the kernel shows of the form EROFS.
+func wantSameTrees(t reporter, s *Store, id image.Digest) {
+	t.Helper()
+	at, err := os.MkdirTemp("", "berth-erofs-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(at)
+	dir := s.Path(id, EROFS)
+	mounted, err := mount.EROFS{Index: filepath.Join(dir, indexFile), Device: filepath.Join(dir, tarFile)}.Mount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mounted.Close()
+	if err := mounted.Attach(at); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(at, 0)
+	want, err := testrig.Manifest(s.Path(id, Tree))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := testrig.Manifest(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whiteouts := make(map[string]bool)
+	for _, e := range want {
+		whiteouts[e.Path] = e.Type == unix.S_IFCHR && e.Rdev == "0:0"
+	}
+	anyTime := testrig.Exception{Field: testrig.MTime, Path: func(path string) bool { return whiteouts[path] }, Reason: "a tree's are of when they were made"}
+	for _, line := range testrig.Compare(want, got, anyTime) {
+		t.Errorf("in the form EROFS: %s", line)
+	}
+}
+
+func (a *arena) tryForm(t reporter, form Form, blob []byte) (Info, error) {
+	ctx := context.Background()
+	l := newLease(t, a.store)
+	info, err := l.Unpack(ctx, form, "", bytes.NewReader(blob))
+	if err == nil {
+		if err := l.Commit(ctx); err != nil {
+			t.Errorf("commit: %v", err)
+		}
+		problems, err := a.store.Check(ctx, info.DiffID, form)
+		if err != nil {
+			t.Errorf("check: %v", err)
+		}
+		for _, p := range problems {
+			t.Errorf("check of the form %s: %s", form, p)
+		}
+	} else if !errors.Is(err, container.ErrInvalid) && !errors.Is(err, container.ErrNotSupported) && !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("error of no class: %v", err) // ENOSPC: more attributes than an inode of ext4 has room for
+	}
+	release(t, l)
+	return info, err
 }
 
 // Few names, so that entries meet each other.

@@ -150,8 +150,8 @@ func TestALayerInDoubtIsVerifiedOnce(t *testing.T) {
 	good := addLayer(t, s, archive(specimen...)).DiffID
 	crash(t, s)
 	l := newLease(t, s)
-	if absent := hold(t, l, good); len(absent) != 0 || len(l.Broken()) != 0 {
-		t.Errorf("a good layer is absent: %v", l.Broken())
+	if absent := hold(t, l, good); len(absent) != 0 || len(l.Broken(Tree)) != 0 {
+		t.Errorf("a good layer is absent: %v", l.Broken(Tree))
 	}
 	release(t, l)
 	if !trustsAfter(t, s, good, func() {}) {
@@ -184,7 +184,7 @@ func TestABrokenLayerIsReplacedAtItsNextUse(t *testing.T) {
 	if absent := hold(t, l, other, broken, broken); !slices.Equal(absent, []image.Digest{broken}) {
 		t.Errorf("absent is %v, want %s", absent, broken)
 	}
-	found := l.Broken()
+	found := l.Broken(Tree)
 	if len(found) != 1 || len(found[broken]) == 0 || !strings.Contains(found[broken][0].String(), "content has changed") {
 		t.Errorf("broken is %v", found)
 	}
@@ -198,14 +198,14 @@ func TestABrokenLayerIsReplacedAtItsNextUse(t *testing.T) {
 		t.Error("it is not absent any more")
 	}
 	restore()
-	if _, err := l.Unpack(context.Background(), broken, bytes.NewReader(blob)); err != nil {
+	if _, err := l.Unpack(context.Background(), Tree, broken, bytes.NewReader(blob)); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Commit(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if absent := hold(t, l, broken, other); len(absent) != 0 || len(l.Broken()) != 0 {
-		t.Errorf("absent after the commit: %v, broken: %v", absent, l.Broken())
+	if absent := hold(t, l, broken, other); len(absent) != 0 || len(l.Broken(Tree)) != 0 {
+		t.Errorf("absent after the commit: %v, broken: %v", absent, l.Broken(Tree))
 	}
 	release(t, l)
 	wantClean(t, s, broken)
@@ -415,7 +415,7 @@ func comeAndGo(s *Store) error {
 		}
 		absent, err := l.Hold(context.Background(), Tree, ids)
 		if err == nil && len(absent) > 0 {
-			err = fmt.Errorf("absent: %v, broken: %v", absent, l.Broken())
+			err = fmt.Errorf("absent: %v, broken: %v", absent, l.Broken(Tree))
 		}
 		if err := cmp.Or(err, l.Release(), s.Close()); err != nil {
 			return err

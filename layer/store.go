@@ -19,8 +19,16 @@ import (
 // Form is a way in which a layer lies on disk.
 type Form string
 
-// Tree is a directory in overlayfs's style, for the backends copy, bind and overlay.
-const Tree Form = "tree"
+const (
+	// Tree is a directory in overlayfs's style, for the backends copy, bind, overlay and aufs.
+	Tree Form = "tree"
+	// EROFS is the tar itself, and an EROFS file system over it that has the contents of its
+	// files there (package erofs), for the backend of that name: nothing is unpacked.
+	EROFS Form = "erofs"
+)
+
+// forms are all, in the order in which they are asked for a tar.
+var forms = []Form{EROFS, Tree}
 
 // Info is what is known of a visible layer.
 type Info struct {
@@ -34,6 +42,8 @@ type Info struct {
 	// and times of their own: where lower layers have them too, theirs count. The root
 	// is ".". Names need not be UTF-8, so JSON has them in base64.
 	Implied [][]byte `json:"implied,omitempty"`
+	// Index is the digest of the index; empty for a form that has none.
+	Index image.Digest `json:"index,omitempty"`
 	// Disk is how many bytes of the file system the form occupies: what statfs(2) shows
 	// to be free once it is removed.
 	Disk int64 `json:"disk"`
@@ -42,7 +52,7 @@ type Info struct {
 // equal reports whether two records say the same.
 func (i Info) equal(other Info) bool {
 	return i.Version == other.Version && i.DiffID == other.DiffID && i.Size == other.Size && i.Entries == other.Entries &&
-		i.Nodes == other.Nodes && i.Whiteouts == other.Whiteouts && slices.EqualFunc(i.Implied, other.Implied, bytes.Equal)
+		i.Index == other.Index && i.Nodes == other.Nodes && i.Whiteouts == other.Whiteouts && slices.EqualFunc(i.Implied, other.Implied, bytes.Equal)
 }
 
 // Store is the layers below one directory. Several processes may use one directory
@@ -100,9 +110,22 @@ func (s *Store) formDir(id image.Digest, form Form) string {
 }
 
 // Path returns where a backend finds the content of a layer in the given form. For
-// Tree it is the directory to stack.
+// Tree it is the directory to stack, for EROFS the one with the files tar and index.
 func (s *Store) Path(id image.Digest, form Form) string {
-	return s.dir + layersDir + "/" + string(id) + "/" + string(form) + "/" + contentDir
+	if form == EROFS {
+		return s.formDir(id, form)
+	}
+	return s.formDir(id, form) + "/" + contentDir
+}
+
+// Forms returns the forms in which a layer is visible.
+func (s *Store) Forms(id image.Digest) (visible []Form) {
+	for _, form := range forms {
+		if s.visible(id, form) {
+			visible = append(visible, form)
+		}
+	}
+	return visible
 }
 
 // Info reads the record of a visible layer. The error is of class ErrNotFound when
@@ -119,6 +142,15 @@ func (s *Store) Info(id image.Digest, form Form) (Info, error) {
 		s.known.remember(dir, f)
 	}
 	return info, readErr
+}
+
+// InfoOfAny is Info for what all forms have in common: the tar.
+func (s *Store) InfoOfAny(id image.Digest) (Info, error) {
+	visible := s.Forms(id)
+	if len(visible) == 0 {
+		return Info{}, fmt.Errorf("layer %s: %w in the store", id, container.ErrNotFound)
+	}
+	return s.Info(id, visible[0])
 }
 
 func (s *Store) readInfo(id image.Digest, dir string) (Info, error) {
@@ -144,7 +176,7 @@ func (s *Store) List() ([]image.Digest, error) {
 	}
 	var ids []image.Digest
 	for _, e := range entries {
-		if id, err := image.ParseDigest(e.Name()); err == nil && s.visible(id, Tree) {
+		if id, err := image.ParseDigest(e.Name()); err == nil && len(s.Forms(id)) > 0 {
 			ids = append(ids, id)
 		}
 	}

@@ -22,11 +22,11 @@ func supersede(t testing.TB, s *Store, blob []byte) image.Digest {
 	l := newLease(t, s)
 	defer release(t, l)
 	id := image.DigestOf(blob)
-	l.Supersede(id)
+	l.Supersede(Tree, id)
 	if absent, err := l.Hold(context.Background(), Tree, []image.Digest{id}); err != nil || len(absent) != 1 {
 		t.Fatalf("absent is %v, %v; want what is to be superseded", absent, err)
 	}
-	if _, err := l.Unpack(context.Background(), id, bytes.NewReader(blob)); err != nil {
+	if _, err := l.Unpack(context.Background(), Tree, id, bytes.NewReader(blob)); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Commit(context.Background()); err != nil {
@@ -238,7 +238,7 @@ func get(s *Store, blob []byte) (err error) {
 	if err != nil || len(absent) == 0 {
 		return err
 	}
-	if _, err := l.Unpack(ctx, id, bytes.NewReader(blob)); err != nil {
+	if _, err := l.Unpack(ctx, Tree, id, bytes.NewReader(blob)); err != nil {
 		return err
 	}
 	return l.Commit(ctx)
@@ -291,8 +291,8 @@ func TestTwoSupersedeTheSameLayer(t *testing.T) {
 		all.Go(func() {
 			l := newLease(t, own)
 			defer release(t, l)
-			l.Supersede(id)
-			if _, err := l.Unpack(context.Background(), id, bytes.NewReader(blob)); err != nil {
+			l.Supersede(Tree, id)
+			if _, err := l.Unpack(context.Background(), Tree, id, bytes.NewReader(blob)); err != nil {
 				t.Error(err)
 			}
 			if err := l.Commit(context.Background()); err != nil {

@@ -200,7 +200,7 @@ func TestWhatIsOursIsNotUnknown(t *testing.T) {
 	supersede(t, s, archive(specimen...))
 	l := newLease(t, s)
 	defer release(t, l)
-	if _, err := l.Unpack(context.Background(), "", bytes.NewReader(archive(file("a", "")))); err != nil {
+	if _, err := l.Unpack(context.Background(), Tree, "", bytes.NewReader(archive(file("a", "")))); err != nil {
 		t.Fatal(err)
 	}
 	dead := addLayer(t, s, archive(file("b", ""))).DiffID

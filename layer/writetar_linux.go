@@ -19,12 +19,22 @@ import (
 // A nil error proves that what was written has the digest id. ErrNotFound: the layer is
 // absent; ErrFailedPrecondition: it is broken.
 func (s *Store) WriteTar(ctx context.Context, id image.Digest, w io.Writer) error {
-	if !s.visible(id, Tree) {
+	forms := s.Forms(id)
+	if len(forms) == 0 {
 		return fmt.Errorf("layer %s: %w in the store", id, container.ErrNotFound)
 	}
+	return s.writeTarOf(ctx, id, forms[0], w)
+}
+
+// writeTarOf is WriteTar by one form.
+func (s *Store) writeTarOf(ctx context.Context, id image.Digest, form Form, w io.Writer) error {
 	var found problems
 	sum := sha256.New()
-	if err := s.writeTar(ctx, id, io.MultiWriter(w, sum), &found); err != nil {
+	write := s.writeTar
+	if form == EROFS {
+		write = s.copyTar
+	}
+	if err := write(ctx, id, io.MultiWriter(w, sum), &found); err != nil {
 		return fmt.Errorf("layer %s: make its tar again: %w", id, err)
 	}
 	switch got := image.DigestOfSum([sha256.Size]byte(sum.Sum(nil))); {
@@ -38,6 +48,23 @@ func (s *Store) WriteTar(ctx context.Context, id image.Digest, w io.Writer) erro
 	return nil
 }
 
+// copyTar copies the tar of the form EROFS.
+func (s *Store) copyTar(ctx context.Context, id image.Digest, w io.Writer, found *problems) error {
+	dir, err := disk.Open(s.formDir(id, EROFS))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	file, err := openBelow(int(dir.Fd()), tarFile, unix.O_RDONLY)
+	if err != nil {
+		return found.note(err)
+	}
+	defer file.Close()
+	_, err = io.CopyBuffer(w, endingWith(ctx, file), make([]byte, 256<<10))
+	return err
+}
+
+// writeTar makes the tar of the form Tree again.
 func (s *Store) writeTar(ctx context.Context, id image.Digest, w io.Writer, found *problems) error {
 	dir, err := disk.Open(s.formDir(id, Tree))
 	if err != nil {
@@ -59,11 +86,16 @@ func (s *Store) writeTar(ctx context.Context, id image.Digest, w io.Writer, foun
 		return err
 	}
 	defer made.close()
-	_, err = io.CopyBuffer(w, readerFunc(func(p []byte) (int, error) {
+	_, err = io.CopyBuffer(w, endingWith(ctx, made), make([]byte, 256<<10))
+	return err
+}
+
+// endingWith ends a stream with its context.
+func endingWith(ctx context.Context, r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		return made.Read(p)
-	}), make([]byte, 256<<10))
-	return err
+		return r.Read(p)
+	})
 }

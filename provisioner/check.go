@@ -15,9 +15,10 @@ import (
 	"berth/layer"
 )
 
-// LayerReport is what Check found of one layer.
+// LayerReport is what Check found of one layer in one form.
 type LayerReport struct {
 	Layer      image.Digest    `json:"layer"`
+	Form       layer.Form      `json:"form"`
 	Images     []string        `json:"images,omitempty"`     // that have it
 	Containers []string        `json:"containers,omitempty"` // that stand on it
 	Problems   []layer.Problem `json:"problems,omitempty"`
@@ -32,7 +33,7 @@ type RecordReport struct {
 
 // Report is what Check found.
 type Report struct {
-	Checked int            `json:"checked"` // layers
+	Checked int            `json:"checked"` // layers, in each form that they have
 	Layers  []LayerReport  `json:"broken"`  // that are broken, or missing though somebody needs them
 	Records []RecordReport `json:"records,omitempty"`
 	// Unknown are files that are nobody's. They are left alone and are no fault.
@@ -84,14 +85,14 @@ func (p *Provisioner) checkLayers(ctx context.Context, inv *inventory) ([]LayerR
 	}
 	ids := slices.AppendSeq(there, maps.Keys(needed))
 	slices.Sort(ids)
-	ids = slices.Compact(ids)
-	reports, errs := make([]*LayerReport, len(ids)), make([]error, len(ids))
+	work := p.formsOf(slices.Compact(ids))
+	reports, errs := make([]*LayerReport, len(work)), make([]error, len(work))
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
-	for i, id := range ids {
+	for i, one := range work {
 		group.Go(func() error {
 			if ctx.Err() == nil {
-				reports[i], errs[i] = p.checkLayer(ctx, id)
+				reports[i], errs[i] = p.checkLayer(ctx, one)
 			}
 			return nil
 		})
@@ -111,30 +112,51 @@ func (p *Provisioner) checkLayers(ctx context.Context, inv *inventory) ([]LayerR
 	return found, errors.Join(errs...)
 }
 
+// formOf is a layer in one form.
+type formOf struct {
+	id   image.Digest
+	form layer.Form
+}
+
+// formsOf returns the layers in the forms that they have; those that have none, in the one
+// of the backend.
+func (p *Provisioner) formsOf(ids []image.Digest) (all []formOf) {
+	for _, id := range ids {
+		forms := p.Layers.Forms(id)
+		if len(forms) == 0 {
+			forms = []layer.Form{p.Form()}
+		}
+		for _, form := range forms {
+			all = append(all, formOf{id, form})
+		}
+	}
+	return all
+}
+
 var missing = layer.Problem{What: "it is missing"}
 
 func isMissing(r *LayerReport) bool {
 	return r != nil && len(r.Problems) == 1 && r.Problems[0] == missing
 }
 
-// checkLayer checks one layer, which no sweep removes meanwhile.
-func (p *Provisioner) checkLayer(ctx context.Context, id image.Digest) (_ *LayerReport, err error) {
+// checkLayer checks one form of a layer, which no sweep removes meanwhile.
+func (p *Provisioner) checkLayer(ctx context.Context, one formOf) (_ *LayerReport, err error) {
 	lease, err := p.Layers.Lease(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
-	if err := lease.Keep(ctx, id); err != nil {
+	if err := lease.Keep(ctx, one.id); err != nil {
 		return nil, err
 	}
-	problems, err := p.Layers.Check(ctx, id, layer.Tree)
+	problems, err := p.Layers.Check(ctx, one.id, one.form)
 	if errors.Is(err, container.ErrNotFound) {
 		problems, err = []layer.Problem{missing}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &LayerReport{Layer: id, Problems: problems}, nil
+	return &LayerReport{Layer: one.id, Form: one.form, Problems: problems}, nil
 }
 
 // checkMissing looks again for the layers that were missing. Such a one may have been
@@ -171,7 +193,7 @@ func (p *Provisioner) checkMissing(ctx context.Context, reports []*LayerReport) 
 		}
 		reports[i] = nil
 		if still[r.Layer] != nil {
-			reports[i], err = p.checkLayer(ctx, r.Layer)
+			reports[i], err = p.checkLayer(ctx, formOf{r.Layer, r.Form})
 			errs = append(errs, err)
 		}
 	}

@@ -127,7 +127,7 @@ func TestReportAsJSON(t *testing.T) {
 	b.provision(t, "c", "one")
 	b.flip(t, images["one"].DiffIDs()[0], "one")
 	text, err = json.Marshal(b.check(t))
-	want := `{"checked":1,"broken":[{"layer":"` + images["one"].DiffIDs()[0].String() + `","images":["one"],"containers":["c"],"problems":[{"path":"one","what":"`
+	want := `{"checked":1,"broken":[{"layer":"` + images["one"].DiffIDs()[0].String() + `","form":"tree","images":["one"],"containers":["c"],"problems":[{"path":"one","what":"`
 	if err != nil || !strings.HasPrefix(string(text), want) {
 		t.Errorf("%s (%v), want %s...", text, err, want)
 	}
@@ -193,7 +193,7 @@ func TestRepairFetchesJustWhatIsBroken(t *testing.T) {
 	if err != nil || len(asked) > 0 {
 		t.Errorf("with nothing broken, repair asked %q: %v", asked, err)
 	}
-	if text, err := json.Marshal(repaired); string(text) != `{"fetched":[],"removed":[],"images":[],"remained":[]}` {
+	if text, err := json.Marshal(repaired); string(text) != `{"fetched":[],"made":[],"removed":[],"images":[],"remained":[]}` {
 		t.Errorf("%s, %v", text, err)
 	}
 

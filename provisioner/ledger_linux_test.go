@@ -117,7 +117,7 @@ func (l *ledger) Sync() error {
 	return l.ask("sync")
 }
 
-func (l *ledger) Refetch(ctx context.Context, ids []image.Digest, lease *layer.Lease) (fetched []image.Digest, err error) {
+func (l *ledger) Refetch(ctx context.Context, form layer.Form, ids []image.Digest, lease *layer.Lease) (fetched []image.Digest, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, id := range ids {
@@ -126,7 +126,7 @@ func (l *ledger) Refetch(ctx context.Context, ids []image.Digest, lease *layer.L
 		}
 		failed := l.ask("refetch " + id.String())
 		if failed == nil {
-			_, failed = l.Store.Refetch(ctx, []image.Digest{id}, lease)
+			_, failed = l.Store.Refetch(ctx, form, []image.Digest{id}, lease)
 		}
 		if failed == nil {
 			fetched = append(fetched, id)

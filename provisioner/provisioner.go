@@ -169,6 +169,9 @@ func (p *Provisioner) provision(ctx context.Context, id container.ID, from []sto
 	return all, nil
 }
 
+// Form is the form of layers that the backend takes.
+func (p *Provisioner) Form() layer.Form { return p.Backends[p.Backend].Form() }
+
 // stacker is the backend for root filesystems of a range.
 func (p *Provisioner) stacker(ids container.IDRange) (backend.Backend, error) {
 	to := p.Backends[p.Backend]

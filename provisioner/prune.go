@@ -279,15 +279,17 @@ func (p *Provisioner) Usage(ctx context.Context) ([]ImageUsage, error) {
 func (p *Provisioner) usage(rec store.Record, users map[image.Digest]int) ImageUsage {
 	u := ImageUsage{Record: rec}
 	for _, id := range rec.Layers {
-		info, err := p.Layers.Info(id, layer.Tree)
-		if err != nil {
-			continue
+		size, occupied := int64(0), int64(0)
+		for _, form := range p.Layers.Forms(id) {
+			if info, err := p.Layers.Info(id, form); err == nil {
+				size, occupied = info.Size, occupied+info.Disk
+			}
 		}
-		u.Size += info.Size
+		u.Size += size
 		if users[id] == 1 {
-			u.Unique += info.Disk
+			u.Unique += occupied
 		} else {
-			u.Shared += info.Disk
+			u.Shared += occupied
 		}
 	}
 	return u

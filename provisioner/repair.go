@@ -20,13 +20,14 @@ import (
 // Repaired is what a Repair has done.
 type Repaired struct {
 	Fetched  []image.Digest `json:"fetched"`  // layers, mended
+	Made     []image.Digest `json:"made"`     // layers, mended of what the store has
 	Removed  []image.Digest `json:"removed"`  // broken layers that nobody needs
 	Images   []string       `json:"images"`   // whose record was made again
 	Remained []LayerReport  `json:"remained"` // layers that could not be mended
 }
 
-// Repair checks, and mends what is broken: it fetches each broken layer again, and
-// nothing else, also while containers run. They keep the files that they have; what is
+// Repair checks, and mends what is broken: it makes each broken layer again, of its tar where
+// the store has that, else it fetches that layer and nothing else, also while containers run. They keep the files that they have; what is
 // started later has the mended ones. An image whose record cannot be read is looked up
 // again under its name.
 //
@@ -34,7 +35,7 @@ type Repaired struct {
 // nothing that was broken before.
 func (p *Provisioner) Repair(ctx context.Context) (*Repaired, error) {
 	r := &repair{Provisioner: p, done: Repaired{
-		Fetched: []image.Digest{}, Removed: []image.Digest{}, Images: []string{}, Remained: []LayerReport{}}}
+		Fetched: []image.Digest{}, Made: []image.Digest{}, Removed: []image.Digest{}, Images: []string{}, Remained: []LayerReport{}}}
 	report, inv, err := p.check(ctx)
 	if report == nil || ctx.Err() != nil {
 		return &r.done, err
@@ -86,7 +87,7 @@ func (r *repair) remakeRecord(ctx context.Context, u unreadableImage) error {
 	if err := disk.At("repair: a record is made again"); err != nil {
 		return err
 	}
-	found, err := r.Stores[u.in].Get(ctx, imageOf(u), r.Backends[r.Backend].Form())
+	found, err := r.Stores[u.in].Get(ctx, imageOf(u), r.Form())
 	if err != nil {
 		return err
 	}
@@ -112,17 +113,17 @@ func imageOf(u unreadableImage) *v1.Image {
 
 // mend fetches the broken layers that images have and removes those that nobody needs.
 func (r *repair) mend(ctx context.Context, broken []LayerReport) error {
-	left := make(map[image.Digest]LayerReport)
+	left := make(map[formOf]bool)
 	for _, b := range broken {
-		left[b.Layer] = b
+		left[formOf{b.Layer, b.Form}] = true
 	}
 	var errs []error
 	if len(left) > 0 {
-		errs = append(errs, r.refetch(ctx, left))
+		errs = append(errs, r.remake(ctx, left))
 	}
 	errs = append(errs, r.removeUnneeded(ctx, left))
 	for _, b := range broken {
-		if _, remained := left[b.Layer]; remained {
+		if left[formOf{b.Layer, b.Form}] {
 			r.done.Remained = append(r.done.Remained, b)
 			errs = append(errs, stillBroken(b))
 		}
@@ -138,20 +139,22 @@ func stillBroken(b LayerReport) error {
 	return fmt.Errorf("layer %s is still broken", b.Layer)
 }
 
-// refetch fetches what it can, and takes that out of left.
-func (r *repair) refetch(ctx context.Context, left map[image.Digest]LayerReport) (err error) {
+// remake makes what it can, and takes that out of left.
+func (r *repair) remake(ctx context.Context, left map[formOf]bool) (err error) {
 	lease, err := r.Layers.Lease(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
-	lease.Supersede(slices.Sorted(maps.Keys(left))...)
-	var staged []image.Digest
+	m := making{repair: r, lease: lease}
+	byForm := make(map[layer.Form][]image.Digest)
+	for one := range left {
+		byForm[one.form] = append(byForm[one.form], one.id)
+	}
 	var errs []error
-	for _, in := range slices.Sorted(maps.Keys(r.Stores)) {
-		wanted := slices.DeleteFunc(slices.Sorted(maps.Keys(left)), func(id image.Digest) bool { return slices.Contains(staged, id) })
-		fetched, err := r.Stores[in].Refetch(ctx, wanted, lease)
-		staged, errs = append(staged, fetched...), append(errs, err)
+	for _, form := range slices.Sorted(maps.Keys(byForm)) {
+		slices.Sort(byForm[form])
+		errs = append(errs, m.inForm(ctx, form, byForm[form]))
 	}
 	if err := disk.At("repair: layers are staged"); err != nil {
 		return err
@@ -159,17 +162,63 @@ func (r *repair) refetch(ctx context.Context, left map[image.Digest]LayerReport)
 	if err := lease.Commit(ctx); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	for _, id := range staged {
-		r.done.Fetched = append(r.done.Fetched, id)
-		delete(left, id)
+	for _, one := range slices.Concat(m.made, m.fetched) {
+		delete(left, one)
 	}
-	r.count.repairedLayers.Add(int64(len(staged)))
+	r.done.Made, r.done.Fetched = digestsOf(m.made), digestsOf(m.fetched)
+	r.count.repairedLayers.Add(int64(len(m.made) + len(m.fetched)))
 	return errors.Join(append(errs, disk.At("repair: layers are mended"))...)
+}
+
+func digestsOf(all []formOf) []image.Digest {
+	ids := []image.Digest{}
+	for _, one := range all {
+		ids = append(ids, one.id)
+	}
+	return ids
+}
+
+// making is the staging of layers that are broken.
+type making struct {
+	*repair
+	lease         *layer.Lease
+	made, fetched []formOf
+}
+
+// inForm stages those of the layers that it can.
+func (m *making) inForm(ctx context.Context, form layer.Form, ids []image.Digest) error {
+	if err := m.lease.Keep(ctx, ids...); err != nil {
+		return err
+	}
+	m.lease.Supersede(form, ids...)
+	wanted, err := m.lease.Convert(ctx, form, ids)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if !slices.Contains(wanted, id) {
+			m.made = append(m.made, formOf{id, form})
+		}
+	}
+	var errs []error
+	for _, in := range slices.Sorted(maps.Keys(m.Stores)) {
+		fetched, err := m.Stores[in].Refetch(ctx, form, wanted, m.lease)
+		errs = append(errs, err)
+		for _, id := range fetched {
+			m.fetched = append(m.fetched, formOf{id, form})
+		}
+		wanted = slices.DeleteFunc(wanted, func(id image.Digest) bool { return slices.Contains(fetched, id) })
+	}
+	return errors.Join(errs...)
 }
 
 // removeUnneeded removes the copies of mended layers that nobody stands on, and those of
 // left that nobody needs, which it takes out. Other layers stay.
-func (r *repair) removeUnneeded(ctx context.Context, left map[image.Digest]LayerReport) error {
+func (r *repair) removeUnneeded(ctx context.Context, left map[formOf]bool) error {
+	broken := make(map[image.Digest]bool)
+	for one := range left {
+		broken[one.id] = true
+	}
 	swept, err := r.Layers.Sweep(ctx, func(map[image.Digest]bool) (layer.Decision, error) {
 		inv, err := r.takeInventory(ctx)
 		if err == nil {
@@ -181,7 +230,7 @@ func (r *repair) removeUnneeded(ctx context.Context, left map[image.Digest]Layer
 		there, err := r.Layers.List()
 		d := inv.decision(r.Provisioner)
 		for _, id := range there {
-			if _, broken := left[id]; !broken {
+			if !broken[id] {
 				d.Keep[id] = true
 			}
 		}
@@ -189,7 +238,7 @@ func (r *repair) removeUnneeded(ctx context.Context, left map[image.Digest]Layer
 	})
 	for _, id := range swept.Layers {
 		r.done.Removed = append(r.done.Removed, id)
-		delete(left, id)
+		maps.DeleteFunc(left, func(one formOf, _ bool) bool { return one.id == id })
 	}
 	return err
 }

@@ -18,7 +18,7 @@ func repairCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "repair",
-		Short: "Fetch again what is broken in the store, and nothing else; exit 1 when something remains",
+		Short: "Make again what is broken in the store, of its tar or by fetching it, and nothing else; exit 1 when something remains",
 		Args:  cobra.NoArgs,
 	}
 	config := configured(cmd, storeFlags)
@@ -43,6 +43,9 @@ func repairCommand() *cobra.Command {
 }
 
 func printRepaired(r *provisioner.Repaired) error {
+	for _, id := range r.Made {
+		fmt.Printf("made layer %s again of its tar\n", id)
+	}
 	for _, id := range r.Fetched {
 		fmt.Printf("fetched layer %s\n", id)
 	}
@@ -53,6 +56,6 @@ func printRepaired(r *provisioner.Repaired) error {
 		fmt.Printf("removed layer %s, which no image has\n", id)
 	}
 	printBroken(r.Remained)
-	_, err := fmt.Printf("%d layers fetched, %d still broken\n", len(r.Fetched), len(r.Remained))
+	_, err := fmt.Printf("%d layers made again, %d fetched, %d still broken\n", len(r.Made), len(r.Fetched), len(r.Remained))
 	return err
 }

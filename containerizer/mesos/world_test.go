@@ -168,7 +168,7 @@ func (s fileStore) put(ctx context.Context, name string, run image.RunConfig, ba
 	defer func() { err = errors.Join(err, lease.Release()) }()
 	config := &image.Config{Run: run, DiffIDs: slices.Clone(base)}
 	for _, data := range layers {
-		info, err := lease.Unpack(ctx, "", bytes.NewReader(data))
+		info, err := lease.Unpack(ctx, layer.Tree, "", bytes.NewReader(data))
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"berth/engine"
 	"berth/internal/testrig"
+	"berth/layer"
 )
 
 // ballast fills the file system of a place, but for so many bytes, and returns what
@@ -152,7 +153,7 @@ func unpackMany(ctx context.Context, e *engine.Engine, n int) (err error) {
 		if err := archive.Close(); err != nil {
 			return err
 		}
-		if _, err := lease.Unpack(ctx, "", &text); err != nil {
+		if _, err := lease.Unpack(ctx, layer.Tree, "", &text); err != nil {
 			return err
 		}
 	}

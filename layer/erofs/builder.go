@@ -36,6 +36,8 @@ type Attr struct {
 // BlockSize. Offset -1 is a hole, which reads as zeros.
 type Extent struct {
 	Offset, Length int64
+	// Own: it lies in the index itself, where AddData has put it.
+	Own bool
 }
 
 const (
@@ -54,7 +56,8 @@ type Builder struct {
 	text    texts
 	table   table
 	extents pages[Extent]
-	chunks  int64 // chunk indexes of files in several pieces
+	own     []byte // what AddData was given
+	chunks  int64  // chunk indexes of files in several pieces
 	bodies  bodies
 	uuid    [16]byte
 	scratch []named // of sorted
@@ -276,6 +279,7 @@ func (b *Builder) Size() int64 {
 		int64(len(b.table.slots))*4 +
 		int64(len(b.text.pieces))<<pieceBits +
 		int64(b.extents.n)*int64(unsafe.Sizeof(Extent{})) +
+		int64(len(b.own)) +
 		b.chunks*chunkIndexSize + b.bodies.size
 }
 

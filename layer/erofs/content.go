@@ -35,7 +35,7 @@ func (b *Builder) SetContent(n Node, size int64, extents ...Extent) error {
 	if err != nil {
 		return err
 	}
-	if len(extents) == 1 && extents[0].Offset >= 0 || size == 0 {
+	if len(extents) == 1 && extents[0].Offset >= 0 && !extents[0].Own || size == 0 {
 		i.size, i.scattered, i.at = size, false, 0
 		if size > 0 {
 			i.at = uint32(extents[0].Offset >> b.bits)
@@ -56,6 +56,15 @@ func (b *Builder) SetContent(n Node, size int64, extents ...Extent) error {
 	return nil
 }
 
+// AddData puts data into the index, for content that does not lie in the device as an extent
+// must, and returns where. The Builder keeps it in memory until it is written.
+func (b *Builder) AddData(data []byte) Extent {
+	at := int64(len(b.own))
+	b.own = append(b.own, data...)
+	b.own = append(b.own, make([]byte, b.roundUp(int64(len(b.own)))-int64(len(b.own)))...)
+	return Extent{Offset: at, Length: int64(len(data)), Own: true}
+}
+
 // join checks extents and joins those that continue each other.
 func (b *Builder) join(size int64, extents []Extent) ([]Extent, error) {
 	if size < 0 {
@@ -68,7 +77,7 @@ func (b *Builder) join(size int64, extents []Extent) ([]Extent, error) {
 		switch {
 		case e.Length == 0:
 			continue
-		case e.Length < 0 || e.Length > size-at || e.Offset < -1:
+		case e.Length < 0 || e.Length > size-at || e.Offset < -1 || e.Own && e.Length > int64(len(b.own))-e.Offset:
 			return nil, fmt.Errorf("%w: %d bytes at %d of the device, as bytes %d on of a file of %d", container.ErrInvalid, e.Length, e.Offset, at, size)
 		case at%block != 0 || e.Offset >= 0 && e.Offset%block != 0:
 			return nil, fmt.Errorf("%w: %d bytes at %d of the device, as bytes %d on of a file: both must be multiples of %d",
@@ -79,7 +88,7 @@ func (b *Builder) join(size int64, extents []Extent) ([]Extent, error) {
 		at += e.Length
 		if len(joined) > 0 {
 			last := &joined[len(joined)-1]
-			if e.Offset == -1 && last.Offset == -1 || e.Offset >= 0 && last.Offset >= 0 && last.Offset+last.Length == e.Offset {
+			if e.Offset == -1 && last.Offset == -1 || e.Offset >= 0 && last.Offset >= 0 && e.Own == last.Own && last.Offset+last.Length == e.Offset {
 				last.Length += e.Length
 				continue
 			}
@@ -121,7 +130,7 @@ func (b *Builder) chunkFormat(n *node) (format uint32, count int64) {
 // pieces returns the extents of a regular file that is not empty.
 func (b *Builder) pieces(n *node) []Extent {
 	if !n.scattered {
-		return []Extent{{int64(n.at) << b.bits, n.size}}
+		return []Extent{{Offset: int64(n.at) << b.bits, Length: n.size}}
 	}
 	pieces := make([]Extent, n.count)
 	for i := range pieces {
@@ -130,14 +139,18 @@ func (b *Builder) pieces(n *node) []Extent {
 	return pieces
 }
 
-// appendChunks appends the chunk indexes of a regular file that is not empty.
-func (b *Builder) appendChunks(buf []byte, n *node) []byte {
+// appendChunks appends the chunk indexes of a regular file that is not empty. own is the
+// block at which the index's own data begin.
+func (b *Builder) appendChunks(buf []byte, n *node, own uint32) []byte {
 	extents := b.pieces(n)
 	size := int64(1) << chunkBits(b.bits, extents, n.size)
 	for _, e := range extents {
 		for at := int64(0); at < e.Length; at += size {
 			device, block := uint16(1), uint32((e.Offset+at)>>b.bits)
-			if e.Offset < 0 {
+			switch {
+			case e.Own:
+				device, block = 0, own+block
+			case e.Offset < 0:
 				device, block = 0, noBlock
 			}
 			buf = append16(buf, 0, device)

@@ -15,8 +15,8 @@
 //	  - Each inode is of the extended kind (64 bytes, times in ns), followed by its
 //	    extended attributes, and then by its chunk indexes (a regular file), its target
 //	    (a symbolic link) or what of its names fills no block (a directory).
-//	  - The blocks hold the names of larger directories, and targets too long to stand
-//	    beside their inode.
+//	  - The blocks hold the names of larger directories, targets too long to stand
+//	    beside their inode, and last the contents of files that AddData was given.
 //	  - The order is that of the tree: the root, then the entries of a directory side by
 //	    side in the order of their names, then what is below the first of them, and so
 //	    on. So the bytes depend on the tree alone, not on how it was built.

@@ -20,7 +20,7 @@ func imageLike(tb testing.TB, entries int) *Builder {
 		} else {
 			var n Node
 			if n, err = b.Make(dir, fmt.Sprintf("file-number-%d", i), Attr{Mode: syscall.S_IFREG | 0o644, Sec: int64(i)}); err == nil {
-				err = b.SetContent(n, 5000, Extent{int64(i) * 8192, 5000})
+				err = b.SetContent(n, 5000, Extent{Offset: int64(i) * 8192, Length: 5000})
 			}
 		}
 		if err != nil {

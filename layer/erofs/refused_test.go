@@ -148,7 +148,7 @@ func TestSameTreeSameBytes(t *testing.T) {
 			}
 			n, err := b.Make(dir, fmt.Sprint("name", i), Attr{Mode: mode, Sec: int64(i)})
 			if err == nil && i%5 == 1 {
-				err = b.SetContent(n, 600, Extent{int64(i) * 1024, 600})
+				err = b.SetContent(n, 600, Extent{Offset: int64(i) * 1024, Length: 600})
 			}
 			if err == nil && i%5 < 3 {
 				err = b.SetXattrs(n, map[string]string{"user.a": fmt.Sprint(i % 7), "trusted.b": "c"})

@@ -104,7 +104,7 @@ func (r *tree) remove(name string) {
 // put gives a file a content that lies in one piece in the device.
 func (r *tree) put(n Node, content []byte) {
 	r.t.Helper()
-	r.must(r.b.SetContent(n, int64(len(content)), Extent{r.append(content), int64(len(content))}))
+	r.must(r.b.SetContent(n, int64(len(content)), Extent{Offset: r.append(content), Length: int64(len(content))}))
 	r.content[n] = content
 }
 

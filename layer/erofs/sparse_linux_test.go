@@ -23,12 +23,12 @@ func (r *tree) scatter(n Node, pieces ...int) {
 	for i, p := range pieces {
 		if p < 0 {
 			content = append(content, make([]byte, -p)...)
-			extents = append(extents, Extent{-1, int64(-p)})
+			extents = append(extents, Extent{Offset: -1, Length: int64(-p)})
 			continue
 		}
 		data := random(uint64(i+p), p)
 		content = append(content, data...)
-		extents = append(extents, Extent{r.append(data), int64(p)})
+		extents = append(extents, Extent{Offset: r.append(data), Length: int64(p)})
 	}
 	r.must(r.b.SetContent(n, int64(len(content)), extents...))
 	r.content[n] = content
@@ -74,8 +74,8 @@ func TestPiecesThatFollowEachOtherAreOne(t *testing.T) {
 		}
 		return index.Bytes()
 	}
-	one := indexOf(Extent{1024, 5000})
-	many := indexOf(Extent{1024, 512}, Extent{1536, 0}, Extent{1536, 1024}, Extent{2560, 5000 - 1536})
+	one := indexOf(Extent{Offset: 1024, Length: 5000})
+	many := indexOf(Extent{Offset: 1024, Length: 512}, Extent{Offset: 1536, Length: 0}, Extent{Offset: 1536, Length: 1024}, Extent{Offset: 2560, Length: 5000 - 1536})
 	if !bytes.Equal(one, many) {
 		t.Error("pieces that follow each other give another index than one piece")
 	}
@@ -98,11 +98,11 @@ func TestFilesAndDevicesAreLarge(t *testing.T) {
 	b := NewBuilder()
 	n, err := b.Make(Root, "large", Attr{Mode: unix.S_IFREG | 0o644})
 	if err == nil {
-		err = b.SetContent(n, size, Extent{offset, size})
+		err = b.SetContent(n, size, Extent{Offset: offset, Length: size})
 	}
 	// More than a chunk can be: 1 TiB.
 	huge, err2 := b.Make(Root, "huge", Attr{Mode: unix.S_IFREG | 0o644})
-	if err := errors.Join(err, err2, b.SetContent(huge, deviceSize-512, Extent{512, deviceSize - 512})); err != nil {
+	if err := errors.Join(err, err2, b.SetContent(huge, deviceSize-512, Extent{Offset: 512, Length: deviceSize - 512})); err != nil {
 		t.Fatal(err)
 	}
 	places := []int64{0, 1<<32 - 2, 1 << 32, size - 3}
@@ -156,25 +156,25 @@ func TestRefusedContents(t *testing.T) {
 		extents []Extent
 		class   error
 	}{
-		"no regular file":             {fifo, 1, []Extent{{0, 1}}, container.ErrInvalid},
+		"no regular file":             {fifo, 1, []Extent{{Offset: 0, Length: 1}}, container.ErrInvalid},
 		"negative size":               {file, -1, nil, container.ErrInvalid},
 		"no extents":                  {file, 1, nil, container.ErrInvalid},
-		"extents too short":           {file, 1024, []Extent{{0, 512}}, container.ErrInvalid},
-		"extents too long":            {file, 511, []Extent{{0, 512}}, container.ErrInvalid},
-		"sum overflows":               {file, 512, []Extent{{0, 512}, {0, math.MaxInt64}}, container.ErrInvalid},
-		"negative length":             {file, 512, []Extent{{0, 1024}, {0, -512}}, container.ErrInvalid},
-		"negative offset":             {file, 512, []Extent{{-512, 512}}, container.ErrInvalid},
-		"offset is not aligned":       {file, 512, []Extent{{511, 512}}, container.ErrNotSupported},
-		"place is not aligned":        {file, 512, []Extent{{-1, 511}, {0, 1}}, container.ErrNotSupported},
-		"offset beyond all blocks":    {file, 512, []Extent{{2 << 40, 512}}, container.ErrNotSupported},
-		"exabyte with a hole at 512":  {file, 1 << 60, []Extent{{0, 512}, {-1, 1<<60 - 512}}, container.ErrNotSupported},
-		"one chunk more than allowed": {file, 512<<20 + 1, []Extent{{0, 512}, {-1, 512<<20 - 511}}, container.ErrNotSupported},
+		"extents too short":           {file, 1024, []Extent{{Offset: 0, Length: 512}}, container.ErrInvalid},
+		"extents too long":            {file, 511, []Extent{{Offset: 0, Length: 512}}, container.ErrInvalid},
+		"sum overflows":               {file, 512, []Extent{{Offset: 0, Length: 512}, {Offset: 0, Length: math.MaxInt64}}, container.ErrInvalid},
+		"negative length":             {file, 512, []Extent{{Offset: 0, Length: 1024}, {Offset: 0, Length: -512}}, container.ErrInvalid},
+		"negative offset":             {file, 512, []Extent{{Offset: -512, Length: 512}}, container.ErrInvalid},
+		"offset is not aligned":       {file, 512, []Extent{{Offset: 511, Length: 512}}, container.ErrNotSupported},
+		"place is not aligned":        {file, 512, []Extent{{Offset: -1, Length: 511}, {Offset: 0, Length: 1}}, container.ErrNotSupported},
+		"offset beyond all blocks":    {file, 512, []Extent{{Offset: 2 << 40, Length: 512}}, container.ErrNotSupported},
+		"exabyte with a hole at 512":  {file, 1 << 60, []Extent{{Offset: 0, Length: 512}, {Offset: -1, Length: 1<<60 - 512}}, container.ErrNotSupported},
+		"one chunk more than allowed": {file, 512<<20 + 1, []Extent{{Offset: 0, Length: 512}, {Offset: -1, Length: 512<<20 - 511}}, container.ErrNotSupported},
 	} {
 		if err := b.SetContent(test.node, test.size, test.extents...); !errors.Is(err, test.class) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := b.SetContent(file, 512<<20, Extent{0, 512}, Extent{-1, 512<<20 - 512}); err != nil {
+	if err := b.SetContent(file, 512<<20, Extent{Offset: 0, Length: 512}, Extent{Offset: -1, Length: 512<<20 - 512}); err != nil {
 		t.Errorf("as many chunks as allowed: %v", err)
 	}
 	if err := b.Write(&bytes.Buffer{}, 511); !errors.Is(err, container.ErrInvalid) {

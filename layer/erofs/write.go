@@ -61,7 +61,7 @@ func (b *Builder) Write(w io.Writer, deviceSize int64) error {
 	block := l.inodes >> b.bits
 	for i, n := range l.order {
 		out.padTo(int64(b.nodes.at(uint32(n)).nid) * slotSize)
-		out.buf = b.appendInode(out.buf, n, uint32(i+1), uint32(block))
+		out.buf = b.appendInode(out.buf, n, uint32(i+1), uint32(block), uint32(l.own>>b.bits))
 		block += b.blocks(b.nodes.at(uint32(n)))
 		out.flush(flushSize)
 	}
@@ -76,6 +76,7 @@ func (b *Builder) Write(w io.Writer, deviceSize int64) error {
 			out.flush(flushSize)
 		}
 	}
+	out.buf = append(out.buf, b.own...)
 	out.flush(0)
 	return out.err
 }
@@ -110,6 +111,7 @@ func (o *output) flush(size int) {
 type layout struct {
 	order  []Node // those that have a name
 	inodes int64  // end of the inodes
+	own    int64  // end of the blocks with names and targets, where the data of AddData begin
 	end    int64
 }
 
@@ -171,7 +173,11 @@ func (b *Builder) layOut(deviceSize int64) (layout, error) {
 		slices.Reverse(stack[bottom:])
 	}
 	l.inodes = b.roundUp(at)
-	l.end = l.inodes + blocks<<b.bits
+	l.own = l.inodes + blocks<<b.bits
+	l.end = l.own + int64(len(b.own))
+	if l.end>>b.bits >= noBlock {
+		return l, fmt.Errorf("%w: an EROFS index of more than 2^32 blocks", container.ErrNotSupported)
+	}
 	return l, nil
 }
 
@@ -189,7 +195,7 @@ func (b *Builder) check(n *node, deviceSize int64) error {
 			return nil
 		}
 		for _, e := range b.pieces(n) {
-			if e.Offset >= 0 && e.Length > deviceSize-e.Offset {
+			if e.Offset >= 0 && !e.Own && e.Length > deviceSize-e.Offset {
 				return fmt.Errorf("%w: a file has %d bytes at %d of a device of %d", container.ErrInvalid, e.Length, e.Offset, deviceSize)
 			}
 		}
@@ -336,8 +342,8 @@ func (b *Builder) appendNames(buf []byte, names []named) []byte {
 }
 
 // appendInode appends an inode, the number of which in the order is ino, with all that
-// stands beside it. block is where its own blocks will be.
-func (b *Builder) appendInode(buf []byte, n Node, ino, block uint32) []byte {
+// stands beside it. block is where its own blocks will be, own where the data of AddData begin.
+func (b *Builder) appendInode(buf []byte, n Node, ino, block, own uint32) []byte {
 	i := b.nodes.at(uint32(n))
 	start := len(buf)
 	body := b.bodies.at(i.xattrs)
@@ -369,7 +375,7 @@ func (b *Builder) appendInode(buf []byte, n Node, ino, block uint32) []byte {
 	}
 	if chunked {
 		buf = append(buf, make([]byte, (start-len(buf))&(chunkIndexSize-1))...)
-		return b.appendChunks(buf, i)
+		return b.appendChunks(buf, i, own)
 	}
 	if tail > 0 {
 		buf = append(buf, b.data(n)[i.size-tail:]...)

@@ -101,14 +101,14 @@ type Store interface {
 	// Sync makes durable what Forget has done, also in other processes.
 	Sync() error
 
-	// Refetch stages in the lease those of the layers that recorded images have, each
-	// from where its image came from and with nothing else, and returns which these are.
+	// Refetch stages in the lease, in a form, those of the layers that recorded images have,
+	// each from where its image came from and with nothing else, and returns which these are.
 	// Where one image fails, others that have the layer are tried. Layers of no image
 	// that can be read are not among them, and no error. The caller commits.
 	//
 	// The error joins what kept single layers from being fetched; the others are staged.
 	// Classes are those of Get.
-	Refetch(ctx context.Context, ids []image.Digest, lease *layer.Lease) ([]image.Digest, error)
+	Refetch(ctx context.Context, form layer.Form, ids []image.Digest, lease *layer.Lease) ([]image.Digest, error)
 
 	// Remove forgets the images recorded under a name, for every platform, durably; also
 	// one whose record cannot be read. Their layers stay until the next sweep.

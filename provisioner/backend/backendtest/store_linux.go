@@ -57,7 +57,7 @@ func unpack(t *testing.T, store *layer.Store, trees []Tree) (ids []image.Digest,
 	}
 	defer lease.Release()
 	for _, tree := range trees {
-		info, err := lease.Unpack(context.Background(), "", bytes.NewReader(tree.tar(t)))
+		info, err := lease.Unpack(context.Background(), layer.Tree, "", bytes.NewReader(tree.tar(t)))
 		if err != nil {
 			t.Fatal(err)
 		}

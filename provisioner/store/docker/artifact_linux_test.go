@@ -127,7 +127,7 @@ func TestALostFileIsFetchedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fetched, err := b.Refetch(t.Context(), got.Layers[:1], lease)
+	fetched, err := b.Refetch(t.Context(), layer.Tree, got.Layers[:1], lease)
 	if err != nil || !slices.Equal(fetched, got.Layers[:1]) {
 		t.Errorf("fetched again: %v, %v", fetched, err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"berth/container"
 	"berth/image"
+	"berth/layer"
 	"berth/provisioner/store"
 	"berth/provisioner/store/fetch"
 	"berth/provisioner/store/layout"
@@ -20,10 +21,11 @@ import (
 // An image with several names is recorded under each. A name with a digest has to be proven
 // by the documents in the archive.
 //
-// What is returned beside an error is recorded. ErrInvalid: the archive, or an image in it
+// The layers are put into the store in the form. What is returned beside an error is
+// recorded. ErrInvalid: the archive, or an image in it
 // that has no name; others as of Get.
-func (s *Store) Load(ctx context.Context, path string) ([]store.Record, error) {
-	records, err := s.loadFrom(ctx, func(tmp func() (string, error)) (*fetch.Archive, error) {
+func (s *Store) Load(ctx context.Context, path string, form layer.Form) ([]store.Record, error) {
+	records, err := s.loadFrom(ctx, form, func(tmp func() (string, error)) (*fetch.Archive, error) {
 		file, err := fetch.OpenArchive(path, tmp)
 		if err != nil {
 			return nil, err
@@ -41,8 +43,8 @@ func (s *Store) Load(ctx context.Context, path string) ([]store.Record, error) {
 
 // LoadStream is Load for an archive that comes as a stream, which is read to its end and
 // needs space on the store's file system meanwhile.
-func (s *Store) LoadStream(ctx context.Context, from io.Reader) ([]store.Record, error) {
-	records, err := s.loadFrom(ctx, func(tmp func() (string, error)) (*fetch.Archive, error) {
+func (s *Store) LoadStream(ctx context.Context, from io.Reader, form layer.Form) ([]store.Record, error) {
+	records, err := s.loadFrom(ctx, form, func(tmp func() (string, error)) (*fetch.Archive, error) {
 		return fetch.ReadArchive(ctx, from, tmp)
 	})
 	if err != nil {
@@ -51,7 +53,7 @@ func (s *Store) LoadStream(ctx context.Context, from io.Reader) ([]store.Record,
 	return records, err
 }
 
-func (s *Store) loadFrom(ctx context.Context, open func(tmp func() (string, error)) (*fetch.Archive, error)) (records []store.Record, err error) {
+func (s *Store) loadFrom(ctx context.Context, form layer.Form, open func(tmp func() (string, error)) (*fetch.Archive, error)) (records []store.Record, err error) {
 	lease, err := s.layers.Lease(ctx)
 	if err != nil {
 		return nil, err
@@ -70,10 +72,10 @@ func (s *Store) loadFrom(ctx context.Context, open func(tmp func() (string, erro
 	if err != nil {
 		return nil, err
 	}
-	return s.load(ctx, images)
+	return s.load(ctx, images, form)
 }
 
-func (s *Store) load(ctx context.Context, images []loadable) (records []store.Record, err error) {
+func (s *Store) load(ctx context.Context, images []loadable, form layer.Form) (records []store.Record, err error) {
 	if len(images) == 0 {
 		return nil, fmt.Errorf("%w: it has no image", container.ErrInvalid)
 	}
@@ -86,7 +88,7 @@ func (s *Store) load(ctx context.Context, images []loadable) (records []store.Re
 		if !image.HostPlatform().Accepts(img.platform) {
 			k.Platform = img.platform.Normalize().String()
 		}
-		rec, failed := s.Import(ctx, k, img.source)
+		rec, failed := s.Import(ctx, k, form, img.source)
 		if failed != nil {
 			return records, errors.Join(err, failed)
 		}

@@ -33,7 +33,7 @@ func TestLoadRecordsEveryName(t *testing.T) {
 			b := newBench(t)
 			file := filepath.Join(b.dir, "both.tar")
 			writeArchive(t, file, layouts[name](one, two))
-			loaded, err := b.Load(t.Context(), file)
+			loaded, err := b.Load(t.Context(), file, layer.Tree)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,7 +78,7 @@ func TestLoadOfBadArchives(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			writeArchive(t, file, c.all)
-			loaded, err := b.Load(t.Context(), file)
+			loaded, err := b.Load(t.Context(), file, layer.Tree)
 			storetest.WantError(t, err, c.class, "load "+file+": ", c.says)
 			if len(loaded) > 0 {
 				t.Errorf("loaded %v", loaded)
@@ -94,13 +94,13 @@ func TestLoadSparesRecordsOfANewerBerth(t *testing.T) {
 	b := newBench(t)
 	file := filepath.Join(b.dir, "a.tar")
 	writeArchive(t, file, saved(archivedImage("a:1", layerA)))
-	if _, err := b.Load(t.Context(), file); err != nil {
+	if _, err := b.Load(t.Context(), file, layer.Tree); err != nil {
 		t.Fatal(err)
 	}
 	paths, err := filepath.Glob(filepath.Join(b.recordsDir(), "*.json"))
 	must(err)
 	writeFile(t, paths[0], []byte(`{"version": 2}`))
-	_, err = b.Load(t.Context(), file)
+	_, err = b.Load(t.Context(), file, layer.Tree)
 	storetest.WantError(t, err, container.ErrNotSupported, "of version 2")
 }
 
@@ -123,7 +123,7 @@ func TestSavedAndLoadedByTheDigestOfAnIndex(t *testing.T) {
 	}
 	write(img)
 	to := newBench(t)
-	loaded, err := to.Load(t.Context(), file)
+	loaded, err := to.Load(t.Context(), file, layer.Tree)
 	if err != nil || len(loaded) != 1 || loaded[0].Reference != name || loaded[0].ID != img.ID {
 		t.Fatalf("loaded %v, %v", loaded, err)
 	}
@@ -157,7 +157,7 @@ func TestSavedAndLoadedByTheDigestOfAnIndex(t *testing.T) {
 			c.change(&forged.Documents)
 			write(&forged)
 			b := newBench(t)
-			_, err := b.Load(t.Context(), file)
+			_, err := b.Load(t.Context(), file, layer.Tree)
 			storetest.WantError(t, err, container.ErrInvalid, c.says)
 			b.wantNothing(t)
 		})
@@ -173,7 +173,7 @@ func TestAnArchiveDoesNotGiveNamesWithADigest(t *testing.T) {
 			b := newBench(t)
 			file := filepath.Join(b.dir, "pinned.tar")
 			writeArchive(t, file, layouts[format](archivedImage(pinned, layerA)))
-			loaded, err := b.Load(t.Context(), file)
+			loaded, err := b.Load(t.Context(), file, layer.Tree)
 			storetest.WantError(t, err, container.ErrInvalid, pinned, "digest")
 			if len(loaded) > 0 {
 				t.Errorf("loaded %v", references(loaded))

@@ -38,7 +38,7 @@ func (b *bench) refetch(t testing.TB, layers ...[]byte) ([]image.Digest, error) 
 		}
 		storetest.WantNoTrace(t, b.layers)
 	}()
-	fetched, failed := b.Refetch(t.Context(), digestsOf(layers...), lease)
+	fetched, failed := b.Refetch(t.Context(), layer.Tree, digestsOf(layers...), lease)
 	if err := lease.Commit(t.Context()); err != nil {
 		t.Errorf("commit: %v", err)
 	}

@@ -56,7 +56,7 @@ func (p *pull) downloads(layers []Layer, absent []image.Digest, begin time.Time)
 		event := store.Event{Image: p.key.String(), Layer: l.Digest, Total: l.Size, Stage: store.Present}
 		if report.Fetched {
 			event.Stage = store.Waiting
-			all = append(all, &download{key: p.key, src: p.src, layer: l, clock: stages.StartAt(begin, stages.Layer...), report: report})
+			all = append(all, &download{key: p.key, src: p.src, layer: l, form: p.form, clock: stages.StartAt(begin, stages.Layer...), report: report})
 		}
 		p.progress(event)
 	}
@@ -85,6 +85,7 @@ type download struct {
 	key    Key // of the image, for the progress
 	src    Source
 	layer  Layer
+	form   layer.Form
 	clock  *stages.Clock
 	report *store.LayerReport
 	kept   keeper // or nil
@@ -135,7 +136,7 @@ func (s *Store) attempt(ctx context.Context, d *download, lease *layer.Lease) (e
 	if err != nil {
 		return err
 	}
-	info, err := lease.Unpack(ctx, d.layer.DiffID, tar)
+	info, err := lease.Unpack(ctx, d.form, d.layer.DiffID, tar)
 	if err != nil {
 		return err
 	}

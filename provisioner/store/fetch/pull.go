@@ -25,6 +25,7 @@ func (s *Store) source(k Key, secret *v1.Secret, lease *layer.Lease) (Source, er
 type pull struct {
 	*Store
 	key    Key
+	form   layer.Form
 	src    Source
 	lease  *layer.Lease
 	clock  *stages.Clock
@@ -44,7 +45,7 @@ func (s *Store) pull(ctx context.Context, w wanted, lease *layer.Lease) (_ *stor
 }
 
 func (s *Store) pullFrom(ctx context.Context, src Source, w wanted, lease *layer.Lease) (*store.Image, error) {
-	p := s.newPull(w.Key, src, lease)
+	p := s.newPull(w, src, lease)
 	found, err := src.Resolve(ctx)
 	if err != nil {
 		return nil, err
@@ -59,6 +60,9 @@ func (s *Store) pullFrom(ctx context.Context, src Source, w wanted, lease *layer
 	p.clock.Enter(stages.Hold)
 	absent, err := lease.Hold(ctx, w.form, knownDiffIDs(layers))
 	if err != nil {
+		return nil, err
+	}
+	if absent, err = lease.Convert(ctx, w.form, absent); err != nil {
 		return nil, err
 	}
 	if err := disk.At("pull: layers are held"); err != nil {
@@ -110,8 +114,8 @@ func (p *pull) complete(found *Resolved, unpacked []Layer) (err error) {
 	return err
 }
 
-func (s *Store) newPull(k Key, src Source, lease *layer.Lease) *pull {
-	return &pull{Store: s, key: k, src: src, lease: lease, clock: stages.Start(stages.Pull...), report: store.PullReport{Image: k.String()}}
+func (s *Store) newPull(w wanted, src Source, lease *layer.Lease) *pull {
+	return &pull{Store: s, key: w.Key, form: w.form, src: src, lease: lease, clock: stages.Start(stages.Pull...), report: store.PullReport{Image: w.Key.String()}}
 }
 
 // finish records the image.
@@ -130,17 +134,17 @@ func (p *pull) finish(rec *record) (*store.Image, error) {
 }
 
 // Import finds an image at a source that is not the one of its name, fetches what the
-// layer store lacks of it and records it under its name, like a pull.
-func (s *Store) Import(ctx context.Context, k Key, src Source) (store.Record, error) {
-	rec, err := s.importFrom(ctx, k, src)
+// layer store lacks of it in a form and records it under its name, like a pull.
+func (s *Store) Import(ctx context.Context, k Key, form layer.Form, src Source) (store.Record, error) {
+	rec, err := s.importFrom(ctx, k, form, src)
 	if err != nil {
 		return store.Record{}, fmt.Errorf("load %s: %w", k, err)
 	}
 	return rec, nil
 }
 
-func (s *Store) importFrom(ctx context.Context, k Key, src Source) (store.Record, error) {
-	w := wanted{Key: k, wants: wants{form: layer.Tree, from: &src}}
+func (s *Store) importFrom(ctx context.Context, k Key, form layer.Form, src Source) (store.Record, error) {
+	w := wanted{Key: k, wants: wants{form: form, from: &src}}
 	for {
 		img, _, err := s.pulls.share(ctx, w, s.imported)
 		if err != nil {

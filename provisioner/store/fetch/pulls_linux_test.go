@@ -205,7 +205,7 @@ func TestAnImportAndAPullTakeTurns(t *testing.T) {
 	<-pulled.asked
 	done := make(chan error, 1)
 	go func() {
-		rec, err := s.Import(t.Context(), Key{Reference: parsed(t, "same")}, loaded)
+		rec, err := s.Import(t.Context(), Key{Reference: parsed(t, "same")}, layer.Tree, loaded)
 		if err == nil && rec.ID != image.DigestOf(configOf(loaded.layers)) {
 			err = fmt.Errorf("%s was loaded", rec.ID)
 		}

@@ -25,7 +25,7 @@ func (e *goneError) Unwrap() error { return e.error }
 // source by now does not matter.
 func (s *Store) restore(ctx context.Context, w wanted, known *lookup, lease *layer.Lease) (_ *store.Image, err error) {
 	defer s.pullTime.Start()()
-	why := whyAbsent(known.absent, lease)
+	why := whyAbsent(known.absent, w.form, lease)
 	defer func() {
 		switch {
 		case err == nil:
@@ -40,7 +40,7 @@ func (s *Store) restore(ctx context.Context, w wanted, known *lookup, lease *lay
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	p := s.newPull(w.Key, src, lease)
+	p := s.newPull(w, src, lease)
 	if err := src.Recall(ctx, known.recorded()); err != nil {
 		return nil, err
 	}
@@ -52,10 +52,10 @@ func (s *Store) restore(ctx context.Context, w wanted, known *lookup, lease *lay
 }
 
 // whyAbsent says why layers have to be fetched that had been there.
-func whyAbsent(absent []image.Digest, lease *layer.Lease) string {
+func whyAbsent(absent []image.Digest, form layer.Form, lease *layer.Lease) string {
 	id := absent[0]
 	what := fmt.Sprintf("layer %s is missing in the store", id)
-	if problems := lease.Broken()[id]; len(problems) > 0 {
+	if problems := lease.Broken(form)[id]; len(problems) > 0 {
 		what = fmt.Sprintf("layer %s in the store is broken (%s)", id, problems[0])
 	}
 	if others := len(absent) - 1; others > 0 {
@@ -94,13 +94,13 @@ func (b blob) layer() Layer {
 }
 
 // Refetch implements store.Store.
-func (s *Store) Refetch(ctx context.Context, ids []image.Digest, lease *layer.Lease) ([]image.Digest, error) {
+func (s *Store) Refetch(ctx context.Context, form layer.Form, ids []image.Digest, lease *layer.Lease) ([]image.Digest, error) {
 	recorded, err := s.records.list()
 	unreadable, err := store.Unreadable(err)
 	if err != nil {
 		return nil, err
 	}
-	r := refetch{Store: s, lease: lease, recalled: make(map[*record]*recalledSource)}
+	r := refetch{Store: s, form: form, lease: lease, recalled: make(map[*record]*recalledSource)}
 	for _, rec := range unreadable {
 		if !errors.Is(rec, container.ErrInvalid) && !errors.Is(rec, container.ErrNotSupported) {
 			r.errs = append(r.errs, rec) // a disk that fails just now
@@ -123,6 +123,7 @@ func (s *Store) Refetch(ctx context.Context, ids []image.Digest, lease *layer.Le
 // refetch is a Refetch that is under way.
 type refetch struct {
 	*Store
+	form     layer.Form
 	lease    *layer.Lease
 	recalled map[*record]*recalledSource
 
@@ -187,7 +188,7 @@ func (r *refetch) from(ctx context.Context, o origin) error {
 		return err
 	}
 	defer r.slots.release(r)
-	d := &download{key: k, src: src, layer: o.layer, report: new(store.LayerReport)}
+	d := &download{key: k, src: src, layer: o.layer, form: r.form, report: new(store.LayerReport)}
 	if err := r.download(ctx, d, r.lease); err != nil {
 		return err
 	}

@@ -247,7 +247,17 @@ func (s *Store) fromRecord(ctx context.Context, w wanted, lease *layer.Lease) (*
 	case len(known.absent) == 0: // somebody else was quicker
 		return s.hit(known, lease), nil
 	}
-	return s.restore(ctx, w, known, lease)
+	absent, err := lease.Convert(ctx, w.form, known.absent)
+	if err == nil && len(absent) == 0 {
+		err = lease.Commit(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", w.Key, err)
+	}
+	if len(absent) == 0 {
+		return s.hit(known, lease), nil
+	}
+	return s.restore(ctx, w, &lookup{known.record, absent}, lease)
 }
 
 // fromSource asks the source for the image.

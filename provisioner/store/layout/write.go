@@ -84,7 +84,7 @@ func (w *writer) blob(mediaType string, content []byte) image.Descriptor {
 }
 
 func (w *writer) layer(id image.Digest) (image.Descriptor, error) {
-	info, err := w.layers.Info(id, layer.Tree)
+	info, err := w.layers.InfoOfAny(id)
 	if err != nil {
 		return image.Descriptor{}, err
 	}

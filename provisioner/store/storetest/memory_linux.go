@@ -154,7 +154,7 @@ func (s *memoryStore) pull(ctx context.Context, name string, form layer.Form, le
 func (s *memoryStore) fetch(ctx context.Context, name string, tar []byte, lease *layer.Lease) error {
 	event := store.Event{Image: name, Layer: image.DigestOf(tar), Total: int64(len(tar)), Stage: store.Fetching}
 	s.progress(event)
-	if _, err := lease.Unpack(ctx, event.Layer, bytes.NewReader(tar)); err != nil {
+	if _, err := lease.Unpack(ctx, layer.Tree, event.Layer, bytes.NewReader(tar)); err != nil {
 		return fmt.Errorf("layer %s: %w", event.Layer, err)
 	}
 	event.Stage, event.Done = store.Unpacked, event.Total
@@ -181,7 +181,7 @@ func (s *memoryStore) Forget(_ context.Context, records []store.Record) error {
 
 func (s *memoryStore) Sync() error { return nil }
 
-func (s *memoryStore) Refetch(ctx context.Context, ids []image.Digest, lease *layer.Lease) (fetched []image.Digest, err error) {
+func (s *memoryStore) Refetch(ctx context.Context, form layer.Form, ids []image.Digest, lease *layer.Lease) (fetched []image.Digest, err error) {
 	recorded, err := s.List(ctx)
 	if err != nil {
 		return nil, err

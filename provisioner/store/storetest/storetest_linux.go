@@ -434,7 +434,7 @@ func testRefetch(t *testing.T, r *rig) {
 	}
 	lease, giveBack := r.lease(t)
 	defer giveBack()
-	fetched, err := r.store.Refetch(t.Context(), []image.Digest{ids[1], image.DigestOf([]byte("of no image")), ids[0], ids[1]}, lease)
+	fetched, err := r.store.Refetch(t.Context(), layer.Tree, []image.Digest{ids[1], image.DigestOf([]byte("of no image")), ids[0], ids[1]}, lease)
 	if err != nil {
 		t.Fatalf("refetch: %v", err)
 	}
@@ -465,8 +465,8 @@ func testRefetchSupersedes(t *testing.T, r *rig) {
 	}
 	lease, giveBack := r.lease(t)
 	defer giveBack()
-	lease.Supersede(id)
-	fetched, err := r.store.Refetch(t.Context(), []image.Digest{id}, lease)
+	lease.Supersede(layer.Tree, id)
+	fetched, err := r.store.Refetch(t.Context(), layer.Tree, []image.Digest{id}, lease)
 	if err != nil || !slices.Equal(fetched, []image.Digest{id}) {
 		t.Fatalf("refetch: %v, %v", fetched, err)
 	}
@@ -482,7 +482,7 @@ func testRefetchCancelled(t *testing.T, r *rig) {
 	defer giveBack()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	fetched, err := r.store.Refetch(ctx, threeLayers.DiffIDs(), lease)
+	fetched, err := r.store.Refetch(ctx, layer.Tree, threeLayers.DiffIDs(), lease)
 	if !errors.Is(err, context.Canceled) || len(fetched) > 0 {
 		t.Errorf("refetch: %v, %v; want it cancelled", fetched, err)
 	}

@@ -1,0 +1,85 @@
+package layer
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+	"math"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"berth/image"
+)
+
+// remadeEROFS returns the record that the form EROFS in dir should have, and compares its
+// index with the one that its tar has.
+func (s *Store) remadeEROFS(ctx context.Context, dir int, found *problems) (Info, error) {
+	file, err := openBelow(dir, tarFile, unix.O_RDONLY)
+	if err != nil {
+		found.add("", "its tar is missing: %v", err)
+		return Info{}, errNothing
+	}
+	defer file.Close()
+	// What has become a layer was within the limits that were set then.
+	limits := Limits{Entries: math.MaxInt, NameBytes: math.MaxInt64, Index: math.MaxInt64, Base: math.MaxInt64, Depth: maxName}
+	sum := sha256.New()
+	stream := io.TeeReader(metered(ctx, file, &budget{limits: limits, compressed: func() int64 { return 0 }}), sum)
+	made, info, err := index(stream, &budget{limits: limits, compressed: func() int64 { return 0 }})
+	if err != nil {
+		return Info{}, err
+	}
+	digest := [sha256.Size]byte(sum.Sum(nil))
+	info.Version, info.DiffID = 1, image.DigestOfSum(digest)
+	made.SetUUID([16]byte(digest[:]))
+	there, err := openBelow(dir, indexFile, unix.O_RDONLY)
+	if err != nil {
+		found.add("", "its index is missing: %v", err)
+		return Info{}, errNothing
+	}
+	defer there.Close()
+	same := &comparison{file: there, sum: sha256.New()}
+	if err := made.Write(same, info.Size); err != nil {
+		return Info{}, fmt.Errorf("compare its index: %w", err)
+	}
+	if !same.atEnd() {
+		found.add("", "its index has changed")
+	}
+	_ = found.note(same.err)
+	info.Index = image.DigestOfSum([sha256.Size]byte(same.sum.Sum(nil)))
+	return info, nil
+}
+
+// comparison takes what a file should have in it.
+type comparison struct {
+	file   *os.File
+	sum    hash.Hash // of what it should have
+	buffer []byte
+	differ bool
+	err    error // why it could not be read
+}
+
+func (c *comparison) Write(p []byte) (int, error) {
+	c.sum.Write(p)
+	if c.differ {
+		return len(p), nil
+	}
+	if len(c.buffer) < len(p) {
+		c.buffer = make([]byte, len(p))
+	}
+	got := c.buffer[:len(p)]
+	if _, err := io.ReadFull(c.file, got); err != nil {
+		c.err = err
+	}
+	c.differ = c.err != nil || !bytes.Equal(got, p)
+	return len(p), nil
+}
+
+// atEnd reports whether the file had it, and no more.
+func (c *comparison) atEnd() bool {
+	n, err := c.file.Read(make([]byte, 1))
+	return !c.differ && n == 0 && err == io.EOF
+}

@@ -1,0 +1,110 @@
+package layer
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"berth/image"
+)
+
+// converted converts layers in a lease of its own and returns those that it could not.
+func converted(t *testing.T, s *Store, form Form, superseded bool, ids ...image.Digest) []image.Digest {
+	t.Helper()
+	ctx := context.Background()
+	l := newLease(t, s)
+	defer release(t, l)
+	if superseded {
+		l.Supersede(form, ids...)
+	}
+	missing, err := l.Hold(ctx, form, ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, err := l.Convert(ctx, form, missing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return rest
+}
+
+func wantCleanIn(t *testing.T, s *Store, form Form, id image.Digest) {
+	t.Helper()
+	problems, err := s.Check(context.Background(), id, form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("in the form %s: %s", form, p)
+	}
+}
+
+func TestConvert(t *testing.T) {
+	s := newStore(t, testLimits)
+	blob := archive(specimen...)
+	id := addLayer(t, s, blob).DiffID
+	absent := image.DigestOf([]byte("in no form"))
+	if rest := converted(t, s, EROFS, false, id, absent); len(rest) != 1 || rest[0] != absent {
+		t.Fatalf("could not be converted: %v, want the one that is not there", rest)
+	}
+	wantCleanIn(t, s, EROFS, id)
+	wantSameTrees(t, s, id)
+	// The tree is gone, as after a change of the backend, and is made again of the tar.
+	if err := os.RemoveAll(s.formDir(id, Tree)); err != nil {
+		t.Fatal(err)
+	}
+	var tar bytes.Buffer
+	if err := s.WriteTar(context.Background(), id, &tar); err != nil || !bytes.Equal(tar.Bytes(), blob) {
+		t.Errorf("the tar of the form EROFS is not the one that it was made of: %v", err)
+	}
+	if rest := converted(t, s, Tree, false, id); len(rest) > 0 {
+		t.Errorf("could not be converted back: %v", rest)
+	}
+	wantCleanIn(t, s, Tree, id)
+}
+
+// A broken form is made again of what is whole: an index of its tar, a tar of the tree.
+func TestABrokenFormIsMadeAgain(t *testing.T) {
+	for _, c := range []struct {
+		broken string
+		tree   bool // there is one
+		makes  bool
+	}{
+		{indexFile, false, true},
+		{infoFile, false, true},
+		{tarFile, false, false},
+		{tarFile, true, true},
+	} {
+		s := newStore(t, testLimits)
+		id := addLayer(t, s, archive(specimen...)).DiffID
+		converted(t, s, EROFS, false, id)
+		if !c.tree {
+			if err := os.RemoveAll(s.formDir(id, Tree)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		path := filepath.Join(s.formDir(id, EROFS), c.broken)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, spoilt(data, len(data)/2), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		problems, err := s.Check(context.Background(), id, EROFS)
+		if err != nil || len(problems) == 0 {
+			t.Errorf("%s is broken, and check says %v, %v", c.broken, problems, err)
+		}
+		if rest := converted(t, s, EROFS, true, id); (len(rest) == 0) != c.makes {
+			t.Errorf("%s is broken, and could not be made again: %v", c.broken, rest)
+		}
+		if c.makes {
+			wantCleanIn(t, s, EROFS, id)
+		}
+	}
+}
