@@ -75,8 +75,8 @@ type Enforcer interface {
 // Watcher is an isolator that can end a container.
 type Watcher interface {
 	// Watch waits for the container to exceed a limit, and returns how, or nil when
-	// ctx has ended. nil proves that until the end of ctx it had not happened: a cause
-	// is never lost to a race with the exit that it brings about.
+	// ctx has ended or it never will. nil proves that until the end of ctx it had not
+	// happened: a cause is never lost to a race with the exit that it brings about.
 	Watch(ctx context.Context, id container.ID) (*container.Limitation, error)
 }
 

@@ -214,15 +214,11 @@ func (c *Containerizer) find(id container.ID) (*entry, error) {
 func (c *Containerizer) supervise(e *entry) {
 	l := e.launch
 	ctx := context.Background()
-	go func() {
-		select {
-		case <-l.watch.first: // an isolator ends the container
-			if err := l.end(ctx); err != nil {
-				l.log.Error("end a container that exceeded a limit", slog.Any("error", err))
-			}
-		case <-e.done:
+	l.watch.whenFound(func() { // an isolator ends the container
+		if err := l.end(ctx); err != nil {
+			l.log.Error("end a container that exceeded a limit", slog.Any("error", err))
 		}
-	}()
+	})
 	waitErr := l.process.Wait(ctx)
 	l.setState(container.Destroying)
 	// Before the cgroup goes, which has the cause.

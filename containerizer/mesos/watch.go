@@ -16,10 +16,10 @@ import (
 type watch struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
-	// first is closed when a limitation or a failure is there.
-	first chan struct{}
 
 	mu         sync.Mutex
+	found      bool   // a limitation or a failure is there
+	first      func() // to be called then
 	limitation *container.Limitation
 	err        error
 }
@@ -27,7 +27,7 @@ type watch struct {
 // startWatch runs until end.
 func startWatch(isolators []isolator.Isolator, id container.ID) *watch {
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &watch{cancel: cancel, first: make(chan struct{})}
+	w := &watch{cancel: cancel}
 	for _, i := range isolators {
 		if watcher, ok := i.(isolator.Watcher); ok {
 			w.done.Go(func() { w.take(watcher.Watch(ctx, id)) })
@@ -43,13 +43,24 @@ func (w *watch) take(limitation *container.Limitation, err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.limitation == nil && w.err == nil {
-		close(w.first)
+	if !w.found && w.first != nil {
+		go w.first() // which ends
 	}
+	w.found = true
 	if w.limitation == nil {
 		w.limitation = limitation
 	}
 	w.err = errors.Join(w.err, err)
+}
+
+// whenFound has a function called once that does not take for ever, as soon as a limitation or
+// a failure is there. Nobody waits for that meanwhile: it would be memory for each container.
+func (w *watch) whenFound(do func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.first = do; w.found {
+		go do()
+	}
 }
 
 // end stops the watch and returns what it has found. The cgroup is still to be there.

@@ -44,7 +44,7 @@ type Channels struct {
 
 // Open opens the channels of a container. The caller owes a Close.
 func Open(spec launcher.Spec) (_ *Channels, err error) {
-	c := &Channels{spec: spec, p: &Process{}}
+	c := &Channels{spec: spec, p: &Process{end: newEnd()}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())
@@ -139,7 +139,7 @@ func Attach(path string) (launcher.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newAttached(h), nil
+	return &attached{h, newEnd()}, nil
 }
 
 // OpenRecorded returns a handle of the recorded init process; errors are those of Attach.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/container"
@@ -21,9 +21,7 @@ type Process struct {
 	release *os.File // write end
 	report  *os.File // read end
 
-	reap sync.Once
-	done chan struct{}
-	err  error
+	end end
 }
 
 // Pid implements launcher.Process.
@@ -70,18 +68,42 @@ const moment = 100 * time.Millisecond
 
 // Wait implements launcher.Process.
 func (p *Process) Wait(ctx context.Context) error {
-	p.reap.Do(func() {
-		p.done = make(chan struct{})
-		go func() { // ends with the process
-			defer close(p.done)
-			if p.err = p.awaitEnd(); p.err == nil {
-				_, p.err = p.process.Wait() // which has ended
-			}
-		}()
+	return p.end.wait(ctx, func() error {
+		err := p.awaitEnd()
+		if err == nil {
+			_, err = p.process.Wait() // which has ended
+		}
+		return err
 	})
+}
+
+// end is that of a process, for which several may wait.
+type end struct {
+	awaited atomic.Bool
+	done    chan struct{}
+	err     error
+}
+
+func newEnd() end { return end{done: make(chan struct{})} }
+
+// wait returns when await has returned, which is called once, or ctx has ended. Of a container
+// that idles somebody waits all the time, who never gives up: so that one awaits the end itself,
+// as a goroutine more is memory for each container.
+func (e *end) wait(ctx context.Context, await func() error) error {
+	if e.awaited.CompareAndSwap(false, true) {
+		take := func() { // ends with the process
+			defer close(e.done)
+			e.err = await()
+		}
+		if ctx.Done() == nil {
+			take()
+		} else {
+			go take()
+		}
+	}
 	select {
-	case <-p.done:
-		return p.err
+	case <-e.done:
+		return e.err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -116,17 +138,7 @@ func ended(s os.Signal) error {
 // attached is a berth-init that another process has forked and released.
 type attached struct {
 	handle *processes.Handle
-	done   chan struct{}
-	err    error
-}
-
-func newAttached(h *processes.Handle) *attached {
-	a := &attached{handle: h, done: make(chan struct{})}
-	go func() { // ends with the process
-		defer close(a.done)
-		a.err = errors.Join(h.Await(), h.Close())
-	}()
-	return a
+	end    end
 }
 
 // Pid implements launcher.Process.
@@ -137,12 +149,7 @@ func (a *attached) Release(context.Context) error { return nil }
 
 // Wait implements launcher.Process.
 func (a *attached) Wait(ctx context.Context) error {
-	select {
-	case <-a.done:
-		return a.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return a.end.wait(ctx, func() error { return errors.Join(a.handle.Await(), a.handle.Close()) })
 }
 
 // Signal implements launcher.Process.

@@ -92,7 +92,8 @@ func (e *events) wait(ctx context.Context, soon bool) (bool, error) {
 	// A deadline in the past ends the read.
 	stop := context.AfterFunc(ctx, func() { e.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	buffer := make([]byte, 4096)
+	// An event of inotify has no name here, and a counter eight bytes.
+	buffer := make([]byte, 16*unix.SizeofInotifyEvent)
 	_, err := e.file.Read(buffer)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return false, nil

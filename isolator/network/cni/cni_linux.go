@@ -268,7 +268,6 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 			i.Log.Warn("network of a container", slog.String("container", id.String()), slog.Any("error", err))
 		}
 	}
-	<-ctx.Done()
 	return nil, nil
 }
 
