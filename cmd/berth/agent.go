@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -60,10 +61,17 @@ Remove images when the disk fills up, if --image_gc_config says when.`,
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		options.Hangups, options.Reload = hangups(), readAgain
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(garbage)
+		}
 		return agent.Run(ctx, options)
 	}
 	return cmd
 }
+
+// garbage is how much of it, in percent of what is in use, an agent lets come together: it mostly
+// waits, and is to be small meanwhile. GOGC says otherwise.
+const garbage = 40
 
 // of adds the flags to the agent's command, and returns what makes options of them.
 func (a *agentFlags) of(cmd *cobra.Command) (read func() (agent.Options, error)) {
