@@ -6,9 +6,9 @@ import (
 	"io"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	gzip "berth/internal/inflate"
 	"berth/internal/xz"
 )
 

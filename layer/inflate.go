@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"berth/container"
+	gzip "berth/internal/inflate"
 	"berth/internal/xz"
 )
 
@@ -31,10 +31,7 @@ var compressions = []struct {
 }{
 	{"gzip", begins("\x1f\x8b"), func(r io.Reader) (io.Reader, func() error, error) {
 		z, err := gzip.NewReader(r)
-		if err != nil {
-			return nil, nil, err
-		}
-		return z, z.Close, nil
+		return z, nothingToClose, err
 	}},
 	{"zstd", isZstd, func(r io.Reader) (io.Reader, func() error, error) {
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
