@@ -68,10 +68,13 @@ var otherNames = map[string]string{"cgroups/io": "cgroups/blkio"}
 // expandCgroups replaces cgroups/all by the isolators whose controllers the host has. One
 // that is named beside it is there once.
 func expandCgroups(isolation []string, host *cgroup.Host) (expanded []string) {
-	for _, name := range isolation {
+	isolation = slices.Clone(isolation)
+	for n, name := range isolation {
 		if other, ok := otherNames[name]; ok {
-			name = other
+			isolation[n] = other
 		}
+	}
+	for _, name := range isolation {
 		if name != everyCgroup {
 			expanded = append(expanded, name)
 			continue

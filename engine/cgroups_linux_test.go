@@ -4,9 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"berth/container"
+	"berth/internal/cgroup"
 	"berth/internal/device"
 )
 
@@ -37,6 +39,22 @@ func TestAllowedDevices(t *testing.T) {
 	} {
 		if _, err := (Config{AllowedDevices: value}).allowedDevices(); !errors.Is(err, container.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A name beside cgroups/all is there once, by whichever of its names.
+func TestEveryCgroupOnce(t *testing.T) {
+	host, err := cgroup.Detect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, named := range []string{"cgroups/io", "cgroups/blkio"} {
+		for _, isolation := range [][]string{{named, everyCgroup}, {everyCgroup, named}} {
+			expanded := expandCgroups(isolation, host)
+			if err := twice("--isolation", expanded); err != nil || !slices.Contains(expanded, "cgroups/blkio") || isolation[0] != named && isolation[1] != named {
+				t.Errorf("%q became %q: %v", isolation, expanded, err)
+			}
 		}
 	}
 }
