@@ -47,7 +47,8 @@ type Config struct {
 	SandboxDirectory string
 	// UsernsRange is START:SIZE: the ids of the host of which containers with user namespaces
 	// get theirs; empty: those that /etc/subuid and /etc/subgid give to berth, or containers.
-	UsernsRange string
+	UsernsRange      string
+	CgroupsLimitSwap bool // limits of memory are of memory and swap together
 	// AllowedDevices is what containers may beyond the standard list: a DeviceWhitelist as
 	// JSON, or the name or file:// URL of a file with it; empty: nothing.
 	AllowedDevices string

@@ -49,6 +49,7 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.UsernsRange, "userns_range", "", "`START:SIZE`: ids of the host for the containers of --userns auto (default: those of berth, or containers, in /etc/subuid and /etc/subgid)")
 	f.StringVar(&c.LauncherDir, "launcher_dir", c.LauncherDir, "directory of berth-init (default: that of berth)")
 	f.StringVar(&c.CgroupsRoot, "cgroups_root", c.CgroupsRoot, "cgroup that the containers' cgroups are made in")
+	f.BoolVar(&c.CgroupsLimitSwap, "cgroups_limit_swap", false, "a limit of memory is one of memory and swap together")
 	f.StringVar(&c.AllowedDevices, "allowed_devices", "", "DeviceWhitelist of what containers may beyond the standard devices, as `JSON` or a file with it")
 	f.StringVar(&c.NetClsPrimaryHandle, "cgroups_net_cls_primary_handle", "", "`0xAAAA` of the tags 0xAAAABBBB that containers' packets have (default: they have none)")
 	f.StringVar(&c.NetClsSecondaryHandles, "cgroups_net_cls_secondary_handles", "", "`0xLOW,0xHIGH`, the range of 0xBBBB (default: 0x1,0xffff)")

@@ -4,6 +4,7 @@ package mesos
 
 import (
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,22 @@ func TestTheLimitOf64MiBEndsAProgramOf80(t *testing.T) {
 	l := o.termination.Limitation
 	if l == nil || l.Reason != "CONTAINER_LIMITATION_MEMORY" || !strings.Contains(o.termination.Message, "64 MiB") || o.code() != 137 {
 		t.Errorf("%d, %+v, %v", o.code(), o.termination, o.err)
+	}
+}
+
+// Its processes are the host's choice for what it may have beyond its request.
+func TestTheVictimOfTheHost(t *testing.T) {
+	r := newRig(t)
+	own, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for limit, raised := range map[float64]bool{64: false, 128: true} {
+		request := limits(shell("cat /proc/self/oom_score_adj"), map[string]float64{"mem": limit})
+		request.Resources = []*v1.Resource{{Name: proto.String("mem"), Type: v1.Value_SCALAR.Enum(), Scalar: &v1.Value_Scalar{Value: proto.Float64(64)}}}
+		if got := r.output(request); raised == (got == string(own)) {
+			t.Errorf("requests 64 MiB, limit %v: %s, here it is %s", limit, got, own)
+		}
 	}
 }
 

@@ -34,12 +34,15 @@ const (
 // Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Watcher,
 // isolator.Updater and isolator.Meter.
 type Isolator struct {
-	groups   cgroup.Groups
-	pressure pressures
+	groups    cgroup.Groups
+	limitSwap bool
+	pressure  pressures
 }
 
-// New returns the isolator.
-func New(groups cgroup.Groups) *Isolator { return &Isolator{groups: groups} }
+// New returns the isolator. With limitSwap a limit is one of memory and swap together.
+func New(groups cgroup.Groups, limitSwap bool) *Isolator {
+	return &Isolator{groups: groups, limitSwap: limitSwap}
+}
 
 // Supports implements isolator.Supporter: what shares the cgroups of its parent has its
 // limits there.
@@ -66,12 +69,18 @@ func (i *Isolator) dir(id container.ID) (cgroup.Dir, error) {
 }
 
 // Isolate implements isolator.Enforcer.
-func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) error {
+func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, pid int) error {
 	dir, err := i.dir(c.ID)
 	if err != nil {
 		return err
 	}
-	return write(dir, settings(dir.Version(), c))
+	if err := write(dir, i.settings(dir.Version(), c)); err != nil {
+		return err
+	}
+	if err := preferVictim(c.Config, pid); err != nil {
+		return fmt.Errorf("cgroups/mem: %w", err)
+	}
+	return nil
 }
 
 func write(dir cgroup.Dir, settings []cgroup.Setting) error {
@@ -100,7 +109,7 @@ func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
 			return fmt.Errorf("cgroups/mem: limit of %v MiB: %w: the container uses %d MiB", limit, container.ErrFailedPrecondition, usage/mib)
 		}
 	}
-	err = write(dir, append(initial(dir.Version(), c), settings(dir.Version(), c)...))
+	err = write(dir, append(i.initial(dir.Version(), c), i.settings(dir.Version(), c)...))
 	if errors.Is(err, unix.EBUSY) { // v1: it uses more by now
 		err = fmt.Errorf("%w: the container uses more: %w", container.ErrFailedPrecondition, err)
 	}
@@ -114,8 +123,9 @@ func usageFile(dir cgroup.Dir) string {
 	return "memory.usage_in_bytes"
 }
 
-// initial are the files that settings does not write, as they are without a setting.
-func initial(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {
+// initial are the files that settings does not write, as they are without a setting. On v1
+// no limit may be above that of memory and swap together, so that one goes first.
+func (i *Isolator) initial(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {
 	soft, none, hard, max := "memory.soft_limit_in_bytes", "-1", "memory.limit_in_bytes", "-1"
 	if version == cgroup.V2 {
 		soft, none, hard, max = "memory.low", "0", "memory.max", "max"
@@ -123,14 +133,29 @@ func initial(version cgroup.Version, c *isolator.Container) (all []cgroup.Settin
 	if _, requested := resources.Requested(c.Config, resource); !requested {
 		all = append(all, cgroup.Setting{File: soft, Value: none})
 	}
-	if _, limited := resources.Limit(c.Config, resource); !limited {
+	_, limited := resources.Limit(c.Config, resource)
+	switch {
+	case !i.limitSwap:
+	case version == cgroup.V1:
+		all = append(all, cgroup.Setting{File: withSwapFile, Value: max})
+	case !limited:
+		all = append(all, cgroup.Setting{File: swapFile, Value: max})
+	}
+	if !limited {
 		all = append(all, cgroup.Setting{File: hard, Value: max})
 	}
 	return all
 }
 
+// The limit of memory and swap together is there on v1 only. On v2 a container that may not
+// swap is within it.
+const (
+	withSwapFile = "memory.memsw.limit_in_bytes"
+	swapFile     = "memory.swap.max"
+)
+
 // settings are the files to write, in order.
-func settings(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {
+func (i *Isolator) settings(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {
 	soft, hard := "memory.soft_limit_in_bytes", "memory.limit_in_bytes"
 	if version == cgroup.V2 {
 		soft, hard = "memory.low", "memory.max"
@@ -140,6 +165,13 @@ func settings(version cgroup.Version, c *isolator.Container) (all []cgroup.Setti
 	}
 	if limit, ok := resources.Limit(c.Config, resource); ok {
 		all = append(all, cgroup.Setting{File: hard, Value: inBytes(limit * mib)})
+		switch {
+		case !i.limitSwap:
+		case version == cgroup.V1:
+			all = append(all, cgroup.Setting{File: withSwapFile, Value: inBytes(limit * mib)})
+		default:
+			all = append(all, cgroup.Setting{File: swapFile, Value: "0"})
+		}
 	}
 	return all
 }

@@ -41,7 +41,7 @@ func TestConformance(t *testing.T) {
 	for name, limit := range map[string]float64{"zero": 0, "negative": -1, "too small for the init process": 5.9, "NaN": math.NaN(), "beyond all numbers": 1e300} {
 		bad[name] = config(nil, &limit)
 	}
-	isolatortest.Run(t, New(groups), isolatortest.Requests{
+	isolatortest.Run(t, New(groups, false), isolatortest.Requests{
 		Good: config(proto.Float64(64), proto.Float64(128)), Bad: bad, Fork: groups.Fork, Gone: groups.Gone,
 	})
 }
@@ -65,10 +65,90 @@ func TestSettings(t *testing.T) {
 			files("memory.low", "67108864", "memory.max", "134217728")},
 	} {
 		for version, want := range map[cgroup.Version][]cgroup.Setting{cgroup.V1: c.v1, cgroup.V2: c.v2} {
-			got := settings(version, &isolator.Container{Config: config(c.requested, c.limit)})
+			got := New(nil, false).settings(version, &isolator.Container{Config: config(c.requested, c.limit)})
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s, %s: %s", c.name, version, diff)
 			}
+		}
+	}
+}
+
+func TestSettingsWithALimitOfSwap(t *testing.T) {
+	i := New(nil, true)
+	limited, free := &isolator.Container{Config: config(nil, proto.Float64(64))}, &isolator.Container{Config: config(proto.Float64(64), nil)}
+	for _, c := range []struct {
+		version cgroup.Version
+		c       *isolator.Container
+		want    []cgroup.Setting
+	}{
+		{cgroup.V1, limited, files("memory.soft_limit_in_bytes", "-1", "memory.memsw.limit_in_bytes", "-1", "memory.limit_in_bytes", "67108864", "memory.memsw.limit_in_bytes", "67108864")},
+		{cgroup.V1, free, files("memory.memsw.limit_in_bytes", "-1", "memory.limit_in_bytes", "-1", "memory.soft_limit_in_bytes", "67108864")},
+		{cgroup.V2, limited, files("memory.low", "0", "memory.max", "67108864", "memory.swap.max", "0")},
+		{cgroup.V2, free, files("memory.swap.max", "max", "memory.max", "max", "memory.low", "67108864")},
+	} {
+		if diff := cmp.Diff(c.want, append(i.initial(c.version, c.c), i.settings(c.version, c.c)...)); diff != "" {
+			t.Errorf("%s: %s", c.version, diff)
+		}
+	}
+}
+
+// The kernel takes the limits up and down, in the order in which they are written.
+func TestTheKernelLimitsSwap(t *testing.T) {
+	groups := isolatortest.NewGroups(t, controller)
+	i := New(groups, true)
+	id, err := container.ParseID("swapping")
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups.Fork(t, id)
+	dir, err := i.dir(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := withSwapFile
+	if dir.Version() == cgroup.V2 {
+		file = swapFile
+	}
+	if !dir.Has(file) {
+		t.Skip("the kernel does not account for swap")
+	}
+	for n, limit := range []float64{64, 128, 32, math.Inf(1), 64} {
+		c := &isolator.Container{ID: id, Config: config(nil, &limit)}
+		act := func() error { return i.Update(t.Context(), c) }
+		if n == 0 {
+			act = func() error { return i.Isolate(t.Context(), c, 1) }
+		}
+		if err := act(); err != nil {
+			t.Fatalf("%v MiB: %v", limit, err)
+		}
+		got, err := dir.ReadUint(file)
+		want := limit * mib
+		if dir.Version() == cgroup.V2 {
+			want = 0
+		}
+		if math.IsInf(limit, 1) && got < noLimit || !math.IsInf(limit, 1) && float64(got) != want || err != nil {
+			t.Errorf("%v MiB: %s is %d, %v", limit, file, got, err)
+		}
+	}
+}
+
+func TestTheScoreOfAVictim(t *testing.T) {
+	f := proto.Float64
+	const host = 4096 * mib
+	for name, c := range map[string]struct {
+		requested, limit *float64
+		want             int
+	}{
+		"nothing requested": {nil, f(64), -1}, "all that it may have": {f(64), f(64), -1}, "little, but all that is kept": {f(8), f(32), -1},
+		"a half of it": {f(1024), f(2048), 750}, "without a limit": {f(2048), nil, 500}, "with none": {f(2048), f(math.Inf(1)), 500},
+		"next to nothing": {f(1), f(64), 992}, "more than there is": {f(8192), nil, 0},
+	} {
+		score, ok := oomScore(config(c.requested, c.limit), host)
+		if !ok {
+			score = -1
+		}
+		if score != c.want {
+			t.Errorf("%s: %d, want %d", name, score, c.want)
 		}
 	}
 }
@@ -126,7 +206,7 @@ func hog(t *testing.T, group *cgroup.Group) {
 // not announced to it at all.
 func TestNoKillIsMissed(t *testing.T) {
 	groups := isolatortest.NewGroups(t, controller)
-	i := New(groups)
+	i := New(groups, false)
 	for n := range 10 {
 		id, err := container.ParseID("hog" + strconv.Itoa(n))
 		if err != nil {
@@ -237,7 +317,7 @@ func TestTheMessageNamesTheBiggest(t *testing.T) {
 		t.Skip("the kernel's log cannot be read: ", err)
 	}
 	groups := isolatortest.NewGroups(t, controller)
-	i := New(groups)
+	i := New(groups, false)
 	id, err := container.ParseID("big-" + strings.ToLower(rand.Text()[:8]))
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +346,7 @@ func TestTheMessageNamesTheBiggest(t *testing.T) {
 // Reclaim is announced to who listens.
 func TestPressureIsCounted(t *testing.T) {
 	groups := isolatortest.NewGroups(t, controller)
-	i := New(groups)
+	i := New(groups, false)
 	id, err := container.ParseID("pressed")
 	if err != nil {
 		t.Fatal(err)
