@@ -27,7 +27,10 @@
 //
 // The kernel mounts an index from a regular file since Linux 6.12:
 //
-//	mount.New("erofs", index, []mount.Option{{Key: "device", Value: tar}}, mount.ReadOnly)
+//	mount.New("erofs", index, []mount.Option{{Key: "ro"}, {Key: "device", Value: tar}}, mount.ReadOnly)
+//
+// and older ones, since they know blocks of 512 bytes (6.4), from two loop devices, which
+// "ro" is for.
 //
 // Overlayfs tells its lower layers apart by their UUIDs (SetUUID). Where two have the
 // same or none, it does without what needs that, inode numbers which a copy up does not

@@ -77,6 +77,36 @@ func TestKernelAndGoErofsShowWhatWasBuilt(t *testing.T) {
 	r.check(mounttest.Dir(t))
 }
 
+// Where the kernel takes no files, it takes loop devices.
+func TestOverLoopDevices(t *testing.T) {
+	silentKernel(t)
+	testrig.RequireTools(t, "losetup")
+	r := newTree(t)
+	everything(r)
+	index, device := r.files(mounttest.Dir(t))
+	mounted(t, loopDevice(t, index), loopDevice(t, device), func(at string) {
+		got, err := testrig.Manifest(at)
+		r.must(err)
+		for _, diff := range testrig.Compare(r.want(), got) {
+			t.Error(diff)
+		}
+	})
+}
+
+func loopDevice(t *testing.T, file string) string {
+	out, err := exec.Command("losetup", "--read-only", "--show", "--find", file).CombinedOutput()
+	if err != nil {
+		t.Fatalf("losetup: %v: %s", err, out)
+	}
+	loop := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", loop).CombinedOutput(); err != nil {
+			t.Errorf("losetup --detach: %v: %s", err, out)
+		}
+	})
+	return loop
+}
+
 // 100 000 names, each found.
 func TestLargeDirectory(t *testing.T) {
 	silentKernel(t)

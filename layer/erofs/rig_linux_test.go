@@ -202,15 +202,16 @@ func mounted(t fataler, index, device string, f func(at string)) {
 			t.Fatalf("%v", err)
 		}
 	}
-	d, err := mount.New("erofs", index, []mount.Option{{Key: "device", Value: device}}, mount.ReadOnly)
+	d, err := mount.New("erofs", index, []mount.Option{{Key: "ro"}, {Key: "device", Value: device}}, mount.ReadOnly)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
 	defer d.Close()
-	at := filepath.Join(filepath.Dir(index), "mounted")
-	if err := os.MkdirAll(at, 0o700); err != nil {
+	at, err := os.MkdirTemp("", "erofs")
+	if err != nil {
 		t.Fatalf("%v", err)
 	}
+	defer os.Remove(at)
 	if err := d.Attach(at); err != nil {
 		t.Fatalf("%v", err)
 	}
