@@ -33,17 +33,6 @@ func converted(t *testing.T, s *Store, form Form, superseded bool, ids ...image.
 	return rest
 }
 
-func wantCleanIn(t *testing.T, s *Store, form Form, id image.Digest) {
-	t.Helper()
-	problems, err := s.Check(context.Background(), id, form)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range problems {
-		t.Errorf("in the form %s: %s", form, p)
-	}
-}
-
 func TestConvert(t *testing.T) {
 	s := newStore(t, testLimits)
 	blob := archive(specimen...)
@@ -52,7 +41,7 @@ func TestConvert(t *testing.T) {
 	if rest := converted(t, s, EROFS, false, id, absent); len(rest) != 1 || rest[0] != absent {
 		t.Fatalf("could not be converted: %v, want the one that is not there", rest)
 	}
-	wantCleanIn(t, s, EROFS, id)
+	wantClean(t, s, id)
 	wantSameTrees(t, s, id)
 	// The tree is gone, as after a change of the backend, and is made again of the tar.
 	if err := os.RemoveAll(s.formDir(id, Tree)); err != nil {
@@ -65,7 +54,7 @@ func TestConvert(t *testing.T) {
 	if rest := converted(t, s, Tree, false, id); len(rest) > 0 {
 		t.Errorf("could not be converted back: %v", rest)
 	}
-	wantCleanIn(t, s, Tree, id)
+	wantClean(t, s, id)
 }
 
 // A broken form is made again of what is whole: an index of its tar, a tar of the tree.
@@ -104,7 +93,7 @@ func TestABrokenFormIsMadeAgain(t *testing.T) {
 			t.Errorf("%s is broken, and could not be made again: %v", c.broken, rest)
 		}
 		if c.makes {
-			wantCleanIn(t, s, EROFS, id)
+			wantClean(t, s, id)
 		}
 	}
 }

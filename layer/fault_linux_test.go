@@ -45,8 +45,25 @@ var operations = []operation{
 	{
 		name:    "pull",
 		prepare: func(t *testing.T, s *Store) { addLayer(t, s, other) },
-		run:     func(s *Store) error { return getAll(s, smallSpecimen, plain, other) },
+		run:     func(s *Store) error { return getAll(s, Tree, smallSpecimen, plain, other) },
 		done:    func(t *testing.T, s *Store) { wantLayers(t, s, smallSpecimen, plain, other) },
+	},
+	{
+		name:    "pull in the form erofs",
+		prepare: func(*testing.T, *Store) {},
+		run:     func(s *Store) error { return getAll(s, EROFS, smallSpecimen, plain) },
+		done:    func(t *testing.T, s *Store) { wantLayers(t, s, smallSpecimen, plain) },
+	},
+	{
+		name:    "conversion",
+		prepare: func(t *testing.T, s *Store) { addLayer(t, s, smallSpecimen) },
+		run:     func(s *Store) error { return convertAll(s, EROFS, smallSpecimen) },
+		done: func(t *testing.T, s *Store) {
+			wantLayers(t, s, smallSpecimen)
+			if forms := s.Forms(image.DigestOf(smallSpecimen)); len(forms) != 2 {
+				t.Errorf("the layer has the forms %v", forms)
+			}
+		},
 	},
 	{
 		name: "first use after an unclean shutdown",
@@ -58,7 +75,7 @@ var operations = []operation{
 			crash(t, s)
 		},
 		broken: smallSpecimen,
-		run:    func(s *Store) error { return getAll(s, smallSpecimen, plain) },
+		run:    func(s *Store) error { return getAll(s, Tree, smallSpecimen, plain) },
 		done:   func(t *testing.T, s *Store) { wantLayers(t, s, smallSpecimen, plain) },
 	},
 	{
@@ -98,7 +115,7 @@ var operations = []operation{
 }
 
 // getAll gets layers as an image store does.
-func getAll(s *Store, blobs ...[]byte) (err error) {
+func getAll(s *Store, form Form, blobs ...[]byte) (err error) {
 	ctx := context.Background()
 	l, err := s.Lease(ctx)
 	if err != nil {
@@ -109,7 +126,7 @@ func getAll(s *Store, blobs ...[]byte) (err error) {
 	for _, blob := range blobs {
 		ids = append(ids, image.DigestOf(blob))
 	}
-	absent, err := l.Hold(ctx, Tree, ids)
+	absent, err := l.Hold(ctx, form, ids)
 	if err != nil {
 		return err
 	}
@@ -117,9 +134,31 @@ func getAll(s *Store, blobs ...[]byte) (err error) {
 		if !slices.Contains(absent, id) {
 			continue
 		}
-		if _, err := l.Unpack(ctx, Tree, id, bytes.NewReader(blobs[i])); err != nil {
+		if _, err := l.Unpack(ctx, form, id, bytes.NewReader(blobs[i])); err != nil {
 			return err
 		}
+	}
+	return l.Commit(ctx)
+}
+
+// convertAll converts a layer unless it has the form.
+func convertAll(s *Store, form Form, blob []byte) (err error) {
+	ctx := context.Background()
+	l, err := s.Lease(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	absent, err := l.Hold(ctx, form, []image.Digest{image.DigestOf(blob)})
+	if err != nil {
+		return err
+	}
+	rest, err := l.Convert(ctx, form, absent)
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("cannot be converted: %v", rest)
+	}
+	if err != nil {
+		return err
 	}
 	return l.Commit(ctx)
 }
@@ -250,6 +289,15 @@ func wantWholeBut(t *testing.T, s *Store, broken []byte) {
 func TestACheckWithoutDescriptorsFindsNothingBroken(t *testing.T) {
 	s := newStore(t, testLimits)
 	id := addLayer(t, s, smallSpecimen).DiffID
+	for _, form := range []Form{Tree, EROFS} {
+		if err := convertAll(s, form, smallSpecimen); err != nil {
+			t.Fatal(err)
+		}
+		checkWithoutDescriptors(t, s, id, form)
+	}
+}
+
+func checkWithoutDescriptors(t *testing.T, s *Store, id image.Digest, form Form) {
 	refused := 0
 	for n, steps := 1, 1; steps >= n; n++ {
 		steps = 0
@@ -259,7 +307,7 @@ func TestACheckWithoutDescriptorsFindsNothingBroken(t *testing.T) {
 			}
 			return nil
 		})
-		found, err := s.Check(context.Background(), id, Tree)
+		found, err := s.Check(context.Background(), id, form)
 		restore()
 		if len(found) > 0 {
 			t.Errorf("step %d: found %v", n, found)

@@ -89,11 +89,19 @@ func addLayer(t testing.TB, s *Store, blob []byte) Info {
 	return info
 }
 
-func check(t reporter, s *Store, id image.Digest) []Problem {
+// check checks a layer in each form that it has.
+func check(t reporter, s *Store, id image.Digest) (found []Problem) {
 	t.Helper()
-	found, err := s.Check(context.Background(), id, Tree)
-	if err != nil {
-		t.Fatalf("check: %v", err)
+	forms := s.Forms(id)
+	if len(forms) == 0 {
+		forms = []Form{Tree}
+	}
+	for _, form := range forms {
+		problems, err := s.Check(context.Background(), id, form)
+		if err != nil {
+			t.Fatalf("check: %v", err)
+		}
+		found = append(found, problems...)
 	}
 	return found
 }

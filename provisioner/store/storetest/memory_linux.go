@@ -137,7 +137,7 @@ func (s *memoryStore) pull(ctx context.Context, name string, form layer.Form, le
 	for i, id := range ids {
 		if !slices.Contains(absent, id) {
 			s.progress(store.Event{Image: name, Layer: id, Total: int64(len(published[i])), Stage: store.Present})
-		} else if err := s.fetch(ctx, name, published[i], lease); err != nil {
+		} else if err := s.fetch(ctx, form, name, published[i], lease); err != nil {
 			return store.Record{}, err
 		}
 	}
@@ -151,10 +151,10 @@ func (s *memoryStore) pull(ctx context.Context, name string, form layer.Form, le
 	return rec, nil
 }
 
-func (s *memoryStore) fetch(ctx context.Context, name string, tar []byte, lease *layer.Lease) error {
+func (s *memoryStore) fetch(ctx context.Context, form layer.Form, name string, tar []byte, lease *layer.Lease) error {
 	event := store.Event{Image: name, Layer: image.DigestOf(tar), Total: int64(len(tar)), Stage: store.Fetching}
 	s.progress(event)
-	if _, err := lease.Unpack(ctx, layer.Tree, event.Layer, bytes.NewReader(tar)); err != nil {
+	if _, err := lease.Unpack(ctx, form, event.Layer, bytes.NewReader(tar)); err != nil {
 		return fmt.Errorf("layer %s: %w", event.Layer, err)
 	}
 	event.Stage, event.Done = store.Unpacked, event.Total
@@ -194,7 +194,7 @@ func (s *memoryStore) Refetch(ctx context.Context, form layer.Form, ids []image.
 			if !slices.Contains(ids, id) || slices.Contains(fetched, id) {
 				continue
 			}
-			if err := s.fetch(ctx, rec.Reference, published[i], lease); err != nil {
+			if err := s.fetch(ctx, form, rec.Reference, published[i], lease); err != nil {
 				return fetched, err
 			}
 			fetched = append(fetched, id)

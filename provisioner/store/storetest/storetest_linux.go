@@ -36,7 +36,7 @@ type Source struct {
 	Requests func() int
 }
 
-// Run holds a store against the contract. newSource is called for every rule; dir is
+// Run holds a store against the contract, with layers in each form. newSource is called for every rule; dir is
 // new, and on the file system of the layers.
 func Run(t *testing.T, newSource func(tb testing.TB, dir string) Source) {
 	testrig.RequireRoot(t)
@@ -65,17 +65,21 @@ func Run(t *testing.T, newSource func(tb testing.TB, dir string) Source) {
 		{"a layer that is no tar fails the image", testBadLayer},
 		{"the record comes after the layers", testRecordLast},
 	} {
-		t.Run(rule.name, func(t *testing.T) {
-			r := newRig(t, newSource)
-			rule.hold(t, r)
-			r.wantNoTrace(t)
-		})
+		for _, form := range []layer.Form{layer.Tree, layer.EROFS} {
+			t.Run(rule.name+" as "+string(form), func(t *testing.T) {
+				r := newRig(t, newSource)
+				r.form = form
+				rule.hold(t, r)
+				r.wantNoTrace(t)
+			})
+		}
 	}
 }
 
 // rig is a store under test.
 type rig struct {
 	Source
+	form   layer.Form
 	layers *layer.Store
 	store  store.Store
 	mu     sync.Mutex
@@ -133,7 +137,7 @@ func (r *rig) publish(t *testing.T, name string, img Image) *v1.Image {
 // get fails the test unless the image can be had.
 func (r *rig) get(t *testing.T, img *v1.Image) *store.Image {
 	t.Helper()
-	found, err := r.store.Get(t.Context(), img, layer.Tree)
+	found, err := r.store.Get(t.Context(), img, r.form)
 	if err != nil {
 		t.Fatalf("get: %v", err)
 	}
@@ -143,7 +147,7 @@ func (r *rig) get(t *testing.T, img *v1.Image) *store.Image {
 // getFails returns why the image cannot be had, and proves that nothing was recorded.
 func (r *rig) getFails(ctx context.Context, t *testing.T, img *v1.Image) error {
 	t.Helper()
-	found, err := r.store.Get(ctx, img, layer.Tree)
+	found, err := r.store.Get(ctx, img, r.form)
 	if err == nil {
 		release(t, found)
 		t.Fatal("get: no error")
@@ -185,7 +189,7 @@ func (r *rig) wantRecorded(t *testing.T, want ...string) {
 func (r *rig) wantWhole(t *testing.T, ids []image.Digest) {
 	t.Helper()
 	for _, id := range ids {
-		problems, err := r.layers.Check(t.Context(), id, layer.Tree)
+		problems, err := r.layers.Check(t.Context(), id, r.form)
 		if err != nil {
 			t.Errorf("layer %s: %v", id, err)
 		}
@@ -248,9 +252,9 @@ func testOrder(t *testing.T, r *rig) {
 		t.Errorf("config %v, id %q", found.Config, found.ID)
 	}
 	r.wantWhole(t, found.Layers)
-	for i, file := range []string{"base", "middle", "top"} {
-		if _, err := os.Stat(filepath.Join(r.layers.Path(found.Layers[i], layer.Tree), file)); err != nil {
-			t.Error(err)
+	for i, id := range found.Layers {
+		if info, err := r.layers.Info(id, r.form); err != nil || info.DiffID != id {
+			t.Errorf("layer %d: %+v, %v", i, info, err)
 		}
 	}
 	r.wantRecorded(t, found.Reference)
@@ -434,7 +438,7 @@ func testRefetch(t *testing.T, r *rig) {
 	}
 	lease, giveBack := r.lease(t)
 	defer giveBack()
-	fetched, err := r.store.Refetch(t.Context(), layer.Tree, []image.Digest{ids[1], image.DigestOf([]byte("of no image")), ids[0], ids[1]}, lease)
+	fetched, err := r.store.Refetch(t.Context(), r.form, []image.Digest{ids[1], image.DigestOf([]byte("of no image")), ids[0], ids[1]}, lease)
 	if err != nil {
 		t.Fatalf("refetch: %v", err)
 	}
@@ -445,7 +449,7 @@ func testRefetch(t *testing.T, r *rig) {
 		t.Errorf("%d layers were fetched, want the two", n)
 	}
 	for _, id := range ids[:2] {
-		if _, err := r.layers.Info(id, layer.Tree); !errors.Is(err, container.ErrNotFound) {
+		if _, err := r.layers.Info(id, r.form); !errors.Is(err, container.ErrNotFound) {
 			t.Errorf("the layer %s is visible before the commit: %v", id, err)
 		}
 	}
@@ -459,14 +463,14 @@ func testRefetchSupersedes(t *testing.T, r *rig) {
 	found := r.get(t, r.publish(t, "alpha", threeLayers))
 	defer release(t, found)
 	id := threeLayers.DiffIDs()[1]
-	file := filepath.Join(r.layers.Path(id, layer.Tree), "middle")
+	file := filepath.Join(r.layers.Path(id, r.form), map[layer.Form]string{layer.Tree: "middle", layer.EROFS: "tar"}[r.form])
 	if err := os.WriteFile(file, []byte("spoilt"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	lease, giveBack := r.lease(t)
 	defer giveBack()
-	lease.Supersede(layer.Tree, id)
-	fetched, err := r.store.Refetch(t.Context(), layer.Tree, []image.Digest{id}, lease)
+	lease.Supersede(r.form, id)
+	fetched, err := r.store.Refetch(t.Context(), r.form, []image.Digest{id}, lease)
 	if err != nil || !slices.Equal(fetched, []image.Digest{id}) {
 		t.Fatalf("refetch: %v, %v", fetched, err)
 	}
@@ -482,7 +486,7 @@ func testRefetchCancelled(t *testing.T, r *rig) {
 	defer giveBack()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	fetched, err := r.store.Refetch(ctx, layer.Tree, threeLayers.DiffIDs(), lease)
+	fetched, err := r.store.Refetch(ctx, r.form, threeLayers.DiffIDs(), lease)
 	if !errors.Is(err, context.Canceled) || len(fetched) > 0 {
 		t.Errorf("refetch: %v, %v; want it cancelled", fetched, err)
 	}
@@ -569,7 +573,7 @@ func (r *rig) getAtOnce(t *testing.T, stores []store.Store, n int) {
 		for range n {
 			all.Go(func() {
 				<-begin
-				found, err := s.Get(t.Context(), img, layer.Tree)
+				found, err := s.Get(t.Context(), img, r.form)
 				if err != nil {
 					t.Errorf("get: %v", err)
 					return
@@ -579,7 +583,7 @@ func (r *rig) getAtOnce(t *testing.T, stores []store.Store, n int) {
 					t.Errorf("layers are %v, want %v", found.Layers, want)
 				}
 				for _, id := range found.Layers {
-					if _, err := r.layers.Info(id, layer.Tree); err != nil {
+					if _, err := r.layers.Info(id, r.form); err != nil {
 						t.Error(err)
 					}
 				}
@@ -605,7 +609,7 @@ func testCancelled(t *testing.T, r *rig) {
 	}
 	r.wantNoTrace(t)
 	for _, id := range big.DiffIDs() {
-		if _, err := r.layers.Info(id, layer.Tree); err == nil {
+		if _, err := r.layers.Info(id, r.form); err == nil {
 			t.Errorf("the layer %s is visible", id)
 		}
 	}
