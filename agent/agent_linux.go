@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -155,9 +156,14 @@ type server struct {
 	listener net.Listener
 }
 
+// listenTCP returns nil without an address.
+func (a *agent) listenTCP() (net.Listener, error) {
+	return a.HTTP.listenTCP(func() *tls.Config { return a.settings.Load().tls })
+}
+
 // listen opens the agent's socket, and what the options say beside it.
 func (a *agent) listen() (servers []server, err error) {
-	tcp, err := a.HTTP.listenTCP()
+	tcp, err := a.listenTCP()
 	if err != nil {
 		return nil, err
 	}

@@ -83,16 +83,14 @@ func inherited() (net.Listener, error) {
 	return l, nil
 }
 
-// listenTCP returns nil without an address.
-func (h HTTP) listenTCP() (net.Listener, error) {
+// listenTCP returns nil without an address. Whoever connects is met with what current returns then,
+// if it returned something before.
+func (h HTTP) listenTCP(current func() *tls.Config) (net.Listener, error) {
 	if h.Address == "" {
 		return nil, nil
 	}
-	config, err := h.tls()
-	if err != nil {
-		return nil, err
-	}
-	if err := h.check(config); err != nil {
+	secure := current() != nil
+	if err := h.check(secure); err != nil {
 		return nil, err
 	}
 	l, err := net.Listen("tcp", h.Address)
@@ -100,14 +98,14 @@ func (h HTTP) listenTCP() (net.Listener, error) {
 		return nil, fmt.Errorf("--http_address: %w", err)
 	}
 	l = netutil.LimitListener(l, maxConnections)
-	if config != nil {
-		l = tls.NewListener(l, config)
+	if secure {
+		l = tls.NewListener(l, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return current(), nil }})
 	}
 	return l, nil
 }
 
 // check refuses to let anybody in who nobody knows, or to let passwords pass in the clear.
-func (h HTTP) check(config *tls.Config) error {
+func (h HTTP) check(secure bool) error {
 	host, _, err := net.SplitHostPort(h.Address)
 	if err != nil {
 		return fmt.Errorf("--http_address: %w: %w; it is HOST:PORT", container.ErrInvalid, err)
@@ -115,7 +113,7 @@ func (h HTTP) check(config *tls.Config) error {
 	ip := net.ParseIP(host)
 	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
 	switch {
-	case config == nil && !loopback:
+	case !secure && !loopback:
 		return fmt.Errorf("--http_address %s: %w: without TLS only loopback addresses are listened on; give --tls_cert_file and --tls_key_file", h.Address, container.ErrInvalid)
 	case h.Credentials == "" && h.ClientCA == "":
 		return fmt.Errorf("--http_address %s: %w: nobody could show who they are; give --http_credentials or --tls_client_ca_file", h.Address, container.ErrInvalid)

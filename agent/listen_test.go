@@ -55,6 +55,15 @@ func certify(t *testing.T, dir, name string, authority *x509.Certificate, signer
 	return certificate, key
 }
 
+// listen listens as an agent does whose files stay as they are.
+func (h HTTP) listen() (net.Listener, error) {
+	config, err := h.tls()
+	if err != nil {
+		return nil, err
+	}
+	return h.listenTCP(func() *tls.Config { return config })
+}
+
 func TestWhereTheAgentDoesNotListen(t *testing.T) {
 	dir := t.TempDir()
 	certify(t, dir, "ca", nil, nil)
@@ -75,7 +84,7 @@ func TestWhereTheAgentDoesNotListen(t *testing.T) {
 		"no key":                      {HTTP{Address: "127.0.0.1:0", CertFile: certificate.CertFile}, "--tls_key_file"},
 		"authorities that are no PEM": {HTTP{Address: "127.0.0.1:0", CertFile: certificate.CertFile, KeyFile: certificate.KeyFile, ClientCA: credentials}, "no certificate in PEM"},
 	} {
-		l, err := c.listenTCP()
+		l, err := c.listen()
 		if !errors.Is(err, container.ErrInvalid) || !strings.Contains(err.Error(), c.words) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -83,7 +92,7 @@ func TestWhereTheAgentDoesNotListen(t *testing.T) {
 			l.Close()
 		}
 	}
-	if l, err := (HTTP{}).listenTCP(); l != nil || err != nil {
+	if l, err := (HTTP{}).listen(); l != nil || err != nil {
 		t.Errorf("without an address: %v, %v", l, err)
 	}
 	for _, c := range []HTTP{{Credentials: "/no/such/file"}, {ACLs: "/no/such/file"}, {ACLs: "{"}, {ACLs: "x"}, {Credentials: certificate.CertFile}} {
@@ -99,7 +108,7 @@ func TestClientsByTLS(t *testing.T) {
 	certify(t, dir, "ops", ca, caKey)
 	_, _ = certify(t, dir, "stranger", nil, nil)
 	h := HTTP{Address: "127.0.0.1:0", CertFile: filepath.Join(dir, "ops.crt"), KeyFile: filepath.Join(dir, "ops.key"), ClientCA: filepath.Join(dir, "ca.crt")}
-	l, err := h.listenTCP()
+	l, err := h.listen()
 	if err != nil {
 		t.Fatal(err)
 	}

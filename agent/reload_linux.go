@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 type settings struct {
 	Changeable
 	access operator.Access
+	tls    *tls.Config // nil: without
 	// replaced is closed when there are others.
 	replaced chan struct{}
 }
@@ -29,7 +31,11 @@ func (a *agent) read(o Options) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &settings{o.Changeable, access, make(chan struct{})}, nil
+	secure, err := a.HTTP.tls() // of the names that the agent began with
+	if err != nil {
+		return nil, err
+	}
+	return &settings{o.Changeable, access, secure, make(chan struct{})}, nil
 }
 
 func (a *agent) access() operator.Access { return a.settings.Load().access }

@@ -14,6 +14,15 @@ import (
 	"berth/provisioner/store"
 )
 
+// imageForms says in the help of commands what an IMAGE is.
+const imageForms = `IMAGE is one of
+
+  [docker://]REF               of a registry: busybox, quay.io/a/b:1, c@sha256:...
+  docker-archive:FILE[:REF]    of an archive of docker save
+  oci:DIR[:REF]                of an OCI layout
+  oci-archive:FILE[:REF]       of one in a tar
+  appc:NAME[,LABEL=VALUE...]   an Appc image: appc:example.com/app,version=1.0`
+
 // imagesOf turns what a person types into messages, for every platform.
 func imagesOf(args []string) (images []*v1.Image, err error) {
 	for _, arg := range args {

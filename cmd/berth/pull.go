@@ -18,6 +18,7 @@ func pullCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull IMAGE",
 		Short: "Get an image into the store and print its id",
+		Long:  "Get an image into the store and print its id.\n\n" + imageForms,
 		Args:  cobra.ExactArgs(1),
 	}
 	config := configured(cmd, storeFlags)

@@ -84,9 +84,10 @@ func runCommand() *cobra.Command {
 The agent runs it, if one answers in --runtime_dir and no flag says otherwise than its own;
 else this process does. With -d the agent has to.
 
-IMAGE is [docker://]REF, docker-archive:FILE[:REF], oci:DIR[:REF] or
-oci-archive:FILE[:REF]; without it the command runs on the host's file system. ARG... replaces the image's command and is appended to its
-entrypoint.`,
+` + imageForms + `
+
+Without IMAGE the command runs on the host's file system. ARG... replaces the image's
+command and is appended to its entrypoint.`,
 		DisableFlagParsing: true, // flags are read before and after IMAGE, not in ARG...
 	}
 	config := configured(cmd, storeFlags, launchFlags)
