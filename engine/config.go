@@ -85,6 +85,9 @@ type Config struct {
 	// so that they are given back after a reboot; else in RuntimeDir.
 	NetworkCNIRootDirPersist bool
 	NetworkCNIMetrics        bool // Usage tells of traffic
+	// DefaultContainerDNS is a ContainerDNSInfo as JSON, or the name or file:// URL of a file
+	// with it: the servers of containers on networks whose plugins know none; empty: the host's.
+	DefaultContainerDNS string
 	// ContainerPortsWatchInterval is the time between two looks at where containers listen.
 	// With EnforceContainerPorts those end that listen where they may not. Only ports that are
 	// given to containers count with CheckAgentPortRangeOnly, and only those of

@@ -138,7 +138,8 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	c.Isolation = expandCgroups(c.Isolation, cgroups)
 	defaultInfo, err := c.defaultContainerInfo()
-	if err := errors.Join(err, c.checkContainerizers(), c.checkLauncher(), c.checkIsolation(), c.checkPrefixes(), c.checkPorts(), c.checkDisk()); err != nil {
+	_, dnsErr := c.containerDNS()
+	if err := errors.Join(err, dnsErr, c.checkContainerizers(), c.checkLauncher(), c.checkIsolation(), c.checkPrefixes(), c.checkPorts(), c.checkDisk()); err != nil {
 		return nil, err
 	}
 	// Without root no image is run, but the posix launcher runs the host's commands.

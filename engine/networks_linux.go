@@ -13,13 +13,30 @@ import (
 // networks says what network/cni is made of.
 func (p parts) networks() cni.Options {
 	layout, c := p.images.Layout, p.config
+	dns, _ := c.containerDNS() // which was looked at before
 	return cni.Options{
 		ConfigDir: c.NetworkCNIConfigDir, PluginDirs: filepath.SplitList(c.NetworkCNIPluginsDir), Dir: layout.Networks(c.NetworkCNIRootDirPersist),
 		Record:   func(id container.ID) string { return layout.Container(id).Dir },
 		Netns:    func(id container.ID) string { return layout.Container(id).Netns() },
 		Init:     func(id container.ID) (int, error) { return p.launcher.Init(id) },
-		Hostname: !c.isolates("namespaces/uts"), Statistics: c.NetworkCNIMetrics, Log: c.log(),
+		Hostname: !c.isolates("namespaces/uts"), Statistics: c.NetworkCNIMetrics, DNS: dns, Log: c.log(),
 	}
+}
+
+// containerDNS reads --default_container_dns. ErrInvalid: it is no such thing.
+func (c Config) containerDNS() (cni.Servers, error) {
+	if c.DefaultContainerDNS == "" {
+		return nil, nil
+	}
+	data, err := readJSON(c.DefaultContainerDNS)
+	if err != nil {
+		return nil, fmt.Errorf("--default_container_dns: %w", err)
+	}
+	servers, err := cni.ParseServers(data)
+	if err != nil {
+		return nil, fmt.Errorf("--default_container_dns: %w", err)
+	}
+	return servers, nil
 }
 
 // networkAbilities tells of the networks that containers can name.

@@ -62,12 +62,20 @@ func capabilityFlag(name, value string) (*v1.CapabilityInfo, error) {
 // readMessage reads a message: a JSON object, or the name or file:// URL of a file with it.
 // ErrInvalid: it is none.
 func readMessage(value string, message proto.Message) error {
-	data := []byte(value)
-	if !strings.HasPrefix(strings.TrimSpace(value), "{") {
-		var err error
-		if data, err = os.ReadFile(strings.TrimPrefix(value, "file://")); err != nil {
-			return fmt.Errorf("%w: it is neither a JSON object nor a file that can be read: %w", container.ErrInvalid, err)
-		}
+	data, err := readJSON(value)
+	if err != nil {
+		return err
 	}
 	return v1.Unmarshal(data, message)
+}
+
+func readJSON(value string) ([]byte, error) {
+	if strings.HasPrefix(strings.TrimSpace(value), "{") {
+		return []byte(value), nil
+	}
+	data, err := os.ReadFile(strings.TrimPrefix(value, "file://"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: it is neither a JSON object nor a file that can be read: %w", container.ErrInvalid, err)
+	}
+	return data, nil
 }

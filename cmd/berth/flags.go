@@ -64,6 +64,7 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.NetworkCNIConfigDir, "network_cni_config_dir", c.NetworkCNIConfigDir, "directory of the configurations of networks")
 	f.StringVar(&c.NetworkCNIPluginsDir, "network_cni_plugins_dir", c.NetworkCNIPluginsDir, "`DIR[:DIR...]` of the plugins of networks")
 	f.BoolVar(&c.NetworkCNIRootDirPersist, "network_cni_root_dir_persist", c.NetworkCNIRootDirPersist, "record in --work_dir which addresses containers have, so that they are given back after a reboot")
+	f.StringVar(&c.DefaultContainerDNS, "default_container_dns", "", "ContainerDNSInfo with the servers of containers on networks whose plugins know none, as `JSON` or a file with it (default: the host's)")
 	f.DurationVar(&c.ContainerPortsWatchInterval, "container_ports_watch_interval", c.ContainerPortsWatchInterval, "time between two looks at the ports at which a container listens")
 	f.BoolVar(&c.EnforceContainerPorts, "enforce_container_ports", false, "end containers that listen at ports of the host that they were not given")
 	f.BoolVar(&c.CheckAgentPortRangeOnly, "check_agent_port_range_only", false, "look only at ports from 31000 to 32000, which an agent gives to containers")

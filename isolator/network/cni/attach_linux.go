@@ -103,6 +103,10 @@ func (o Options) Check(ctx context.Context, id container.ID) error {
 	for _, a := range rec.Attachments {
 		list, rt, err := o.list(id, a, o.Netns(id))
 		if err == nil {
+			if list.Name == o.bridgeName() {
+				// The portmap of Debian 12 misses rules for IPv6 where no address is of that.
+				list.Plugins = slices.DeleteFunc(list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Type == "portmap" })
+			}
 			err = o.libcni(id, rec.Plugins).CheckNetworkList(ctx, list, rt)
 		}
 		if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {

@@ -53,8 +53,6 @@ func (o Options) bridgeOn(subnet netip.Prefix) (*libcni.NetworkConfigList, error
 		// By the name of the device, which no other directory has: rules of the firewall
 		// are told apart by it and the container's id.
 		"name": o.bridgeName(), "cniVersion": "1.0.0", "disableGC": true,
-		// The portmap of Debian 12 misses rules for IPv6 where no address is of that.
-		"disableCheck": true,
 		"plugins": []object{
 			{
 				"type": "bridge", "bridge": o.bridgeName(), "isGateway": true, "ipMasq": true, "hairpinMode": true,

@@ -40,6 +40,9 @@ type Options struct {
 	// ConfigDir has the configurations of networks, PluginDirs have the executables.
 	ConfigDir  string
 	PluginDirs []string
+	// DNS are the servers of containers on networks whose plugins know none; where it has
+	// none either, they are the host's.
+	DNS Servers
 	// Dir is the directory of attachments.
 	Dir string
 	// Record is the directory of a container's records, which is there as long as the

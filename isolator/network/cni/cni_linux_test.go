@@ -639,6 +639,54 @@ func TestFilesAndVolumes(t *testing.T) {
 	h.nothing(t)
 }
 
+func TestServersOfTheOperator(t *testing.T) {
+	testrig.RequireRoot(t)
+	h := newHost(t)
+	h.put(h.plugin("silent"), `#!/bin/sh
+case $CNI_COMMAND in
+ADD) echo '{"cniVersion": "1.0.0", "ips": [{"address": "192.0.2.8/24"}]}' ;;
+VERSION) echo '{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0"]}' ;;
+esac
+`)
+	for _, name := range []string{"one", "two"} {
+		h.put(h.conf(name+".conf"), `{"cniVersion": "1.0.0", "name": "`+name+`", "type": "silent"}`)
+	}
+	var err error
+	h.DNS, err = ParseServers([]byte(`{"docker": [{"network_mode": "BRIDGE"}], "mesos": [
+		{"network_mode": "CNI", "network_name": "one", "dns": {"nameservers": ["192.0.2.1", "192.0.2.2"], "domain": "a", "search": ["b", "c"], "options": ["ndots:2"]}},
+		{"network_mode": "CNI", "dns": {"nameservers": ["192.0.2.3"]}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := New(h.Options)
+	for network, want := range map[string]string{
+		"one": "nameserver 192.0.2.1\nnameserver 192.0.2.2\ndomain a\nsearch b c\noptions ndots:2\n",
+		"two": "nameserver 192.0.2.3\n",
+		"lan": "nameserver 192.0.2.53\nsearch example.org\n", // whose plugin knows
+	} {
+		c, _, err := h.launch(t, i, "c", on(network))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := h.get(filepath.Join(h.dir(c.ID), resolv)); got != want {
+			t.Errorf("on %s: %q, want %q", network, got, want)
+		}
+		h.gone(t, c.ID)
+		if err := i.Cleanup(t.Context(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const dns = `"dns": {"nameservers": ["192.0.2.1"]}`
+	for name, text := range map[string]string{
+		"no JSON": `{`, "twice": `{"mesos": [{"network_mode": "CNI", ` + dns + `}, {"network_mode": "CNI", ` + dns + `}]}`,
+		"another mode": `{"mesos": [{"network_mode": "HOST", ` + dns + `}]}`, "no servers": `{"mesos": [{"network_mode": "CNI"}]}`,
+	} {
+		if _, err := ParseServers([]byte(text)); !errors.Is(err, container.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestServersBehindTheHostsLoopback(t *testing.T) {
 	dir := t.TempDir()
 	defer func(a, b string) { etc, resolvedConfig = a, b }(etc, resolvedConfig)
@@ -749,6 +797,11 @@ func TestTheBridge(t *testing.T) {
 		t.Errorf("eth0: %s", got)
 	}
 	usage := &v1.ResourceStatistics{}
+	inside("ip", "addr", "del", "10.201.0.77/20", "dev", "eth0")
+	if err := i.Check(t.Context(), c.ID); err == nil {
+		t.Error("nobody misses the address")
+	}
+	inside("ip", "addr", "add", "10.201.0.77/20", "dev", "eth0")
 	inside("/bin/busybox", "ping", "-c", "3", "-i", "0.1", "10.201.0.1")
 	if err := i.Usage(t.Context(), c.ID, usage); err != nil || usage.GetNetTxPackets() < 3 || usage.GetNetRxBytes() < 3*64 || usage.NetRxDropped == nil {
 		t.Errorf("%v, %v", usage, err)

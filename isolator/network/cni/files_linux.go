@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/types"
+
 	"berth/container"
 	"berth/isolator"
 	"berth/launcher/plan"
@@ -161,8 +163,13 @@ func (i *Isolator) writeFiles(c *isolator.Container, rec *record) error {
 				}
 			}
 			if servers == nil && len(result.DNS.Nameservers) > 0 {
-				servers = resolvConf(result.DNS.Nameservers, result.DNS.Domain, result.DNS.Search, result.DNS.Options)
+				servers = resolvConf(result.DNS)
 			}
+		}
+	}
+	if servers == nil && rec != nil {
+		if dns := i.DNS.of(rec.Attachments); dns != nil {
+			servers = resolvConf(*dns)
 		}
 	}
 	if servers == nil {
@@ -209,18 +216,18 @@ func hostsFile(name string, addresses []netip.Addr) []byte {
 	return out
 }
 
-func resolvConf(servers []string, domain string, search, options []string) (out []byte) {
-	for _, server := range servers {
+func resolvConf(dns types.DNS) (out []byte) {
+	for _, server := range dns.Nameservers {
 		out = fmt.Appendf(out, "nameserver %s\n", server)
 	}
-	if domain != "" {
-		out = fmt.Appendf(out, "domain %s\n", domain)
+	if dns.Domain != "" {
+		out = fmt.Appendf(out, "domain %s\n", dns.Domain)
 	}
-	if len(search) > 0 {
-		out = fmt.Appendf(out, "search %s\n", strings.Join(search, " "))
+	if len(dns.Search) > 0 {
+		out = fmt.Appendf(out, "search %s\n", strings.Join(dns.Search, " "))
 	}
-	if len(options) > 0 {
-		out = fmt.Appendf(out, "options %s\n", strings.Join(options, " "))
+	if len(dns.Options) > 0 {
+		out = fmt.Appendf(out, "options %s\n", strings.Join(dns.Options, " "))
 	}
 	return out
 }
