@@ -22,8 +22,29 @@
 //	    on. So the bytes depend on the tree alone, not on how it was built.
 //
 // A file that lies in one piece in the device needs one chunk index, as a chunk may be
-// as large as it likes. Blocks are of 512 bytes as those of tar are, so that no
-// content needs to move.
+// as large as it likes.
+//
+// # Blocks of 512 bytes
+//
+// Blocks are as large as those of tar, so that no content needs to move and the tar stays
+// what its digest says. The alternative, blocks of 4 KiB over data that were moved to
+// where pages begin, would need a second copy or another way back to the tar, and reads no
+// faster. BenchmarkRead, 200 MB (a file of 100 MB, 5000 of 20 KiB) on an ext4 of its own,
+// Linux 6.18, two busy cores, the least of 12 (sequential: of 9) in ms:
+//
+//	                              512 over tar   4096   tree of ext4
+//	sequential          cold               278    468            788
+//	                    warm                82     73             92
+//	5000 random pages   cold               525    504            604
+//	                    warm               6.8    6.8            6.0
+//	5000 faults (mmap)  cold               268    329            141
+//	                    warm               7.0    9.9           10.4
+//
+// What differs between the first two columns is within the noise of that machine. Cold
+// faults are slower than those of ext4 with either: the kernel reads the tar ahead into
+// its page cache, then copies into that of the file.
+//
+// # Mounting
 //
 // The kernel mounts an index from a regular file since Linux 6.12:
 //
