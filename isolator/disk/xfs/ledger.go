@@ -73,3 +73,17 @@ func (l *ledger) free(p projectquota.Project) (bool, error) {
 	}
 	return true, nil
 }
+
+// used counts the projects that are not free, or of which that cannot be told.
+func (l *ledger) used() (n uint64) {
+	entries, _ := os.ReadDir(l.dir) // of a directory that is not there yet, none
+	for _, entry := range entries {
+		number, err := strconv.ParseUint(entry.Name(), 10, 32)
+		if p := projectquota.Project(number); err == nil && l.projects.has(p) {
+			if free, _ := l.free(p); !free {
+				n++
+			}
+		}
+	}
+	return n
+}

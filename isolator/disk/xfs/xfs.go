@@ -19,6 +19,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/internal/metrics"
 	"berth/internal/projectquota"
 	"berth/isolator"
 )
@@ -43,6 +44,8 @@ type Options struct {
 	Interval time.Duration
 	// EnforceRequests: also the disk that a container requests is its limit.
 	EnforceRequests bool
+	// Metrics gets how many projects there are, and how many of them are free.
+	Metrics *metrics.Set
 }
 
 // Isolator implements isolator.Isolator, isolator.Enforcer, isolator.Watcher, isolator.Updater,
@@ -63,7 +66,10 @@ type quota struct {
 
 // New returns the isolator.
 func New(o Options) *Isolator {
-	return &Isolator{Options: o, ledger: &ledger{o.Ledger, o.Projects}, containers: map[container.ID][]quota{}}
+	i := &Isolator{Options: o, ledger: &ledger{o.Ledger, o.Projects}, containers: map[container.ID][]quota{}}
+	o.Metrics.Gauge("containerizer/mesos/disk/project_ids_total", func() float64 { return float64(o.Projects.size()) })
+	o.Metrics.Gauge("containerizer/mesos/disk/project_ids_free", func() float64 { return float64(o.Projects.size() - i.ledger.used()) })
+	return i
 }
 
 // Probe implements isolator.Prober.

@@ -17,6 +17,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/internal/metrics"
 	"berth/internal/projectquota"
 	"berth/internal/testrig"
 	"berth/isolator"
@@ -257,6 +258,34 @@ func TestFileSystemsWithoutQuotasAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", fstype, err)
 		}
 	}
+}
+
+// A project is in use as long as one of its directories is there.
+func TestProjectsAreCounted(t *testing.T) {
+	dir := t.TempDir()
+	set := metrics.New()
+	i := New(Options{Projects: Range{5000, 5009}, Ledger: filepath.Join(dir, "projects"), Metrics: set})
+	expect := func(free float64) {
+		t.Helper()
+		all := set.Snapshot()
+		if got := all["containerizer/mesos/disk/project_ids_free"]; got != free || all["containerizer/mesos/disk/project_ids_total"] != 10 {
+			t.Errorf("%v, want %v free ones", all, free)
+		}
+	}
+	expect(10)
+	for _, name := range []string{"one", "two"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.ledger.take(t.Context(), []string{filepath.Join(dir, name)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(8)
+	if err := os.Remove(filepath.Join(dir, "one")); err != nil {
+		t.Fatal(err)
+	}
+	expect(9)
 }
 
 func TestRanges(t *testing.T) {
