@@ -1,6 +1,6 @@
 # Targets for people and for CI; `make help` lists them.
 .POSIX:
-.PHONY: help build demo test test-vm soak bench lint check generate clean
+.PHONY: help build demo test test-vm soak bench lint check generate man clean
 
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Static, and without paths of the machine in it.
@@ -39,6 +39,9 @@ lint: ## formatting, vet, staticcheck, the direction of imports, other systems
 	GOOS=darwin go build ./...
 
 check: lint test test-vm ## what CI runs, but for the demo
+
+man: ## the manual pages in man/, of the help of the commands; root, for its defaults
+	go test -count=1 -run TestTheManual ./cmd/berth -update
 
 generate: ## code that is generated from other files
 	script/packages test

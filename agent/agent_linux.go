@@ -20,6 +20,7 @@ import (
 	"berth/agent/page"
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/containerizer"
 	"berth/engine"
 	"berth/internal/filelock"
 )
@@ -193,18 +194,9 @@ func (a *agent) live(ctx context.Context, servers []server) error {
 			}
 		})
 	}
-	a.recover(ctx)
-	a.server.Ready()
-	tasks.Go(func() { a.collectImages(ctx) })
-	tasks.Go(func() { a.retain(ctx) })
-	tasks.Go(func() { a.server.Measure(ctx) })
-	tasks.Go(func() { a.reloadWhenAsked(ctx) })
-	a.Log.Info("the agent is ready", slog.Int("pid", os.Getpid()), slog.String("work_dir", a.engine.Layout.Work), slog.Bool("image_gc", a.ImageGC != nil))
-	a.notifyReady(ctx, &tasks)
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
+	err := a.recover(ctx)
+	if err == nil {
+		err = a.answer(ctx, &tasks, failed)
 	}
 	a.Log.Info("the agent ends; its containers run on")
 	a.server.End()
@@ -216,14 +208,36 @@ func (a *agent) live(ctx context.Context, servers []server) error {
 	return err
 }
 
+// answer answers, and does what is to be done beside that, until ctx ends or something has failed.
+func (a *agent) answer(ctx context.Context, tasks *sync.WaitGroup, failed <-chan error) error {
+	a.server.Ready()
+	tasks.Go(func() { a.collectImages(ctx) })
+	tasks.Go(func() { a.retain(ctx) })
+	tasks.Go(func() { a.server.Measure(ctx) })
+	tasks.Go(func() { a.reloadWhenAsked(ctx) })
+	a.Log.Info("the agent is ready", slog.Int("pid", os.Getpid()), slog.String("work_dir", a.engine.Layout.Work), slog.Bool("image_gc", a.ImageGC != nil))
+	a.notifyReady(ctx, tasks)
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
 // recover takes up again what runs, and removes what is left of others. What it cannot
-// remove is left to the next one.
-func (a *agent) recover(ctx context.Context) {
-	if err := a.engine.Recover(ctx); err != nil {
+// remove is left to the next one. An error means that this agent is the wrong one: it knows
+// nothing of what runs, and could launch nothing.
+func (a *agent) recover(ctx context.Context) error {
+	err := a.engine.Recover(ctx)
+	if errors.Is(err, containerizer.ErrNewer) {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	if err != nil {
 		a.Log.Warn("recover", slog.Any("error", err))
 	}
 	if !a.Cleanup {
-		return
+		return nil
 	}
 	for _, id := range a.engine.Containers() {
 		if _, nested := id.Parent(); nested {
@@ -234,4 +248,5 @@ func (a *agent) recover(ctx context.Context) {
 			a.Log.Warn("clean up", slog.String("container", id.String()), slog.Any("error", err))
 		}
 	}
+	return nil
 }

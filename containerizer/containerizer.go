@@ -15,11 +15,16 @@ package containerizer
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	v1 "berth/api/v1"
 	"berth/container"
 )
+
+// ErrNewer is that the records of containers are of a newer berth, of which nothing is judged or
+// launched here. It is of the class ErrFailedPrecondition.
+var ErrNewer = fmt.Errorf("%w: the records of containers are of a newer berth", container.ErrFailedPrecondition)
 
 // Keeper says who judges a container whose containerizer is gone.
 type Keeper string

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"berth/container"
+	"berth/containerizer"
 	"berth/internal/atomicfile"
 	"berth/internal/filelock"
 )
@@ -20,8 +20,8 @@ import (
 // writes. A version that is higher has something that this one would miss.
 const recordFormat = 1
 
-// lockRuntime has all others wait who judge or admit containers. ErrFailedPrecondition:
-// the records are of a newer berth.
+// lockRuntime has all others wait who judge or admit containers. containerizer.ErrNewer: the
+// records are those of one.
 func (c *Containerizer) lockRuntime(ctx context.Context) (*filelock.Lock, error) {
 	lock, err := filelock.Acquire(ctx, c.Layout.RuntimeLock(), filelock.Exclusive)
 	if err != nil {
@@ -44,8 +44,8 @@ func (c *Containerizer) checkFormat() error {
 		return err
 	}
 	if found, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && found > recordFormat {
-		return fmt.Errorf("%w: the records of containers in %s have format %d, this berth knows %d: use the newer berth that wrote them",
-			container.ErrFailedPrecondition, c.Layout.Runtime, found, recordFormat)
+		return fmt.Errorf("%w: those in %s have format %d, this berth knows %d: use the newer berth that wrote them",
+			containerizer.ErrNewer, c.Layout.Runtime, found, recordFormat)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/internal/testrig"
+	"berth/state"
 )
 
 // buildVersion builds another version of berth, and returns its path.
@@ -89,4 +91,25 @@ func TestANewerAgentTakesOver(t *testing.T) {
 	agent.Signal(syscall.SIGTERM)
 	expect(t, agent.Wait(), 0)
 	wantNoContainers(t, b)
+}
+
+// An older berth does not look after what a newer one has recorded: it would miss something.
+func TestAnAgentRefusesRecordsOfANewerOne(t *testing.T) {
+	testrig.RequireRoot(t)
+	b := testrig.Berth(t)
+	if err := os.MkdirAll(b.RuntimeDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	format := state.Layout{Runtime: b.RuntimeDir}.Format()
+	if err := os.WriteFile(format, []byte("1000\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := b.Start("agent")
+	expect(t, p.Wait(), 125, "the records of containers are of a newer berth", "have format 1000", "use the newer berth")
+	if _, log := p.Output(); strings.Contains(log, "the agent is ready") {
+		t.Errorf("it says that it is ready: %s", log)
+	}
+	if text, err := os.ReadFile(format); err != nil || string(text) != "1000\n" {
+		t.Errorf("the format is %q now, %v", text, err)
+	}
 }
