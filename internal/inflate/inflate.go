@@ -16,7 +16,7 @@ const (
 	// What one round of fast may read and write at most, with what it does in whole words.
 	// Reads: three words, of which none begins more than 7 bytes behind the one before.
 	inRound  = 32
-	outRound = 3*2 + maxMatch + 16 + 8
+	outRound = 3 + maxMatch + 16 + 8
 )
 
 // What can be wrong with the data, besides that it ends too early.
@@ -55,10 +55,8 @@ type Reader struct {
 	stored int // bytes of the present stored block that are still to come
 	err    error
 
-	litlen    *[litlenSize]entry
-	dist      *[distSize]entry
-	ownLitlen [litlenSize]entry
-	ownDist   [distSize]entry
+	tables *tables // of the present block
+	own    tables
 }
 
 type state uint8
@@ -356,7 +354,7 @@ func (r *Reader) block() error {
 		}
 		r.state = inStored
 	case 1:
-		r.litlen, r.dist = &fixedLitlen, &fixedDist
+		r.tables = &fixed
 		r.state = inCodes
 	case 2:
 		r.state = inCodes
@@ -426,12 +424,11 @@ func (r *Reader) codes() error {
 			return errCode
 		}
 	}
-	if !build(r.ownLitlen[:], litlenBits, lens[:litlens], litlenMeaning[:]) ||
-		!build(r.ownDist[:], distBits, lens[litlens:litlens+dists], distMeaning[:]) {
+	if !build(r.own.litlen[:], litlenBits, lens[:litlens], litlenMeaning[:]) ||
+		!build(r.own.dist[:], distBits, lens[litlens:litlens+dists], distMeaning[:]) {
 		return errCode
 	}
-	pairLiterals(&r.ownLitlen)
-	r.litlen, r.dist = &r.ownLitlen, &r.ownDist
+	r.tables = &r.own
 	return nil
 }
 
@@ -479,12 +476,13 @@ func (r *Reader) decode() (waits bool, err error) {
 // block ends.
 func (r *Reader) one() (ended bool, err error) {
 	r.refill(48)
-	e, extra, ok := r.symbol(r.litlen[:], litlenBits)
+	e, extra, ok := r.symbol(r.tables.litlen[:], litlenBits)
 	switch {
 	case !ok:
 		return false, r.ended()
 	case e&isLiteral != 0:
-		r.putLiterals(e)
+		r.out[r.filled] = byte(e >> valueShift)
+		r.filled++
 		return false, nil
 	case e&isEnd != 0:
 		return true, nil
@@ -492,7 +490,7 @@ func (r *Reader) one() (ended bool, err error) {
 		return false, errCode
 	}
 	length := int(e>>valueShift) + extra
-	e, extra, ok = r.symbol(r.dist[:], distBits)
+	e, extra, ok = r.symbol(r.tables.dist[:], distBits)
 	switch {
 	case !ok:
 		return false, r.ended()
@@ -508,11 +506,6 @@ func (r *Reader) one() (ended bool, err error) {
 		r.filled++
 	}
 	return false, nil
-}
-
-func (r *Reader) putLiterals(e entry) {
-	binary.LittleEndian.PutUint16(r.out[r.filled:], uint16(e>>valueShift))
-	r.filled += int(e >> codeShift & 15)
 }
 
 // symbol takes the next code and its extra bits, if there are as many bits.
