@@ -29,7 +29,7 @@ soak: ## the tests with larger counts, for hours
 
 bench: ## berth beside podman, skopeo+umoci, crun, runc, containerd, rm, cp and bare system calls (bench/floor.c)
 	script/packages bench
-	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench
+	BERTH_BENCH_CHARTS=$(CURDIR)/docs/benchmarks go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench
 
 lint: ## formatting, vet, staticcheck, the direction of imports, other systems
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt these files'; exit 1; }

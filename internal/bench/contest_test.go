@@ -181,6 +181,9 @@ func (r result) report(b *testing.B) {
 		b.ReportMetric(float64(median(all).Microseconds())/1000, strings.ReplaceAll(one.name, " ", "-")+"-ms")
 	}
 	table.Flush()
+	if err := r.draw(); err != nil {
+		b.Error(err)
+	}
 	for _, why := range r.absent {
 		fmt.Fprintf(&tables, "  %s\n", why)
 	}

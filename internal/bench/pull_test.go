@@ -39,12 +39,38 @@ func BenchmarkColdPullOfOneLayer(b *testing.B) {
 	coldPull(b, "Pull of one layer of 1.5 GB into an empty store", reg.Direct()+"/big:1", testrig.LoopFS(b, "ext4", 16<<10))
 }
 
+// BenchmarkColdPullOfZstd does the same as BenchmarkColdPull with layers compressed by zstd.
+func BenchmarkColdPullOfZstd(b *testing.B) {
+	testrig.RequireRoot(b)
+	testrig.RequireTools(b, "skopeo")
+	reg := testrig.Registry(b)
+	from, to := testrig.DebianImage(b, reg, "debian:1"), reg.Direct()+"/debian:zstd"
+	_, err := programs([]string{"skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", "--dest-compress-format=zstd",
+		"--format=oci", "docker://" + from, "docker://" + to})()
+	if err != nil {
+		b.Fatal(err)
+	}
+	coldPull(b, "Pull of 7 zstd layers, 16 000 files, into an empty store", to, testrig.LoopFS(b, "ext4", 8<<10))
+}
+
 func coldPull(b *testing.B, title, image, disk string) {
 	program := testrig.Berth(b)
+	ctr := startContainerd(b, disk)
 	contest{title: title, disk: disk, contenders: []contender{
 		{"berth", nil, func(b *testing.B) (work, func()) {
 			dir, clean := freshDir(b, disk, "berth")
 			return programs(berth(program, dir, "pull", image)), clean
+		}},
+		{"berth, trees", nil, func(b *testing.B) (work, func()) {
+			dir, clean := freshDir(b, disk, "berth")
+			return programs(berth(program, dir, "pull", "--image_provisioner_backend=overlay", image)), clean
+		}},
+		{"containerd (ctr)", []string{"ctr", "containerd"}, func(b *testing.B) (work, func()) {
+			return programs(ctr("images", "pull", "--plain-http", "--snapshotter", "overlayfs", image)), func() {
+				if _, err := programs(ctr("images", "rm", "--sync", image))(); err != nil {
+					b.Fatal(err)
+				}
+			}
 		}},
 		{"podman", []string{"podman"}, func(b *testing.B) (work, func()) {
 			dir, clean := freshDir(b, disk, "podman")
