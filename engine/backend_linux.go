@@ -11,16 +11,15 @@ import (
 
 	"berth/container"
 	"berth/internal/atomicfile"
-	"berth/internal/metrics"
 	"berth/provisioner/backend"
 )
 
 // madeBackends returns every backend by its name: what an earlier one has provisioned,
 // only that one can destroy.
-func madeBackends(set *metrics.Set) map[string]backend.Backend {
+func (i *Images) madeBackends() map[string]backend.Backend {
 	all := make(map[string]backend.Backend)
 	for _, b := range backends {
-		all[b.name] = b.make(set)
+		all[b.name] = b.make(i)
 	}
 	return all
 }
@@ -37,6 +36,17 @@ func knownBackend(name string) error {
 	return nil
 }
 
+// defaultBackends are those that may be chosen without being asked for, in the order in which
+// they are tried.
+func defaultBackends() (names []string) {
+	for _, b := range backends {
+		if b.byDefault {
+			names = append(names, b.name)
+		}
+	}
+	return names
+}
+
 // chooseBackend has the provisioner use the backend that was asked for, or the first of
 // those that may be chosen without being asked for. It works on the file systems of the
 // root filesystems and of the layers: that is proven by trying, once between two boots.
@@ -49,16 +59,13 @@ func (i *Images) chooseBackend(ctx context.Context, asked string) error {
 		return nil
 	}
 	var reasons []error
-	for _, b := range backends {
-		if !b.byDefault {
-			continue
-		}
-		err := i.proveBackend(ctx, b.name)
+	for _, name := range defaultBackends() {
+		err := i.proveBackend(ctx, name)
 		if err == nil {
-			i.Provisioner.Backend = b.name
+			i.Provisioner.Backend = name
 			return nil
 		}
-		reasons = append(reasons, fmt.Errorf("%s: %w", b.name, err))
+		reasons = append(reasons, fmt.Errorf("%s: %w", name, err))
 	}
 	return fmt.Errorf("choose a backend: none works: %w", errors.Join(reasons...))
 }

@@ -86,7 +86,7 @@ func (i *Images) open(c Config) (err error) {
 	}
 	i.Provisioner, err = provisioner.New(provisioner.Options{
 		Paths: i.Layout.Provisioner(), Layers: i.Layers, Stores: i.Stores,
-		Backends: madeBackends(i.metrics), Backend: cmp.Or(c.ImageProvisionerBackend, backends[0].name),
+		Backends: i.madeBackends(), Backend: cmp.Or(c.ImageProvisionerBackend, defaultBackends()[0]),
 		Log: c.log(), Metrics: i.metrics,
 	})
 	return err

@@ -50,7 +50,7 @@ func TestWhatIsConfiguredWronglyIsNamed(t *testing.T) {
 		"a default volume that climbs": {func(c *Config) {
 			c.DefaultContainerInfo = `{"type": "MESOS", "volumes": [{"container_path": "../v", "host_path": "v", "mode": "RW"}]}`
 		}, `".."`},
-		"unknown backend":     {func(c *Config) { c.ImageProvisionerBackend = "zfs" }, "overlay, aufs, copy, bind"},
+		"unknown backend":     {func(c *Config) { c.ImageProvisionerBackend = "zfs" }, "erofs, overlay, aufs, copy, bind"},
 		"unknown provider":    {func(c *Config) { c.ImageProviders = []string{"rpm"} }, "rpm"},
 		"no init program":     {func(c *Config) { c.LauncherDir = c.WorkDir }, "--launcher_dir"},
 		"work_dir under file": {func(c *Config) { c.WorkDir = "/etc/passwd/work" }, "--work_dir"},

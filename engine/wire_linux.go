@@ -6,7 +6,6 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/internal/cgroup"
-	"berth/internal/metrics"
 	"berth/isolator"
 	appcruntime "berth/isolator/appc/runtime"
 	"berth/isolator/cgroups/blkio"
@@ -46,6 +45,7 @@ import (
 	"berth/provisioner/backend/aufs"
 	"berth/provisioner/backend/bind"
 	"berth/provisioner/backend/copy"
+	"berth/provisioner/backend/erofs"
 	"berth/provisioner/backend/overlay"
 	"berth/provisioner/store"
 	"berth/provisioner/store/appc"
@@ -58,13 +58,14 @@ import (
 // backends has every backend; the order is that in which a default is looked for.
 var backends = []struct {
 	name      string
-	make      func(*metrics.Set) backend.Backend
+	make      func(*Images) backend.Backend
 	byDefault bool // may be chosen without being asked for
 }{
-	{"overlay", func(*metrics.Set) backend.Backend { return overlay.New() }, true},
-	{"aufs", func(*metrics.Set) backend.Backend { return aufs.New() }, true},
-	{"copy", func(*metrics.Set) backend.Backend { return copy.New() }, true},
-	{"bind", func(set *metrics.Set) backend.Backend { return bind.New(set) }, false},
+	{"erofs", func(i *Images) backend.Backend { return erofs.New(i.Layout.Provisioner().Mounts()) }, false},
+	{"overlay", func(*Images) backend.Backend { return overlay.New() }, true},
+	{"aufs", func(*Images) backend.Backend { return aufs.New() }, true},
+	{"copy", func(*Images) backend.Backend { return copy.New() }, true},
+	{"bind", func(i *Images) backend.Backend { return bind.New(i.metrics) }, false},
 }
 
 // provider is a kind of images.

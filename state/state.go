@@ -10,6 +10,7 @@
 //	        layers                                      the layers of each root filesystem
 //	        backends/<backend>/rootfses/<rootfs>        a root filesystem
 //	        backends/<backend>/scratch/<rootfs>         what the backend needs beside it
+//	    provisioner/mounts/                             mounts of layers that root filesystems share, see package provisioner/backend/erofs
 //	    containers/<id>[.nested/<child>...]/            sandbox: the container's own files, stdout and stderr
 //	    containers/<id>.foreground                      the sandbox is to go with its container
 //	    fetch/                                          downloads of the fetcher, see package fetcher
@@ -229,6 +230,9 @@ func (p Provisioner) Root() string { return p.root }
 
 // Containers holds a directory for each root container.
 func (p Provisioner) Containers() string { return p.root + "/containers" }
+
+// Mounts has what root filesystems share.
+func (p Provisioner) Mounts() string { return p.root + "/mounts" }
 
 // Container is the directory of one container.
 func (p Provisioner) Container(id container.ID) string { return nested(p.root, id) }

@@ -134,7 +134,7 @@ func testCommandLine(t *testing.T, b *testrig.Command) {
 		{"unknown isolator", []string{"--isolation=filesystem/linux,no/such", image}, 125, "", "no/such"},
 		{"isolator twice", []string{"--isolation=namespaces/pid,namespaces/pid", image}, 125, "", "twice"},
 		{"a limit that nobody sets", []string{"--isolation=filesystem/linux", "--memory=64m", image}, 125, "", "limit of mem: not supported: it needs --isolation=cgroups/mem"},
-		{"unknown backend", []string{"--image_provisioner_backend=zfs", image}, 125, "", "known are overlay, aufs, copy, bind"},
+		{"unknown backend", []string{"--image_provisioner_backend=zfs", image}, 125, "", "known are erofs, overlay, aufs, copy, bind"},
 		{"memory that is none", []string{"--memory", "lots", image}, 125, "", "64m"},
 		{"memory below the minimum", []string{"--memory", "1m", image}, 125, "", "1 MiB"},
 		{"cpus that are none", []string{"--cpus", "0", image}, 125, "", "positive"},

@@ -34,8 +34,13 @@ type Lock struct {
 // Acquire locks the file at path, which is made when missing, and waits for it
 // until ctx ends. Critical sections under these locks are short, so it polls.
 func Acquire(ctx context.Context, path string, mode Mode) (*Lock, error) {
+	return poll(ctx, path, func() (*Lock, error) { return Try(path, mode) })
+}
+
+// poll tries until the lock is not held.
+func poll(ctx context.Context, path string, try func() (*Lock, error)) (*Lock, error) {
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
-		lock, err := Try(path, mode)
+		lock, err := try()
 		if !errors.Is(err, ErrHeld) {
 			return lock, err
 		}
@@ -103,3 +108,28 @@ func (l *Lock) File() *disk.File { return l.file }
 
 // Unlock frees the lock. The file stays.
 func (l *Lock) Unlock() error { return l.file.Close() }
+
+// Directory locks the directory at path and waits for it as Acquire does. fs.ErrNotExist:
+// there is none, or the holder before has removed it.
+func Directory(ctx context.Context, path string, mode Mode) (*Lock, error) {
+	return poll(ctx, path, func() (*Lock, error) { return tryDirectory(path, mode) })
+}
+
+func tryDirectory(path string, mode Mode) (*Lock, error) {
+	f, err := disk.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := lockFile(f, mode)
+	if err != nil {
+		return nil, err
+	}
+	var st syscall.Stat_t
+	if err = syscall.Fstat(int(f.Fd()), &st); err == nil && st.Nlink == 0 {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, errors.Join(&fs.PathError{Op: "flock", Path: path, Err: err}, lock.Unlock())
+	}
+	return lock, nil
+}

@@ -122,3 +122,31 @@ func TestConvert(t *testing.T) {
 		}
 	}
 }
+
+func TestADirectoryThatItsHolderRemovesIsMissing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "directory")
+	if _, err := Directory(t.Context(), path, Shared); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing directory: %v", err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	one, err := Directory(t.Context(), path, Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tryDirectory(path, Shared); !errors.Is(err, ErrHeld) {
+		t.Errorf("shared beside exclusive: %v", err)
+	}
+	waited := make(chan error)
+	go func() {
+		_, err := Directory(t.Context(), path, Shared)
+		waited <- err
+	}()
+	if err := errors.Join(os.Remove(path), one.Unlock()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after its holder has removed it: %v", err)
+	}
+}

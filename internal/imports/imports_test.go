@@ -39,11 +39,11 @@ var rooms = []struct {
 	{"launcher/*", []string{"launcher", "launcher/initproc", "launcher/launchertest", "launcher/plan", "container", "state", "internal/*"}},
 	{"launcher", []string{"launcher/plan", "container"}},
 	// Conformance suites may use what makes tests possible.
-	{"provisioner/backend/backendtest", []string{"provisioner/backend", "layer", "image", "container", "state", "internal/*"}},
+	{"provisioner/backend/backendtest", []string{"provisioner/backend", "layer", "layer/erofs", "image", "container", "state", "internal/*"}},
 	{"provisioner/store/storetest", []string{"provisioner/store", "layer", "image", "container", "api/v1", "internal/*"}},
 	{"isolator/isolatortest", []string{"isolator", "launcher", "launcher/plan", "image", "image/appc", "container", "api/v1", "internal/*"}},
 	{"provisioner/backend/*", []string{"provisioner/backend", "layer", "container", "state", "internal/*"}},
-	{"provisioner/backend", []string{"layer", "container", "state", "internal/*"}},
+	{"provisioner/backend", []string{"layer", "layer/erofs", "container", "state", "internal/*"}},
 	// What stores have in common whose images are found at a source.
 	{"provisioner/store/fetch", []string{"provisioner/store", "layer", "image", "container", "api/v1", "internal/*"}},
 	{"provisioner/store/layout", []string{"provisioner/store", "provisioner/store/fetch", "layer", "image", "container", "internal/*"}},

@@ -14,13 +14,14 @@ import (
 	"berth/provisioner/backend"
 	"berth/provisioner/backend/backendtest"
 	"berth/provisioner/backend/copy"
+	"berth/provisioner/backend/erofs"
 	"berth/provisioner/backend/overlay"
 	"berth/state"
 )
 
 // Whichever backend makes a root filesystem, its container finds the same.
 
-func TestCopyAndOverlayAgree(t *testing.T) {
+func TestBackendsAgree(t *testing.T) {
 	root := mounttest.FileSystem(t, "ext4")
 	outside := filepath.Join(root, "outside")
 	backendtest.Tree{backendtest.Dir("d"), backendtest.File("file", "outside")}.Write(t, outside)
@@ -29,7 +30,7 @@ func TestCopyAndOverlayAgree(t *testing.T) {
 	}
 }
 
-func TestCopyAndOverlayAgreeOnRandomLayers(t *testing.T) {
+func TestBackendsAgreeOnRandomLayers(t *testing.T) {
 	root := mounttest.FileSystem(t, "ext4")
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -38,7 +39,7 @@ func TestCopyAndOverlayAgreeOnRandomLayers(t *testing.T) {
 	})
 }
 
-// agree provisions layers, which it writes below dir, with both backends, and reports to
+// agree provisions layers, which it writes below dir, with each backend, and reports to
 // report how what they make differs.
 func agree(t *testing.T, report interface{ Errorf(string, ...any) }, dir string, trees []backendtest.Tree) {
 	t.Helper()
@@ -46,12 +47,13 @@ func agree(t *testing.T, report interface{ Errorf(string, ...any) }, dir string,
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	var layers []backend.Layer
-	for i, tree := range trees {
-		layers = append(layers, tree.Write(t, filepath.Join(dir, fmt.Sprint("layer-", i))))
-	}
-	var manifests [2][]testrig.Entry
-	for i, b := range []backend.Backend{copy.New(), overlay.New()} {
+	backends := []backend.Backend{copy.New(), overlay.New(), erofs.New(filepath.Join(dir, "mounts"))}
+	manifests := make([][]testrig.Entry, len(backends))
+	for i, b := range backends {
+		var layers []backend.Layer
+		for n, tree := range trees {
+			layers = append(layers, tree.WriteAs(t, b.Form(), filepath.Join(dir, fmt.Sprint("layer-", i, "-", n))))
+		}
 		rootfs := state.Rootfs(dir, fmt.Sprint(i))
 		defer func() {
 			if _, err := b.Destroy(context.Background(), rootfs, dir); err != nil {
@@ -67,7 +69,9 @@ func agree(t *testing.T, report interface{ Errorf(string, ...any) }, dir string,
 		}
 	}
 	links := testrig.Exception{Field: testrig.Links, Reason: "overlayfs counts the links that the file has in its layer"}
-	for _, d := range testrig.Compare(manifests[0], manifests[1], links) {
-		report.Errorf("copy (wanted here) and overlay (got) differ: %s", d)
+	for i, b := range backends[1:] {
+		for _, d := range testrig.Compare(manifests[0], manifests[i+1], links) {
+			report.Errorf("copy (wanted here) and %T (got) differ: %s", b, d)
+		}
 	}
 }

@@ -58,6 +58,12 @@ type Backend interface {
 	Destroy(ctx context.Context, rootfs, dir string) (bool, error)
 }
 
+// Sharer is a backend whose root filesystems share something, in a directory of the host.
+type Sharer interface {
+	// SharedIn returns the backend, but with another directory for what is shared.
+	SharedIn(dir string) Backend
+}
+
 // Mapper is a backend whose root filesystems can be those of containers with user
 // namespaces.
 type Mapper interface {

@@ -15,6 +15,7 @@ import (
 	"berth/container"
 	"berth/internal/disk"
 	"berth/internal/mount"
+	"berth/layer"
 )
 
 // Probe proves that a backend works with root filesystems below root and layers below
@@ -24,7 +25,7 @@ import (
 // It leaves nothing behind. Of one that is killed the next Probe removes what is left,
 // and so does RecoverProbes.
 func Probe(ctx context.Context, b Backend, root, layers string) (err error) {
-	return probe(root, layers, func(stack []Layer, dir string) error { return probeStack(ctx, b, stack, dir) })
+	return probe(b.Form(), root, layers, func(stack []Layer, dir string) error { return probeStack(ctx, b, stack, dir) })
 }
 
 // probedRange is that of no container.
@@ -33,19 +34,28 @@ var probedRange = container.IDRange{Start: 1<<32 - 2<<16, Size: 1 << 16}
 // ProbeMapped proves in the same way that a backend can make root filesystems for containers
 // with user namespaces. ErrNotSupported: why not.
 func ProbeMapped(ctx context.Context, b Backend, root, layers string) error {
-	mapper, ok := b.(Mapper)
-	if !ok {
+	if _, ok := b.(Mapper); !ok {
 		return fmt.Errorf("%w: it cannot make idmapped root filesystems; use overlay, copy or bind", container.ErrNotSupported)
 	}
-	return probe(root, layers, func(stack []Layer, dir string) error {
+	return probe(b.Form(), root, layers, func(stack []Layer, dir string) error {
 		rootfs := filepath.Join(dir, "rootfses", "probe")
-		err := mapper.ProvisionMapped(ctx, stack[:1], rootfs, dir, probedRange)
+		b := within(b, dir)
+		err := b.(Mapper).ProvisionMapped(ctx, stack[:1], rootfs, dir, probedRange)
 		if err == nil {
 			err = probeOwnerOf(filepath.Join(rootfs, probeFile))
 		}
 		_, destroyErr := b.Destroy(context.WithoutCancel(ctx), rootfs, dir)
 		return errors.Join(err, destroyErr)
 	})
+}
+
+// within returns the backend as one that shares nothing with root filesystems outside dir: who
+// removes what is left of a probe finds all of it there.
+func within(b Backend, dir string) Backend {
+	if s, ok := b.(Sharer); ok {
+		return s.SharedIn(filepath.Join(dir, "shared"))
+	}
+	return b
 }
 
 func probeOwnerOf(file string) error {
@@ -60,7 +70,7 @@ func probeOwnerOf(file string) error {
 }
 
 // probe writes layers for try, which has a directory of its own.
-func probe(root, layers string, try func(stack []Layer, dir string) error) (err error) {
+func probe(form layer.Form, root, layers string, try func(stack []Layer, dir string) error) (err error) {
 	if err := RecoverProbes(root, layers); err != nil {
 		return err
 	}
@@ -69,7 +79,11 @@ func probe(root, layers string, try func(stack []Layer, dir string) error) (err 
 		return fmt.Errorf("write layers in %s: %w", layers, err)
 	}
 	defer func() { err = errors.Join(err, layerBench.remove()) }()
-	stack, err := writeProbeLayers(layerBench.path)
+	write := writeProbeTrees
+	if form == layer.EROFS {
+		write = writeProbeErofs
+	}
+	stack, err := write(layerBench.path)
 	if err != nil {
 		return fmt.Errorf("write layers in %s: %w", layers, err)
 	}
@@ -91,6 +105,7 @@ func probe(root, layers string, try func(stack []Layer, dir string) error) (err 
 // probeStack provisions the layers below dir, looks at what comes of it, and destroys it.
 func probeStack(ctx context.Context, b Backend, layers []Layer, dir string) error {
 	rootfs := filepath.Join(dir, "rootfses", "probe")
+	b = within(b, dir)
 	err := b.Provision(ctx, layers, rootfs, dir)
 	if err == nil {
 		err = inOrder(
@@ -109,18 +124,19 @@ const (
 	probeLink      = "hard link"
 	probeSymlink   = "symbolic link"
 	probeHidden    = "hidden"
+	probeContent   = "content"
 	probeMode      = 0o4711
 	probeOwner     = 1
 )
 
-// writeProbeLayers writes what file systems differ in. Where whiteouts cannot be made,
+// writeProbeTrees writes what file systems differ in. Where whiteouts cannot be made,
 // as on an overlay, layers do not have any, and one layer will do.
-func writeProbeLayers(dir string) ([]Layer, error) {
+func writeProbeTrees(dir string) ([]Layer, error) {
 	base, top := filepath.Join(dir, "base"), filepath.Join(dir, "top")
 	file := filepath.Join(base, probeFile)
 	err := inOrder(
-		func() error { return disk.MkdirAll(filepath.Join(base, probeDirectory, "directory"), 0o755) },
-		func() error { return disk.WriteFile(file, []byte("content"), 0o600) },
+		func() error { return disk.MkdirAll(filepath.Join(base, probeDirectory, probeDirectory), 0o755) },
+		func() error { return disk.WriteFile(file, []byte(probeContent), 0o600) },
 		func() error { return disk.Chown(file, probeOwner, probeOwner) },
 		func() error { return disk.Chmod(file, probeMode) },
 		func() error {

@@ -18,6 +18,7 @@ import (
 	"berth/provisioner/backend"
 	"berth/provisioner/backend/bind"
 	"berth/provisioner/backend/copy"
+	"berth/provisioner/backend/erofs"
 	"berth/provisioner/backend/overlay"
 )
 
@@ -88,6 +89,11 @@ func TestProbe(t *testing.T) {
 		{"overlay on ext4", overlay.New(), ext4, ext4, nil, ""},
 		{"copy on ext4", copy.New(), ext4, ext4, nil, ""},
 		{"bind on ext4", bind.New(nil), ext4, ext4, nil, ""},
+		{"erofs on ext4", erofs.New(ext4 + "/mounts"), ext4, ext4, nil, ""},
+		{"erofs, layers on tmpfs", erofs.New(ext4 + "/mounts"), ext4, memory, nil, ""},
+		{"erofs, layers without entry types", erofs.New(ext4 + "/mounts"), ext4, untyped, nil, ""},
+		{"erofs on an overlay", erofs.New(ext4 + "/mounts"), nested + "/merged", ext4, is(unix.EINVAL), "fit to hold an overlay's upper directory"},
+		{"erofs of layers on an overlay", erofs.New(ext4 + "/mounts"), ext4, nested + "/merged", nil, ""},
 		{"overlay on tmpfs", overlay.New(), memory, memory, nil, ""},
 		{"overlay on tmpfs, layers on ext4", overlay.New(), memory, ext4, nil, ""},
 		{"copy on an overlay", copy.New(), nested + "/merged", nested + "/merged", nil, ""},
@@ -140,7 +146,7 @@ func TestAProbeThatFailsOrIsKilledLeavesNothing(t *testing.T) {
 	dir := mounttest.FileSystem(t, "ext4")
 	root, layers := dir+"/root", dir+"/layers"
 	mkdir(t, root, layers)
-	for _, b := range []backend.Backend{overlay.New(), copy.New(), bind.New(nil)} {
+	for _, b := range []backend.Backend{overlay.New(), copy.New(), bind.New(nil), erofs.New(dir + "/mounts")} {
 		for _, killed := range []bool{false, true} {
 			for n := 1; ; n++ {
 				var steps atomic.Int32

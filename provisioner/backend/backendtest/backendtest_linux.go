@@ -34,6 +34,12 @@ type Traits struct {
 	// ReservedNames says that names which begin with .wh. cannot be shown. No layer of the
 	// layer store has any.
 	ReservedNames bool
+	// OfTars says that layers are an index over a tar: none has a socket, and stat(2) counts
+	// holes as blocks.
+	OfTars bool
+	// Shared is a directory that all backends of the factory use. With no root filesystem
+	// there is nothing in it.
+	Shared string
 	// FileSystem is the type of the file system to try the backend on, by default ext4.
 	FileSystem string
 }
@@ -90,6 +96,7 @@ type place struct {
 	backend backend.Backend
 	ids     container.IDRange
 	dir     string
+	shared  string
 	written int // layers
 }
 
@@ -102,7 +109,7 @@ func (s *suite) place(t *testing.T) *place {
 // placeAt makes a place in dir, which does not exist.
 func (s *suite) placeAt(t *testing.T, dir string) *place {
 	t.Helper()
-	p := &place{t: t, backend: s.factory(), ids: s.ids, dir: dir}
+	p := &place{t: t, backend: s.factory(), ids: s.ids, dir: dir, shared: s.Shared}
 	for _, dir := range []string{filepath.Join(dir, "layers"), p.backendDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
@@ -121,7 +128,7 @@ func (p *place) layers(trees ...Tree) (layers []backend.Layer) {
 	p.t.Helper()
 	for _, tree := range trees {
 		p.written++
-		layers = append(layers, tree.Write(p.t, filepath.Join(p.dir, "layers", fmt.Sprint(p.written))))
+		layers = append(layers, tree.WriteAs(p.t, p.backend.Form(), filepath.Join(p.dir, "layers", fmt.Sprint(p.written))))
 	}
 	return layers
 }
@@ -162,14 +169,15 @@ func (p *place) destroy(rootfs string, existed bool) {
 // nothingLeft checks that all root filesystems are destroyed.
 func (p *place) nothingLeft() {
 	p.t.Helper()
-	points, err := mounttest.Points(p.backendDir())
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	if len(points) > 0 {
+	if points := p.mounts(); len(points) > 0 {
 		p.t.Errorf("mounts are left: %q", points)
 	}
-	err = filepath.WalkDir(p.backendDir(), func(path string, _ os.DirEntry, err error) error {
+	if p.shared != "" {
+		if names, err := readNames(p.shared); len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+			p.t.Errorf("left in the directory that root filesystems share is %q, %v", names, err)
+		}
+	}
+	err := filepath.WalkDir(p.backendDir(), func(path string, _ os.DirEntry, err error) error {
 		inner := strings.TrimPrefix(path, p.backendDir())
 		if err == nil && strings.Count(inner, "/") > 1 {
 			p.t.Errorf("%q is left in the directory of the backend", inner)
@@ -179,6 +187,21 @@ func (p *place) nothingLeft() {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		p.t.Error(err)
 	}
+}
+
+// mounts returns where something is mounted.
+func (p *place) mounts() (points []string) {
+	p.t.Helper()
+	points, err := mounttest.Points(p.backendDir())
+	if err == nil && p.shared != "" {
+		var shared []string
+		shared, err = mounttest.Points(p.shared)
+		points = append(points, shared...)
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return points
 }
 
 // shows checks that a root filesystem is what its layers should make.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"berth/internal/mount/mounttest"
+	"berth/layer"
 	"berth/provisioner/backend"
 	"berth/state"
 )
@@ -18,13 +19,13 @@ type Bench struct {
 }
 
 // NewBench makes layers that have 15 000 files together, on a new file system.
-func NewBench(b *testing.B, fstype string, layers int) Bench {
+func NewBench(b *testing.B, fstype string, form layer.Form, layers int) Bench {
 	b.Helper()
 	root := mounttest.FileSystem(b, fstype)
 	bench := Bench{Dir: filepath.Join(root, "backend")}
 	for i := range layers {
 		tree := benchTree(i, 15_000/layers)
-		bench.Layers = append(bench.Layers, tree.Write(b, filepath.Join(root, fmt.Sprint("layer-", i))))
+		bench.Layers = append(bench.Layers, tree.WriteAs(b, form, filepath.Join(root, fmt.Sprint("layer-", i))))
 	}
 	return bench
 }

@@ -54,8 +54,8 @@ func failing(n int, cause error, do func()) (steps int) {
 // any goroutine that takes it.
 func at(n int, happen func() error, do func()) (steps int) {
 	var taken atomic.Int32
-	restore := disk.Intercept(func(disk.Step) error {
-		if int(taken.Add(1)) == n {
+	restore := disk.Intercept(func(step disk.Step) error {
+		if step.Op != disk.Reached && int(taken.Add(1)) == n {
 			return happen()
 		}
 		return nil
@@ -111,7 +111,7 @@ func checkProvisionFaults(t *testing.T, s *suite) {
 	}
 	rootfs := p.rootfs("rootfs")
 	s.eachFault(t, func(t *testing.T, n int, cause error) int {
-		p := &place{t: t, backend: p.backend, dir: p.dir}
+		p := &place{t: t, backend: p.backend, dir: p.dir, shared: p.shared}
 		var err error
 		steps := failing(n, cause, func() {
 			err = p.backend.Provision(context.Background(), layers, rootfs, p.backendDir())
@@ -140,7 +140,7 @@ func checkDestroyFaults(t *testing.T, s *suite) {
 	p := s.place(t)
 	rootfs := p.rootfs("rootfs")
 	s.eachFault(t, func(t *testing.T, n int, cause error) int {
-		p := &place{t: t, backend: p.backend, dir: p.dir}
+		p := &place{t: t, backend: p.backend, dir: p.dir, shared: p.shared}
 		if err := p.backend.Provision(context.Background(), layers, rootfs, p.backendDir()); err != nil {
 			t.Fatal(err)
 		}

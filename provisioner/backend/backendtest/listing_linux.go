@@ -113,7 +113,7 @@ func read(tb testing.TB, root string) listing { return readTree(tb, root, false)
 // readAs is read as a container of the range does it.
 func readAs(tb testing.TB, root string, ids container.IDRange) listing {
 	tb.Helper()
-	r := reader{ids: ids, nodes: make(map[string]*Node), inodes: make(map[uint64]*Node)}
+	r := reader{ids: ids, nodes: make(map[string]*Node), inodes: make(map[inode]*Node)}
 	if err := r.read(root, "."); err != nil {
 		tb.Fatalf("list %s: %v", root, err)
 	}
@@ -124,7 +124,7 @@ func readAs(tb testing.TB, root string, ids container.IDRange) listing {
 // where nothing at all may change.
 func readTree(tb testing.TB, root string, details bool) listing {
 	tb.Helper()
-	r := reader{details: details, nodes: make(map[string]*Node), inodes: make(map[uint64]*Node)}
+	r := reader{details: details, nodes: make(map[string]*Node), inodes: make(map[inode]*Node)}
 	if err := r.read(root, "."); err != nil {
 		tb.Fatalf("list %s: %v", root, err)
 	}
@@ -136,8 +136,11 @@ type reader struct {
 	details bool
 	ids     container.IDRange
 	nodes   map[string]*Node // by path
-	inodes  map[uint64]*Node
+	inodes  map[inode]*Node
 }
+
+// inode is a file. In an overlay each layer may count for itself.
+type inode struct{ device, number uint64 }
 
 // read reads the node at place, and what is below it. path is its name in the tree.
 func (r *reader) read(place, path string) error {
@@ -149,10 +152,11 @@ func (r *reader) read(place, path string) error {
 	if r.details {
 		n.details = fmt.Sprintf("inode %d links %d size %d blocks %d changed %v", st.Ino, st.Nlink, st.Size, st.Blocks, st.Ctim)
 	}
-	if first := r.inodes[st.Ino]; first != nil && !n.isDir() {
+	id := inode{st.Dev, st.Ino}
+	if first := r.inodes[id]; first != nil && !n.isDir() {
 		n = first
 	}
-	r.nodes[path], r.inodes[st.Ino] = n, n
+	r.nodes[path], r.inodes[id] = n, n
 	if !n.isDir() {
 		return nil
 	}

@@ -289,7 +289,7 @@ func checkManyLayers(t *testing.T, s *suite) {
 			dir := filepath.Join(p.dir, "layers", fmt.Sprintf("%03d-", i))
 			dir += strings.Repeat("x", length-len(dir))
 			tree := Tree{File("top", fmt.Sprint(i)), File(fmt.Sprint("of ", i), "")}
-			layers = append(layers, tree.Write(t, dir))
+			layers = append(layers, tree.WriteAs(t, p.backend.Form(), dir))
 		}
 		for _, count := range []int{1, 64, 128, 450, 500, most} {
 			if s.MaxLayers > 0 && count > s.MaxLayers {
@@ -297,7 +297,7 @@ func checkManyLayers(t *testing.T, s *suite) {
 			}
 			id := fmt.Sprint(count, " layers")
 			t.Run(fmt.Sprintf("%d with paths of %d bytes", count, length), func(t *testing.T) {
-				p := &place{t: t, backend: p.backend, dir: p.dir}
+				p := &place{t: t, backend: p.backend, dir: p.dir, shared: p.shared}
 				rootfs, _ := p.provisionAs(id, layers[:count]...)
 				names, err := readNames(rootfs)
 				if err != nil || len(names) != count+1 {
@@ -310,7 +310,7 @@ func checkManyLayers(t *testing.T, s *suite) {
 		}
 		if s.MaxLayers > 0 {
 			t.Run(fmt.Sprintf("%d are too many", most), func(t *testing.T) {
-				p := &place{t: t, backend: p.backend, dir: p.dir}
+				p := &place{t: t, backend: p.backend, dir: p.dir, shared: p.shared}
 				p.refuses(layers...)
 			})
 		}

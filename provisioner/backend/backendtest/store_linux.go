@@ -28,7 +28,8 @@ func checkStore(t *testing.T, s *suite) {
 	if s.MaxLayers == 1 {
 		trees = []Tree{append(written[0], written[1][1:]...)}
 	}
-	ids, layers := unpack(t, store, trees)
+	form := p.backend.Form()
+	ids, layers := unpack(t, store, form, trees)
 	p.shows(p.provision(layers...), stacked(trees...))
 	p.destroy(p.rootfs("rootfs"), true)
 	for i, w := range writings {
@@ -41,15 +42,23 @@ func checkStore(t *testing.T, s *suite) {
 		}
 		p.destroy(rootfs, true)
 	}
+	for i, of := range stackings {
+		if s.stacks(of.layers) {
+			_, layers := unpack(t, store, form, of.layers)
+			rootfs, _ := p.provisionAs(fmt.Sprint("stack-", i), layers...)
+			p.shows(rootfs, stacked(of.layers...))
+			p.destroy(rootfs, true)
+		}
+	}
 	for i, id := range ids {
-		if problems, err := store.Check(context.Background(), id, layer.Tree); err != nil || len(problems) > 0 {
+		if problems, err := store.Check(context.Background(), id, form); err != nil || len(problems) > 0 {
 			t.Errorf("layer %d: %v, %v", i, problems, err)
 		}
 	}
 }
 
 // unpack puts the trees into a layer store.
-func unpack(t *testing.T, store *layer.Store, trees []Tree) (ids []image.Digest, layers []backend.Layer) {
+func unpack(t *testing.T, store *layer.Store, form layer.Form, trees []Tree) (ids []image.Digest, layers []backend.Layer) {
 	t.Helper()
 	lease, err := store.Lease(context.Background())
 	if err != nil {
@@ -57,12 +66,12 @@ func unpack(t *testing.T, store *layer.Store, trees []Tree) (ids []image.Digest,
 	}
 	defer lease.Release()
 	for _, tree := range trees {
-		info, err := lease.Unpack(context.Background(), layer.Tree, "", bytes.NewReader(tree.tar(t)))
+		info, err := lease.Unpack(context.Background(), form, "", bytes.NewReader(tree.tar(t)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		ids = append(ids, info.DiffID)
-		l := backend.Layer{Path: store.Path(info.DiffID, layer.Tree), Whiteouts: info.Whiteouts > 0}
+		l := backend.Layer{Path: store.Path(info.DiffID, form), Whiteouts: info.Whiteouts > 0}
 		for _, name := range info.Implied {
 			l.Implied = append(l.Implied, string(name))
 		}
@@ -76,6 +85,7 @@ func unpack(t *testing.T, store *layer.Store, trees []Tree) (ids []image.Digest,
 
 var tarTypes = map[uint32]byte{
 	unix.S_IFDIR: tar.TypeDir, unix.S_IFREG: tar.TypeReg, unix.S_IFLNK: tar.TypeSymlink, unix.S_IFIFO: tar.TypeFifo,
+	unix.S_IFCHR: tar.TypeChar, unix.S_IFBLK: tar.TypeBlock,
 	kindHardLink: tar.TypeLink, kindWhiteout: tar.TypeReg,
 }
 
@@ -85,6 +95,14 @@ func (t Tree) tar(tb testing.TB) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, n := range t.withRoot() {
+		if n.opaque {
+			if err := w.WriteHeader(&tar.Header{Name: filepath.Join(n.path, ".wh..wh..opq"), Typeflag: tar.TypeReg, Mode: 0o644}); err != nil {
+				tb.Fatal(err)
+			}
+		}
+		if n.implied || n.kind == unix.S_IFSOCK { // no tar has sockets
+			continue
+		}
 		h := &tar.Header{Format: tar.FormatPAX, Name: n.path, Typeflag: tarTypes[n.kind], Mode: int64(n.mode), Uid: n.uid, Gid: n.gid,
 			ModTime: time.Unix(n.mtime.Unix()), PAXRecords: make(map[string]string)}
 		for name, value := range n.xattrs {
@@ -97,6 +115,8 @@ func (t Tree) tar(tb testing.TB) []byte {
 			h.Linkname = n.linkTo
 		case kindWhiteout:
 			h.Name = filepath.Join(filepath.Dir(n.path), ".wh."+filepath.Base(n.path))
+		case unix.S_IFCHR, unix.S_IFBLK:
+			h.Devmajor, h.Devminor = int64(unix.Major(n.rdev)), int64(unix.Minor(n.rdev))
 		case unix.S_IFREG:
 			h.Size = int64(len(n.bytes()))
 		}

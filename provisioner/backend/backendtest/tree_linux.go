@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/layer"
 	"berth/provisioner/backend"
 )
 
@@ -163,6 +164,20 @@ func (t Tree) Write(tb testing.TB, dir string) backend.Layer {
 	if err != nil {
 		tb.Fatalf("make the layer %s: %v", dir, err)
 	}
+	return t.layer(dir)
+}
+
+// WriteAs writes the tree as a layer in the form.
+func (t Tree) WriteAs(tb testing.TB, form layer.Form, dir string) backend.Layer {
+	tb.Helper()
+	if form == layer.Tree {
+		return t.Write(tb, dir)
+	}
+	return t.WriteEROFS(tb, dir)
+}
+
+// layer returns the tree as the layer that was written to dir.
+func (t Tree) layer(dir string) backend.Layer {
 	layer := backend.Layer{Path: dir, Whiteouts: t.whiteouts()}
 	for _, n := range t {
 		if n.implied {

@@ -8,12 +8,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/layer"
 	"berth/provisioner/backend/backendtest"
 )
 
 // Beside the system calls that no backend can do without.
 func BenchmarkProvisionDestroy(b *testing.B) {
-	bench := backendtest.NewBench(b, "ext4", 1)
+	bench := backendtest.NewBench(b, "ext4", layer.Tree, 1)
 	b.Run("backend", func(b *testing.B) { bench.ProvisionDestroy(b, New(nil)) })
 	b.Run("bare mount and umount", func(b *testing.B) {
 		rootfs := filepath.Join(bench.Dir, "bare")

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"berth/layer"
 	"berth/provisioner/backend/backendtest"
 )
 
@@ -14,7 +15,7 @@ import (
 func BenchmarkProvisionDestroy(b *testing.B) {
 	for _, fstype := range []string{"ext4", "xfs", "btrfs"} {
 		b.Run(fstype, func(b *testing.B) {
-			bench := backendtest.NewBench(b, fstype, 6)
+			bench := backendtest.NewBench(b, fstype, layer.Tree, 6)
 			b.Run("backend", func(b *testing.B) { bench.ProvisionDestroy(b, New()) })
 			b.Run("cp and rm", func(b *testing.B) {
 				rootfs := filepath.Join(bench.Dir, "cp")
@@ -37,7 +38,7 @@ func BenchmarkProvisionDestroy(b *testing.B) {
 }
 
 func BenchmarkDestroy(b *testing.B) {
-	bench := backendtest.NewBench(b, "ext4", 6)
+	bench := backendtest.NewBench(b, "ext4", layer.Tree, 6)
 	rootfs := filepath.Join(bench.Dir, "rootfs")
 	for b.Loop() {
 		b.StopTimer()

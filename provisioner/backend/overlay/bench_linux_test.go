@@ -11,13 +11,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/layer"
 	"berth/provisioner/backend/backendtest"
 	"berth/state"
 )
 
 // Beside the system calls that no backend can do without.
 func BenchmarkProvisionDestroy(b *testing.B) {
-	bench := backendtest.NewBench(b, "ext4", 6)
+	bench := backendtest.NewBench(b, "ext4", layer.Tree, 6)
 	b.Run("backend", func(b *testing.B) { bench.ProvisionDestroy(b, New()) })
 	b.Run("by links", func(b *testing.B) { bench.ProvisionDestroy(b, newByLinks()) })
 	b.Run("backend, among 1000 others", func(b *testing.B) {
