@@ -171,7 +171,7 @@ func TestABackendThatDoesNotWorkIsNotChosen(t *testing.T) {
 
 // Only a berth that starts can remove what fills a disk.
 func TestAFullDiskSaysNothingOfABackend(t *testing.T) {
-	for _, asked := range []string{"", "overlay", "copy"} {
+	for _, asked := range []string{"", "erofs", "overlay", "copy"} {
 		t.Run("asked for "+asked, func(t *testing.T) {
 			c := config(t)
 			c.ImageProvisionerBackend = asked

@@ -50,7 +50,7 @@ func TestExitStatusWithEachBackend(t *testing.T) {
 	testrig.RequireRoot(t)
 	reg := testrig.Registry(t)
 	image := testrig.BusyboxImage(t, reg, "busybox:1")
-	for _, backend := range []string{"overlay", "copy", "bind"} {
+	for _, backend := range []string{"erofs", "overlay", "copy", "bind"} {
 		t.Run(backend, func(t *testing.T) {
 			b := testrig.Berth(t)
 			r := b.Run("run", "--image_provisioner_backend="+backend, image, "--", "sh", "-c", "exit 7")

@@ -520,14 +520,14 @@ func TestInfoPrintsTheBackendTable(t *testing.T) {
 			t.Errorf("the table has no line %q:\n%s", line, text.Stdout)
 		}
 	}
-	if !slices.Equal(names, []string{"overlay", "aufs", "copy", "bind"}) || len(defaults) != 1 {
+	if !slices.Equal(names, []string{"erofs", "overlay", "aufs", "copy", "bind"}) || len(defaults) != 1 {
 		t.Errorf("the backends are %q, the default %q", names, defaults)
 	}
 	known, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if aufs := info.Backends[1]; !strings.Contains(string(known), "\taufs\n") && (aufs.Works || !strings.Contains(aufs.Reason, "not supported by this kernel")) {
+	if aufs := info.Backends[2]; !strings.Contains(string(known), "\taufs\n") && (aufs.Works || !strings.Contains(aufs.Reason, "not supported by this kernel")) {
 		t.Errorf("aufs works: %v, for the reason %q", aufs.Works, aufs.Reason)
 	}
 }

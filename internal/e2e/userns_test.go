@@ -17,7 +17,7 @@ func TestUserNamespaces(t *testing.T) {
 	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
 	b := testrig.Berth(t)
 	const pool = "--userns_range=3100000000:131072"
-	for _, backend := range []string{"overlay", "copy"} {
+	for _, backend := range []string{"erofs", "overlay", "copy"} {
 		r := b.Run("run", pool, "--userns", "auto", "--image_provisioner_backend", backend, image, "--", "sh", "-c",
 			"id -u; tr -s ' ' </proc/self/uid_map; touch /new && stat -c %u /new")
 		expect(t, r, 0)

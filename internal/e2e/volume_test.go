@@ -182,7 +182,7 @@ func TestTheFilesOfAnArtifactAsAVolume(t *testing.T) {
 		describe("application/x.weights", "weights/more/big.bin", make([]byte, 3<<20)), describe("text/plain", "LICENSE", []byte("free\n")))
 	publish("climbs", describe("text/plain", "../../etc/passwd", []byte("x")))
 	b := testrig.Berth(t)
-	for _, backend := range []string{"overlay", "copy"} {
+	for _, backend := range []string{"erofs", "overlay", "copy"} {
 		r := b.Run("run", "--image_provisioner_backend="+backend, "-u", "app", "--image-volume", model.image("1")+":/m:ro", "--image-volume", model.image("1")+":/w:subpath=weights/more",
 			image, "sh", "-c", "cd /m && find . -type f | sort && cat LICENSE weights/small.bin && stat -c ' %a %u %s' /w/big.bin && ! echo x >LICENSE")
 		expect(t, r, 0, "Read-only file system")
