@@ -23,7 +23,7 @@ const (
 // other without a gap and are size bytes long together; all but the last have a
 // length that is a multiple of BlockSize.
 //
-// container.ErrNotSupported: extents that are not aligned, or so many chunks that an
+// container.ErrNotSupported: extents that are not aligned (AddData takes such content), or so many chunks that an
 // index would be out of proportion (a file of 1 TiB with a hole at an odd place). A
 // chunk is as large as the position of every hole in the file is a multiple of.
 func (b *Builder) SetContent(n Node, size int64, extents ...Extent) error {

@@ -19,7 +19,8 @@
 //	    beside their inode, and last the contents of files that AddData was given.
 //	  - The order is that of the tree: the root, then the entries of a directory side by
 //	    side in the order of their names, then what is below the first of them, and so
-//	    on. So the bytes depend on the tree alone, not on how it was built.
+//	    on. So the bytes depend on the tree alone, not on how it was built; but what
+//	    AddData was given lies in the order of its calls.
 //
 // A file that lies in one piece in the device needs one chunk index, as a chunk may be
 // as large as it likes.

@@ -39,13 +39,14 @@ type tree struct {
 	device  []byte
 	nodes   map[string]Node
 	content map[Node][]byte
+	extents map[Node][]Extent
 	target  map[Node]string
 }
 
 func newTree(t fataler) *tree { return newTreeOf(t, newBuilder(blockBits)) }
 
 func newTreeOf(t fataler, b *Builder) *tree {
-	return &tree{t: t, b: b, nodes: map[string]Node{".": Root}, content: map[Node][]byte{}, target: map[Node]string{}}
+	return &tree{t: t, b: b, nodes: map[string]Node{".": Root}, content: map[Node][]byte{}, extents: map[Node][]Extent{}, target: map[Node]string{}}
 }
 
 func (r *tree) must(err error) {
@@ -104,8 +105,13 @@ func (r *tree) remove(name string) {
 // put gives a file a content that lies in one piece in the device.
 func (r *tree) put(n Node, content []byte) {
 	r.t.Helper()
-	r.must(r.b.SetContent(n, int64(len(content)), Extent{Offset: r.append(content), Length: int64(len(content))}))
-	r.content[n] = content
+	r.place(n, content, Extent{Offset: r.append(content), Length: int64(len(content))})
+}
+
+func (r *tree) place(n Node, content []byte, extents ...Extent) {
+	r.t.Helper()
+	r.must(r.b.SetContent(n, int64(len(content)), extents...))
+	r.content[n], r.extents[n] = content, extents
 }
 
 // append adds a content to the device as tar does, and returns where.

@@ -3,9 +3,11 @@ package erofs
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +32,7 @@ func (r *tree) scatter(n Node, pieces ...int) {
 		content = append(content, data...)
 		extents = append(extents, Extent{Offset: r.append(data), Length: int64(p)})
 	}
-	r.must(r.b.SetContent(n, int64(len(content)), extents...))
-	r.content[n] = content
+	r.place(n, content, extents...)
 }
 
 func TestSparseFiles(t *testing.T) {
@@ -53,6 +54,34 @@ func TestSparseFiles(t *testing.T) {
 		r.must(r.b.SetXattrs(n, map[string]string{"user.name": name}))
 	}
 	r.scatter(r.add("no attributes", unix.S_IFREG), 512, -1024, 1)
+	r.check(mounttest.Dir(t))
+}
+
+// Content that the device has not, or not where a block begins, lies in the index.
+func TestDataInTheIndex(t *testing.T) {
+	silentKernel(t)
+	r := newTree(t)
+	r.file("before", random(1, 5000))
+	own := func(seed uint64, size int) ([]byte, Extent) {
+		data := random(seed, size)
+		return data, r.b.AddData(data)
+	}
+	hole, zeros := Extent{Offset: -1, Length: 4096}, make([]byte, 4096)
+	for i, size := range []int{1, 511, 512, 513, 70000} {
+		data, extent := own(uint64(i), size)
+		r.place(r.add(fmt.Sprint("alone", size), unix.S_IFREG), data, extent)
+		data, extent = own(uint64(i+10), size)
+		r.place(r.add(fmt.Sprint("after a hole", size), unix.S_IFREG), append(slices.Clone(zeros), data...), hole, extent)
+	}
+	first, one := own(20, 1024)
+	second := random(21, 1024)
+	two := Extent{Offset: r.append(second), Length: 1024}
+	third, three := own(22, 100)
+	r.place(r.add("mixed", unix.S_IFREG), slices.Concat(first, second, zeros, third), one, two, hole, three)
+	r.dir("large")
+	for i := range 100 {
+		r.add(fmt.Sprintf("large/%0200d", i), unix.S_IFREG)
+	}
 	r.check(mounttest.Dir(t))
 }
 
