@@ -65,11 +65,16 @@ type ResourceStatistics struct {
 	MemSwapBytes       *uint64 `protobuf:"varint,40,opt,name=mem_swap_bytes,json=memSwapBytes" json:"mem_swap_bytes,omitempty"`
 	// Locked, or otherwise out of the reach of reclaim.
 	MemUnevictableBytes *uint64 `protobuf:"varint,41,opt,name=mem_unevictable_bytes,json=memUnevictableBytes" json:"mem_unevictable_bytes,omitempty"`
-	// Notifications of memory pressure since the agent began to listen, which it does
-	// anew after a restart. Only with cgroup v1.
+	// With cgroup v1, notifications of memory pressure since the agent began to listen, which
+	// it does anew after a restart; with v2 the kernel's counts of memory.low breached, and of
+	// the limit reached, and with nothing left to reclaim.
 	MemLowPressureCounter      *uint64 `protobuf:"varint,32,opt,name=mem_low_pressure_counter,json=memLowPressureCounter" json:"mem_low_pressure_counter,omitempty"`
 	MemMediumPressureCounter   *uint64 `protobuf:"varint,33,opt,name=mem_medium_pressure_counter,json=memMediumPressureCounter" json:"mem_medium_pressure_counter,omitempty"`
 	MemCriticalPressureCounter *uint64 `protobuf:"varint,34,opt,name=mem_critical_pressure_counter,json=memCriticalPressureCounter" json:"mem_critical_pressure_counter,omitempty"`
+	// Not in Mesos: for how long some, and for how long all processes that had something to
+	// do waited for memory (PSI). Only with cgroup v2.
+	MemPressureSomeSecs *float64 `protobuf:"fixed64,101,opt,name=mem_pressure_some_secs,json=memPressureSomeSecs" json:"mem_pressure_some_secs,omitempty"`
+	MemPressureFullSecs *float64 `protobuf:"fixed64,102,opt,name=mem_pressure_full_secs,json=memPressureFullSecs" json:"mem_pressure_full_secs,omitempty"`
 	// The sandbox and what the container wrote to its root filesystem.
 	DiskLimitBytes *uint64 `protobuf:"varint,26,opt,name=disk_limit_bytes,json=diskLimitBytes" json:"disk_limit_bytes,omitempty"`
 	DiskUsedBytes  *uint64 `protobuf:"varint,27,opt,name=disk_used_bytes,json=diskUsedBytes" json:"disk_used_bytes,omitempty"`
@@ -321,6 +326,20 @@ func (x *ResourceStatistics) GetMemMediumPressureCounter() uint64 {
 func (x *ResourceStatistics) GetMemCriticalPressureCounter() uint64 {
 	if x != nil && x.MemCriticalPressureCounter != nil {
 		return *x.MemCriticalPressureCounter
+	}
+	return 0
+}
+
+func (x *ResourceStatistics) GetMemPressureSomeSecs() float64 {
+	if x != nil && x.MemPressureSomeSecs != nil {
+		return *x.MemPressureSomeSecs
+	}
+	return 0
+}
+
+func (x *ResourceStatistics) GetMemPressureFullSecs() float64 {
+	if x != nil && x.MemPressureFullSecs != nil {
+		return *x.MemPressureFullSecs
 	}
 	return 0
 }
@@ -2192,7 +2211,7 @@ var File_berth_api_v1_statistics_proto protoreflect.FileDescriptor
 
 const file_berth_api_v1_statistics_proto_rawDesc = "" +
 	"\n" +
-	"\x1dberth/api/v1/statistics.proto\x12\bmesos.v1\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x18berth/api/v1/value.proto\"\xe5\x1c\n" +
+	"\x1dberth/api/v1/statistics.proto\x12\bmesos.v1\x1a\x1cberth/api/v1/container.proto\x1a\x1bberth/api/v1/resource.proto\x1a\x18berth/api/v1/value.proto\"\xcf\x1d\n" +
 	"\x12ResourceStatistics\x12\x1c\n" +
 	"\ttimestamp\x18\x01 \x02(\x01R\ttimestamp\x12\x1c\n" +
 	"\tprocesses\x18\x1e \x01(\rR\tprocesses\x12\x18\n" +
@@ -2221,7 +2240,9 @@ const file_berth_api_v1_statistics_proto_rawDesc = "" +
 	"\x15mem_unevictable_bytes\x18) \x01(\x04R\x13memUnevictableBytes\x127\n" +
 	"\x18mem_low_pressure_counter\x18  \x01(\x04R\x15memLowPressureCounter\x12=\n" +
 	"\x1bmem_medium_pressure_counter\x18! \x01(\x04R\x18memMediumPressureCounter\x12A\n" +
-	"\x1dmem_critical_pressure_counter\x18\" \x01(\x04R\x1amemCriticalPressureCounter\x12(\n" +
+	"\x1dmem_critical_pressure_counter\x18\" \x01(\x04R\x1amemCriticalPressureCounter\x123\n" +
+	"\x16mem_pressure_some_secs\x18e \x01(\x01R\x13memPressureSomeSecs\x123\n" +
+	"\x16mem_pressure_full_secs\x18f \x01(\x01R\x13memPressureFullSecs\x12(\n" +
 	"\x10disk_limit_bytes\x18\x1a \x01(\x04R\x0ediskLimitBytes\x12&\n" +
 	"\x0fdisk_used_bytes\x18\x1b \x01(\x04R\rdiskUsedBytes\x12A\n" +
 	"\x0fdisk_statistics\x18+ \x03(\v2\x18.mesos.v1.DiskStatisticsR\x0ediskStatistics\x12P\n" +

@@ -257,13 +257,14 @@ func TestStatistics(t *testing.T) {
 		"v1": {cgroup.V1, map[string]string{
 			"memory.usage_in_bytes": "1000", "memory.kmem.usage_in_bytes": "30", "memory.kmem.tcp.usage_in_bytes": "3",
 			"memory.stat": "cache 1\nrss 2\ntotal_cache 400\ntotal_rss 500\ntotal_mapped_file 60\ntotal_swap 100\ntotal_unevictable 7",
-		}, "total 1000 memsw 1100 kmem 30 tcp 3 cache 400 400 rss 500 500 mapped 60 swap 100 unevictable 7 pressure 0 0 0"},
+		}, "total 1000 memsw 1100 kmem 30 tcp 3 cache 400 400 rss 500 500 mapped 60 swap 100 unevictable 7 pressure 0 0 0 stalls 0 0"},
 		"v1, no swap accounting": {cgroup.V1, map[string]string{"memory.usage_in_bytes": "1", "memory.stat": "total_rss 1"},
-			"total 1 memsw 0 kmem 0 tcp 0 cache 0 0 rss 1 1 mapped 0 swap 0 unevictable 0 pressure 0 0 0"},
+			"total 1 memsw 0 kmem 0 tcp 0 cache 0 0 rss 1 1 mapped 0 swap 0 unevictable 0 pressure 0 0 0 stalls 0 0"},
 		"v2": {cgroup.V2, map[string]string{
 			"memory.current": "1000", "memory.swap.current": "100", "memory.events": "low 1\nhigh 9\nmax 2\noom 3\noom_kill 4",
-			"memory.stat": "anon 500\nfile 400\nkernel 30\nsock 3\nfile_mapped 60\nunevictable 7",
-		}, "total 1000 memsw 1100 kmem 30 tcp 3 cache 400 400 rss 500 500 mapped 60 swap 100 unevictable 7 pressure 1 2 3"},
+			"memory.pressure": "some avg10=0.12 avg60=0.00 avg300=0.00 total=2500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=500000",
+			"memory.stat":     "anon 500\nfile 400\nkernel 30\nsock 3\nfile_mapped 60\nunevictable 7",
+		}, "total 1000 memsw 1100 kmem 30 tcp 3 cache 400 400 rss 500 500 mapped 60 swap 100 unevictable 7 pressure 1 2 3 stalls 2.5 0.5"},
 	} {
 		dir := t.TempDir()
 		for file, value := range c.files {
@@ -279,10 +280,10 @@ func TestStatistics(t *testing.T) {
 		if err := usage(cgroup.DirAt(dir, c.version), id, &s, &pressures{}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		got := fmt.Sprintf("total %d memsw %d kmem %d tcp %d cache %d %d rss %d %d mapped %d swap %d unevictable %d pressure %d %d %d",
+		got := fmt.Sprintf("total %d memsw %d kmem %d tcp %d cache %d %d rss %d %d mapped %d swap %d unevictable %d pressure %d %d %d stalls %v %v",
 			s.GetMemTotalBytes(), s.GetMemTotalMemswBytes(), s.GetMemKmemUsageBytes(), s.GetMemKmemTcpUsageBytes(), s.GetMemCacheBytes(), s.GetMemFileBytes(),
 			s.GetMemRssBytes(), s.GetMemAnonBytes(), s.GetMemMappedFileBytes(), s.GetMemSwapBytes(), s.GetMemUnevictableBytes(),
-			s.GetMemLowPressureCounter(), s.GetMemMediumPressureCounter(), s.GetMemCriticalPressureCounter())
+			s.GetMemLowPressureCounter(), s.GetMemMediumPressureCounter(), s.GetMemCriticalPressureCounter(), s.GetMemPressureSomeSecs(), s.GetMemPressureFullSecs())
 		if got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", name, got, c.want)
 		}
@@ -404,6 +405,9 @@ func TestPressureIsCounted(t *testing.T) {
 	s := read()
 	if s.GetMemLowPressureCounter()+s.GetMemMediumPressureCounter() == 0 || s.GetMemCacheBytes() == 0 {
 		t.Errorf("after 64 MiB of page cache within a limit of 16 MiB: %v", s)
+	}
+	if dir, err := i.dir(id); err != nil || dir.Version() == cgroup.V2 && dir.Has("memory.pressure") && s.GetMemPressureSomeSecs() == 0 {
+		t.Errorf("nobody has waited for it: %v, %v", s, err)
 	}
 }
 

@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	v1 "berth/api/v1"
@@ -101,9 +104,37 @@ func usageV2(dir cgroup.Dir, to *v1.ResourceStatistics) error {
 			}
 		}),
 		ifThere(amount(dir, "memory.swap.current", &to.MemSwapBytes)),
+		stalls(dir, to),
 	)
 	withSwap(to)
 	return err
+}
+
+// stalls reads for how long processes waited for memory (Documentation/accounting/psi.rst).
+// A kernel that was booted with psi=0 has the file and does not let anybody open it.
+func stalls(dir cgroup.Dir, to *v1.ResourceStatistics) error {
+	text, err := dir.Read("memory.pressure")
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	if err != nil {
+		return ifThere(err)
+	}
+	for line := range strings.Lines(text) {
+		_, total, _ := strings.Cut(strings.TrimSpace(line), " total=")
+		microseconds, err := strconv.ParseUint(total, 10, 64)
+		if err != nil {
+			return fmt.Errorf("memory.pressure: line %q: %w", line, err)
+		}
+		secs := proto.Float64(float64(microseconds) / 1e6)
+		switch {
+		case strings.HasPrefix(line, "some "):
+			to.MemPressureSomeSecs = secs
+		case strings.HasPrefix(line, "full "):
+			to.MemPressureFullSecs = secs
+		}
+	}
+	return nil
 }
 
 func amount(dir cgroup.Dir, file string, to **uint64) error {
