@@ -17,6 +17,7 @@ import (
 	"berth/container"
 	"berth/containerizer"
 	"berth/internal/archive"
+	"berth/internal/idmap"
 	"berth/internal/inroot"
 )
 
@@ -25,7 +26,7 @@ type files agent
 
 // Read implements operator.Files.
 func (f *files) Read(ctx context.Context, id container.ID, name string, w io.Writer) error {
-	return f.in(ctx, id, name, func(root string) error {
+	return f.in(ctx, id, name, func(root string, _ container.IDRange) error {
 		parent, base := split(name)
 		dir, err := inroot.Dir(root, parent)
 		if err != nil {
@@ -38,7 +39,7 @@ func (f *files) Read(ctx context.Context, id container.ID, name string, w io.Wri
 
 // Write implements operator.Files.
 func (f *files) Write(ctx context.Context, id container.ID, name string, r io.Reader) error {
-	return f.in(ctx, id, name, func(root string) error {
+	return f.in(ctx, id, name, func(root string, ids container.IDRange) error {
 		dir, err := inroot.Dir(root, name)
 		as := ""
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, container.ErrInvalid) {
@@ -50,7 +51,11 @@ func (f *files) Write(ctx context.Context, id container.ID, name string, r io.Re
 			return err
 		}
 		defer dir.Close()
-		return archive.Unpack(ctx, r, dir, as)
+		if ids.IsHost() {
+			return archive.Unpack(ctx, r, dir, as)
+		}
+		// Nothing that the container sees can be the host's root's.
+		return idmap.AsOwner(ids, func() error { return archive.Unpack(ctx, r, dir, as) })
 	})
 }
 
@@ -68,12 +73,13 @@ func calledAs(name string) string {
 	return "root"
 }
 
-// in does something in the root directory of a container. Links are followed in there.
-func (f *files) in(ctx context.Context, id container.ID, name string, do func(root string) error) error {
-	root, err := f.root(ctx, id)
+// in does something in the root directory of a container with these ids. Links are followed in
+// there.
+func (f *files) in(ctx context.Context, id container.ID, name string, do func(root string, ids container.IDRange) error) error {
+	root, ids, err := f.root(ctx, id)
 	if err == nil {
 		defer root.Close()
-		err = do("/proc/self/fd/" + strconv.Itoa(int(root.Fd())))
+		err = do("/proc/self/fd/"+strconv.Itoa(int(root.Fd())), ids)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", container.ErrNotFound, err)
@@ -87,26 +93,26 @@ func (f *files) in(ctx context.Context, id container.ID, name string, do func(ro
 // root opens the root directory of a container, with all that is mounted there. The id of
 // its process may become another's at any time: so the directory of the process is opened
 // first, which stays that of this one, and then the container is asked whether it is its.
-func (f *files) root(ctx context.Context, id container.ID) (*os.File, error) {
-	status, err := f.engine.Status(ctx, id)
+func (f *files) root(ctx context.Context, id container.ID) (root *os.File, ids container.IDRange, err error) {
+	found, err := f.engine.Inspect(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, ids, err
 	}
-	process, err := os.Open("/proc/" + strconv.Itoa(status.Pid))
-	if err != nil || status.Pid == 0 {
-		return nil, fmt.Errorf("%w: it does not run", container.ErrFailedPrecondition)
+	process, err := os.Open("/proc/" + strconv.Itoa(found.Pid))
+	if err != nil || found.Pid == 0 {
+		return nil, ids, fmt.Errorf("%w: it does not run", container.ErrFailedPrecondition)
 	}
 	defer process.Close()
 	all, err := f.engine.Processes(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, ids, err
 	}
-	if !slices.ContainsFunc(all, func(p containerizer.Process) bool { return p.Pid == status.Pid }) {
-		return nil, fmt.Errorf("%w: it does not run", container.ErrFailedPrecondition)
+	if !slices.ContainsFunc(all, func(p containerizer.Process) bool { return p.Pid == found.Pid }) {
+		return nil, ids, fmt.Errorf("%w: it does not run", container.ErrFailedPrecondition)
 	}
 	fd, err := unix.Openat(int(process.Fd()), "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%w: it does not run: %w", container.ErrFailedPrecondition, err)
+		return nil, ids, fmt.Errorf("%w: it does not run: %w", container.ErrFailedPrecondition, err)
 	}
-	return os.NewFile(uintptr(fd), "root"), nil
+	return os.NewFile(uintptr(fd), "root"), found.IDs, nil
 }

@@ -23,6 +23,8 @@ type Inspector interface {
 type Inspection struct {
 	State container.State
 	Pid   int // of its init process, on the host; 0: there is none
+	// IDs are who the users of one that runs are on the host.
+	IDs container.IDRange
 	// Given is what isolators have given a running container: the networks as joined, with
 	// their addresses.
 	Given *v1.ContainerStatus

@@ -26,8 +26,9 @@ func cpCommand() *cobra.Command {
 host. One of SRC and DST is ID:PATH, the other a path of the host, which has a slash before
 its first colon if it has one. If DST is a directory the copy is made in it, else as it.
 
-Links are copied, not followed. Files become those of root, devices, FIFOs and sockets are
-left out, and so are set-user-id and set-group-id.`,
+Links are copied, not followed. Files become those of root, in a container that has user
+ids of its own those of its root. Devices, FIFOs and sockets are left out, and so are
+set-user-id and set-group-id.`,
 		Args: cobra.ExactArgs(2),
 	}
 	return asking(cmd, func(ctx context.Context, agent *client.Client, args []string) error {

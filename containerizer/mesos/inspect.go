@@ -36,6 +36,9 @@ func (c *Containerizer) Inspect(ctx context.Context, id container.ID) (container
 		found.Pid = l.process.Pid()
 	}
 	if found.State == container.Running {
+		l.updating.Lock()
+		found.IDs = l.container.IDs
+		l.updating.Unlock()
 		found.Given, err = l.given(ctx)
 	}
 	return found, err

@@ -61,8 +61,6 @@ func explain(name string, err error) error {
 	switch {
 	case strings.Contains(err.Error(), "path escapes from parent"), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
 		return fmt.Errorf("make %s: %w: a link in its path leads out of the directory, or what it lies in is none: %w", name, container.ErrInvalid, err)
-	case errors.Is(err, unix.EOVERFLOW):
-		return fmt.Errorf("make %s: %w: the container has user ids of its own, and the host's root is none of them there", name, container.ErrNotSupported)
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("make %s: %w: it is read-only: %w", name, container.ErrFailedPrecondition, err)
 	}

@@ -53,7 +53,11 @@ func TestCopyInAndOut(t *testing.T) {
 
 	w.does("run", "-d", "--name", "w-ids", "--userns", "1000000:65536", w.image, "--", "sleep", "1000")
 	w.does("cp", "w-ids:/etc/passwd", host+"/passwd")
-	w.refuses([]string{"cp", host + "/of", "w-ids:/tmp/of"}, "/tmp/of", "not supported", "user ids of its own")
+	w.does("exec", "w-ids", "sh", "-c", "mkdir -m 700 /theirs && chown 7:7 /theirs && echo old >/theirs/of && chown 7:7 /theirs/of")
+	w.does("cp", host+"/data", "w-ids:/tmp")
+	w.does("cp", host+"/of", "w-ids:/theirs") // its root may, like root
+	w.prints("outside\ninside\n", "exec", "w-ids", "cat", "/tmp/data/new", "/theirs/of")
+	w.prints("0:0 640\n0:0 644\n7:7 700\n", "exec", "w-ids", "stat", "-c", "%u:%g %a", "/tmp/data/new", "/theirs/of", "/theirs")
 }
 
 // What a hostile container has put into the way leads to its own files (CVE-2018-15664), and

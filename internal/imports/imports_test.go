@@ -26,7 +26,7 @@ var rooms = []struct {
 	{"agent/page", nil},
 	{"agent/client", []string{"container", "api/v1", "internal/recordio"}},
 	{"agent/operator", []string{"containerizer", "container", "api/v1", "internal/recordio", "internal/strictjson"}},
-	{"agent", []string{"agent/operator", "agent/page", "engine", "containerizer", "provisioner", "container", "api/v1", "internal/archive", "internal/filelock", "internal/inroot"}},
+	{"agent", []string{"agent/operator", "agent/page", "engine", "containerizer", "provisioner", "container", "api/v1", "internal/archive", "internal/filelock", "internal/idmap", "internal/inroot"}},
 	{"engine", []string{"containerizer", "containerizer/*", "fetcher", "isolator", "isolator/*", "launcher", "launcher/*",
 		"provisioner", "provisioner/*", "layer", "registry", "image", "container", "state", "api/v1", "internal/*"}},
 	{"containerizer/*", []string{"containerizer", "isolator", "launcher", "launcher/plan", "provisioner", "image", "container", "state", "api/v1", "internal/*"}},
