@@ -21,7 +21,7 @@ func BenchmarkCopy(b *testing.B) {
 }
 
 func copyTree(b *testing.B, fstype string) {
-	d := newDebian(b, fstype)
+	d := newDebian(b, fstype, "overlay")
 	layers := d.layers(b)
 	tree := testrig.SkopeoUmoci(b, d.image.GetDocker().GetName(), d.disk)
 	contest{title: "Copy a root filesystem of 16 000 files, on " + fstype, disk: d.disk, contenders: []contender{

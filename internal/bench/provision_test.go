@@ -4,7 +4,9 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,7 +22,6 @@ import (
 	"berth/engine"
 	"berth/internal/mount"
 	"berth/internal/testrig"
-	"berth/layer"
 	"berth/provisioner/backend"
 	"berth/provisioner/backend/overlay"
 	"berth/provisioner/store"
@@ -36,7 +37,7 @@ type debian struct {
 	record store.Record
 }
 
-func newDebian(b *testing.B, fstype string) *debian {
+func newDebian(b *testing.B, fstype, backend string) *debian {
 	b.Helper()
 	testrig.RequireRoot(b)
 	reg := testrig.Registry(b)
@@ -44,7 +45,7 @@ func newDebian(b *testing.B, fstype string) *debian {
 	d := &debian{disk: testrig.LoopFS(b, fstype, 8<<10)}
 	d.image = &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: proto.String(reg.Direct() + "/debian:1")}}
 	d.config = engine.DefaultConfig()
-	d.config.WorkDir, d.config.RuntimeDir, d.config.ImageProvisionerBackend = d.disk+"/work", d.disk+"/run", "overlay"
+	d.config.WorkDir, d.config.RuntimeDir, d.config.ImageProvisionerBackend = d.disk+"/work", d.disk+"/run", backend
 	var err error
 	if d.Images, err = engine.OpenImages(b.Context(), d.config); err != nil {
 		b.Fatal(err)
@@ -66,12 +67,13 @@ func newDebian(b *testing.B, fstype string) *debian {
 // layers are those of the image, as a backend takes them.
 func (d *debian) layers(b *testing.B) (all []backend.Layer) {
 	b.Helper()
+	form := d.Provisioner.Form()
 	for _, id := range d.record.Layers {
-		info, err := d.Layers.Info(id, layer.Tree)
+		info, err := d.Layers.Info(id, form)
 		if err != nil {
 			b.Fatal(err)
 		}
-		l := backend.Layer{Path: d.Layers.Path(id, layer.Tree), Whiteouts: info.Whiteouts > 0}
+		l := backend.Layer{Path: d.Layers.Path(id, form), Whiteouts: info.Whiteouts > 0}
 		for _, name := range info.Implied {
 			l.Implied = append(l.Implied, string(name))
 		}
@@ -107,7 +109,7 @@ func (d *debian) destroy(n int) error {
 // leases and records; by the backend alone; and by the system calls that nobody can do
 // without (bareOverlay).
 func BenchmarkProvisionDestroy(b *testing.B) {
-	d := newDebian(b, "ext4")
+	d := newDebian(b, "ext4", "overlay")
 	layers := d.layers(b)
 	const per = 50
 	always := func(do ...func() error) func(*testing.B) (work, func()) {
@@ -239,9 +241,97 @@ func (o bareOverlay) mount(target string) error {
 	return unix.MoveMount(mounted, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
+// BenchmarkProvisionDestroyEROFS is the same with the erofs backend, for a root filesystem
+// that is the only one with its layers: they are mounted and unmounted with it.
+func BenchmarkProvisionDestroyEROFS(b *testing.B) {
+	d := newDebian(b, "ext4", "erofs")
+	bare := d.bareErofs(b)
+	d.contestErofs(b, "Provision and destroy a root filesystem of 7 layers with erofs",
+		bare.mountLayers, bare.overlay.provision, bare.overlay.destroy, bare.unmountLayers)
+}
+
+// BenchmarkProvisionDestroySharedEROFS is the same when another root filesystem has the layers.
+func BenchmarkProvisionDestroySharedEROFS(b *testing.B) {
+	d := newDebian(b, "ext4", "erofs")
+	bare := d.bareErofs(b)
+	if err := errors.Join(d.provision(1), bare.mountLayers()); err != nil {
+		b.Fatal(err)
+	}
+	d.contestErofs(b, "Provision and destroy a root filesystem of 7 layers that another one has, with erofs",
+		bare.overlay.provision, bare.overlay.destroy)
+	if err := errors.Join(d.destroy(1), bare.unmountLayers()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// contestErofs has berth compete with system calls.
+func (d *debian) contestErofs(b *testing.B, title string, bare ...func() error) {
+	const per = 20
+	each := func(steps ...func() error) func(*testing.B) (work, func()) {
+		return func(*testing.B) (work, func()) {
+			return times(per, func() error {
+				for _, step := range steps {
+					if err := step(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}), nothing
+		}
+	}
+	contest{title: title, disk: d.disk, per: per, rounds: 25, contenders: []contender{
+		{"berth", nil, each(func() error { return d.provision(0) }, func() error { return d.destroy(0) })},
+		{"bare system calls", nil, each(bare...)},
+	}}.run(b)
+}
+
+// bareErofs is bareOverlay above layers that are mounted for it, at directories that stay.
+type bareErofs struct {
+	overlay bareOverlay
+	layers  []mount.EROFS
+	points  []string
+}
+
+func (d *debian) bareErofs(b *testing.B) (bare bareErofs) {
+	b.Helper()
+	var mounted []backend.Layer
+	for i, l := range d.layers(b) {
+		bare.layers = append(bare.layers, mount.EROFS{Index: l.Path + "/index", Device: l.Path + "/tar"})
+		bare.points = append(bare.points, filepath.Join(d.disk, "bare-mounts", strconv.Itoa(i)))
+		mounted = append(mounted, backend.Layer{Path: bare.points[i]})
+		if err := os.MkdirAll(bare.points[i], 0o700); err != nil {
+			b.Fatal(err)
+		}
+	}
+	bare.overlay = inTheLayout(mounted, d.disk, "bare")
+	return bare
+}
+
+func (e bareErofs) mountLayers() error {
+	for i, l := range e.layers {
+		made, err := l.Mount()
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(made.Attach(e.points[i]), made.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e bareErofs) unmountLayers() error {
+	for _, point := range e.points {
+		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("umount %s: %w", point, err)
+		}
+	}
+	return nil
+}
+
 // BenchmarkParallel tells whether a container takes longer when there are more of them.
 func BenchmarkParallel(b *testing.B) {
-	d := newDebian(b, "ext4")
+	d := newDebian(b, "ext4", "overlay")
 	layers := d.layers(b)
 	const most = 1000
 	var contenders []contender

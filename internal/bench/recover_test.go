@@ -15,7 +15,7 @@ import (
 // BenchmarkRecover is about the provisioner of a program that starts while there are
 // root filesystems of 1000 containers.
 func BenchmarkRecover(b *testing.B) {
-	d := newDebian(b, "ext4")
+	d := newDebian(b, "ext4", "overlay")
 	const there = 1000
 	recoverAs := func(known bool, before func() error) func(*testing.B) (work, func()) {
 		return func(b *testing.B) (work, func()) {
