@@ -37,7 +37,7 @@ type operation struct {
 
 var operations = []operation{
 	{
-		name: "pull", backend: "overlay", places: 8,
+		name: "pull", backend: "erofs", places: 8,
 		ready: func(s *scene) { s.absent("one") },
 		run:   pull("one"),
 		done:  func(s *scene) { s.wantImage("one", true) },
@@ -49,7 +49,7 @@ var operations = []operation{
 		done:  func(s *scene) { s.wantImage("archive", true) },
 	},
 	{
-		name: "pull an Appc image", backend: "overlay", variation: true, places: 11,
+		name: "pull an Appc image", backend: "erofs", variation: true, places: 11,
 		ready: func(s *scene) { s.absent("appc") },
 		run:   pull("appc"),
 		done:  func(s *scene) { s.wantImage("appc", true) },
@@ -78,7 +78,7 @@ var operations = []operation{
 		done: func(s *scene) { s.wantLayersOf("moving", "two") },
 	},
 	{
-		name: "provision", backend: "overlay", places: 3,
+		name: "provision", backend: "erofs", places: 3,
 		ready: func(s *scene) { s.present("one"); s.noContainer() },
 		run:   provisionOne,
 		owed:  func(s *scene) { s.noContainer() },
@@ -103,7 +103,7 @@ var operations = []operation{
 		done: func(s *scene) { s.wantContainer(); s.noContainer() },
 	},
 	{
-		name: "destroy", backend: "overlay", places: 3,
+		name: "destroy", backend: "erofs", places: 3,
 		ready: func(s *scene) { s.present("one"); s.provisioned("one") },
 		run:   destroyOne,
 		done:  destroyed,
@@ -115,7 +115,7 @@ var operations = []operation{
 		done:  destroyed,
 	},
 	{
-		name: "rmi", backend: "overlay", variation: true, places: 6,
+		name: "rmi", backend: "erofs", variation: true, places: 6,
 		ready: func(s *scene) { s.present("one"); s.present("two") },
 		run: func(ctx context.Context, e *engine.Engine, p place) error {
 			_, err := e.Images.Provisioner.Remove(ctx, p.image("one"))
@@ -127,7 +127,7 @@ var operations = []operation{
 		done: func(s *scene) { s.wantImage("one", false); s.wantImage("two", true) },
 	},
 	{
-		name: "prune", backend: "overlay", places: 6,
+		name: "prune", backend: "erofs", places: 6,
 		ready: func(s *scene) {
 			s.present("one")
 			s.present("two")
@@ -159,7 +159,7 @@ var operations = []operation{
 		done: func(s *scene) { s.wantImage("one", true) },
 	},
 	{
-		name: "check", backend: "overlay", variation: true,
+		name: "check", backend: "erofs", variation: true,
 		ready: func(s *scene) { s.present("one") },
 		run: func(ctx context.Context, e *engine.Engine, p place) error {
 			_, err := e.Images.Provisioner.Check(ctx)
@@ -168,7 +168,7 @@ var operations = []operation{
 		done: func(s *scene) { s.wantImage("one", true) },
 	},
 	{
-		name: "recover", backend: "overlay", variation: true, places: 3,
+		name: "recover", backend: "erofs", variation: true, places: 3,
 		ready: func(s *scene) { s.present("one"); s.noContainer(); s.leftOvers("one") },
 		run: func(ctx context.Context, e *engine.Engine, p place) error {
 			return e.Recover(ctx)

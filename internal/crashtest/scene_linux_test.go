@@ -17,7 +17,6 @@ import (
 	"berth/engine"
 	"berth/image"
 	"berth/internal/testrig"
-	"berth/layer"
 	"berth/provisioner/store"
 )
 
@@ -299,7 +298,7 @@ func faultsOf(ctx context.Context, e *engine.Engine) (faults []string) {
 	}
 	for _, rec := range records {
 		for _, id := range rec.Layers {
-			if _, err := e.Layers.Info(id, layer.Tree); err != nil {
+			if _, err := e.Layers.InfoOfAny(id); err != nil {
 				faults = append(faults, fmt.Sprintf("image %s: %v", rec.Reference, err))
 			}
 		}
@@ -309,9 +308,11 @@ func faultsOf(ctx context.Context, e *engine.Engine) (faults []string) {
 		faults = append(faults, err.Error())
 	}
 	for _, id := range ids {
-		problems, err := e.Layers.Check(ctx, id, layer.Tree)
-		if err != nil || len(problems) > 0 {
-			faults = append(faults, fmt.Sprintf("layer %s: %v, %v", id, problems, err))
+		for _, form := range e.Layers.Forms(id) {
+			problems, err := e.Layers.Check(ctx, id, form)
+			if err != nil || len(problems) > 0 {
+				faults = append(faults, fmt.Sprintf("layer %s: %v, %v", id, problems, err))
+			}
 		}
 	}
 	return faults
