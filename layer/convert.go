@@ -28,7 +28,11 @@ func (l *Lease) Convert(ctx context.Context, form Form, ids []image.Digest) (res
 }
 
 func (l *Lease) convert(ctx context.Context, form Form, id image.Digest) (bool, error) {
-	for _, from := range l.store.Forms(id) {
+	forms, err := l.store.Forms(id)
+	if err != nil {
+		return false, err
+	}
+	for _, from := range forms {
 		converted, err := l.convertFrom(ctx, from, form, id)
 		if converted || err != nil {
 			return converted, err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"berth/image"
@@ -95,5 +96,19 @@ func TestABrokenFormIsMadeAgain(t *testing.T) {
 		if c.makes {
 			wantClean(t, s, id)
 		}
+	}
+}
+
+// A tar may end with the content of its last file, in the middle of a block: the kernel reads
+// whole blocks.
+func TestATarThatEndsInMidBlock(t *testing.T) {
+	for _, size := range []int{1, 511, 512, 513, 5000} {
+		s := newStore(t, testLimits)
+		whole := archive(file("a", "first"), file("b", strings.Repeat("x", size)))
+		blob := whole[:len(whole)-1024-(512-size%512)%512] // without the end and the padding
+		id := addLayer(t, s, blob).DiffID
+		converted(t, s, EROFS, false, id)
+		wantClean(t, s, id)
+		wantSameTrees(t, s, id)
 	}
 }

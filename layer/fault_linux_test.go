@@ -60,8 +60,8 @@ var operations = []operation{
 		run:     func(s *Store) error { return convertAll(s, EROFS, smallSpecimen) },
 		done: func(t *testing.T, s *Store) {
 			wantLayers(t, s, smallSpecimen)
-			if forms := s.Forms(image.DigestOf(smallSpecimen)); len(forms) != 2 {
-				t.Errorf("the layer has the forms %v", forms)
+			if forms, err := s.Forms(image.DigestOf(smallSpecimen)); err != nil || len(forms) != 2 {
+				t.Errorf("the layer has the forms %v, %v", forms, err)
 			}
 		},
 	},

@@ -92,7 +92,10 @@ func addLayer(t testing.TB, s *Store, blob []byte) Info {
 // check checks a layer in each form that it has.
 func check(t reporter, s *Store, id image.Digest) (found []Problem) {
 	t.Helper()
-	forms := s.Forms(id)
+	forms, err := s.Forms(id)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(forms) == 0 {
 		forms = []Form{Tree}
 	}

@@ -27,15 +27,22 @@ type indexer struct {
 	implied          map[string]bool
 	nodes, whiteouts int
 	buffer           [erofs.BlockSize]byte
+	end              tail
+	// lastFile is the last one with content, which may reach to the end of the tar.
+	lastFile placed
+}
+
+// placed is a regular file and where its content is.
+type placed struct {
+	node    erofs.Node
+	size    int64
+	extents []erofs.Extent
 }
 
 // index reads the tar in stream to its end.
 func index(stream io.Reader, budget *budget) (*erofs.Builder, Info, error) {
-	x := &indexer{
-		entries: newEntries(&recorder{src: stream}, budget),
-		index:   erofs.NewBuilder(),
-		implied: make(map[string]bool),
-	}
+	x := &indexer{index: erofs.NewBuilder(), implied: make(map[string]bool), end: tail{src: stream}}
+	x.entries = newEntries(&recorder{src: &x.end}, budget)
 	// The root is there even when it has no entry.
 	x.implied["."] = true
 	if err := x.setAttributes(erofs.Root, impliedDirectory); err != nil {
@@ -44,12 +51,51 @@ func index(stream io.Reader, budget *budget) (*erofs.Builder, Info, error) {
 	if err := x.each(x.place); err != nil {
 		return nil, Info{}, err
 	}
+	if err := x.finish(); err != nil {
+		return nil, Info{}, err
+	}
 	info := Info{Size: x.stream.n, Entries: budget.entries, Nodes: x.nodes, Whiteouts: x.whiteouts}
 	for _, name := range slices.Sorted(maps.Keys(x.implied)) {
 		info.Implied = append(info.Implied, []byte(name))
 	}
 	return x.index, info, nil
 }
+
+// finish takes what a file has in a last block that is not whole into the index: the kernel
+// reads whole blocks. Some tools write tars that end with the content of a file.
+func (x *indexer) finish() error {
+	whole := x.stream.n &^ (erofs.BlockSize - 1)
+	f := x.lastFile
+	if len(f.extents) == 0 {
+		return nil
+	}
+	last := &f.extents[len(f.extents)-1]
+	beyond := last.Offset + last.Length - whole
+	if last.Own || last.Offset == hole || beyond <= 0 {
+		return nil
+	}
+	last.Length -= beyond
+	return x.index.SetContent(f.node, f.size, append(f.extents, x.index.AddData(x.end.last(x.stream.n - whole)[:beyond]))...)
+}
+
+// tail remembers the last bytes of a stream.
+type tail struct {
+	src   io.Reader
+	bytes []byte // at least a block of them, if there were so many
+}
+
+func (t *tail) Read(p []byte) (int, error) {
+	n, err := t.src.Read(p)
+	if n >= erofs.BlockSize {
+		t.bytes = append(t.bytes[:0], p[n-erofs.BlockSize:n]...)
+	} else if t.bytes = append(t.bytes, p[:n]...); len(t.bytes) > 2*erofs.BlockSize {
+		t.bytes = append(t.bytes[:0], t.bytes[len(t.bytes)-erofs.BlockSize:]...)
+	}
+	return n, err
+}
+
+// last returns the last n bytes, of at most a block.
+func (t *tail) last(n int64) []byte { return t.bytes[int64(len(t.bytes))-n:] }
 
 // place adds what hdr says.
 func (x *indexer) place(hdr *tar.Header, at position) error {
@@ -243,6 +289,9 @@ func (x *indexer) create(dir erofs.Node, at position, hdr *tar.Header) error {
 		extents, err := x.content(hdr)
 		if err != nil {
 			return err
+		}
+		if len(extents) > 0 {
+			x.lastFile = placed{n, hdr.Size, extents}
 		}
 		return x.index.SetContent(n, hdr.Size, extents...)
 	case tar.TypeSymlink:

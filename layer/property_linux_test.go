@@ -99,7 +99,7 @@ func wantSameTrees(t reporter, s *Store, id image.Digest) {
 	if err := mounted.Attach(at); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Unmount(at, 0)
+	defer unix.Unmount(at, unix.MNT_DETACH) // its descriptor is still open
 	want, err := testrig.Manifest(s.Path(id, Tree))
 	if err != nil {
 		t.Fatal(err)

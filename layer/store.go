@@ -118,14 +118,18 @@ func (s *Store) Path(id image.Digest, form Form) string {
 	return s.formDir(id, form) + "/" + contentDir
 }
 
-// Forms returns the forms in which a layer is visible.
-func (s *Store) Forms(id image.Digest) (visible []Form) {
+// Forms returns the forms in which a layer is visible; none is no error.
+func (s *Store) Forms(id image.Digest) (visible []Form, err error) {
+	names, _, err := s.forms(id)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", id, err)
+	}
 	for _, form := range forms {
-		if s.visible(id, form) {
+		if slices.Contains(names, string(form)) {
 			visible = append(visible, form)
 		}
 	}
-	return visible
+	return visible, nil
 }
 
 // Info reads the record of a visible layer. The error is of class ErrNotFound when
@@ -146,7 +150,10 @@ func (s *Store) Info(id image.Digest, form Form) (Info, error) {
 
 // InfoOfAny is Info for what all forms have in common: the tar.
 func (s *Store) InfoOfAny(id image.Digest) (Info, error) {
-	visible := s.Forms(id)
+	visible, err := s.Forms(id)
+	if err != nil {
+		return Info{}, err
+	}
 	if len(visible) == 0 {
 		return Info{}, fmt.Errorf("layer %s: %w in the store", id, container.ErrNotFound)
 	}
@@ -176,7 +183,15 @@ func (s *Store) List() ([]image.Digest, error) {
 	}
 	var ids []image.Digest
 	for _, e := range entries {
-		if id, err := image.ParseDigest(e.Name()); err == nil && len(s.Forms(id)) > 0 {
+		id, err := image.ParseDigest(e.Name())
+		if err != nil {
+			continue // not ours
+		}
+		visible, err := s.Forms(id)
+		if err != nil {
+			return nil, fmt.Errorf("list layers: %w", err)
+		}
+		if len(visible) > 0 {
 			ids = append(ids, id)
 		}
 	}

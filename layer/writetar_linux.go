@@ -19,7 +19,10 @@ import (
 // A nil error proves that what was written has the digest id. ErrNotFound: the layer is
 // absent; ErrFailedPrecondition: it is broken.
 func (s *Store) WriteTar(ctx context.Context, id image.Digest, w io.Writer) error {
-	forms := s.Forms(id)
+	forms, err := s.Forms(id)
+	if err != nil {
+		return err
+	}
 	if len(forms) == 0 {
 		return fmt.Errorf("layer %s: %w in the store", id, container.ErrNotFound)
 	}

@@ -85,7 +85,10 @@ func (p *Provisioner) checkLayers(ctx context.Context, inv *inventory) ([]LayerR
 	}
 	ids := slices.AppendSeq(there, maps.Keys(needed))
 	slices.Sort(ids)
-	work := p.formsOf(slices.Compact(ids))
+	work, err := p.formsOf(slices.Compact(ids))
+	if err != nil {
+		return nil, err
+	}
 	reports, errs := make([]*LayerReport, len(work)), make([]error, len(work))
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -120,9 +123,12 @@ type formOf struct {
 
 // formsOf returns the layers in the forms that they have; those that have none, in the one
 // of the backend.
-func (p *Provisioner) formsOf(ids []image.Digest) (all []formOf) {
+func (p *Provisioner) formsOf(ids []image.Digest) (all []formOf, err error) {
 	for _, id := range ids {
-		forms := p.Layers.Forms(id)
+		forms, err := p.Layers.Forms(id)
+		if err != nil {
+			return nil, err
+		}
 		if len(forms) == 0 {
 			forms = []layer.Form{p.Form()}
 		}
@@ -130,7 +136,7 @@ func (p *Provisioner) formsOf(ids []image.Digest) (all []formOf) {
 			all = append(all, formOf{id, form})
 		}
 	}
-	return all
+	return all, nil
 }
 
 var missing = layer.Problem{What: "it is missing"}

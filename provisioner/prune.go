@@ -280,7 +280,8 @@ func (p *Provisioner) usage(rec store.Record, users map[image.Digest]int) ImageU
 	u := ImageUsage{Record: rec}
 	for _, id := range rec.Layers {
 		size, occupied := int64(0), int64(0)
-		for _, form := range p.Layers.Forms(id) {
+		forms, _ := p.Layers.Forms(id) // what cannot be read counts nothing
+		for _, form := range forms {
 			if info, err := p.Layers.Info(id, form); err == nil {
 				size, occupied = info.Size, occupied+info.Disk
 			}

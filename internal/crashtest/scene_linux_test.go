@@ -308,7 +308,11 @@ func faultsOf(ctx context.Context, e *engine.Engine) (faults []string) {
 		faults = append(faults, err.Error())
 	}
 	for _, id := range ids {
-		for _, form := range e.Layers.Forms(id) {
+		forms, err := e.Layers.Forms(id)
+		if err != nil {
+			faults = append(faults, err.Error())
+		}
+		for _, form := range forms {
 			problems, err := e.Layers.Check(ctx, id, form)
 			if err != nil || len(problems) > 0 {
 				faults = append(faults, fmt.Sprintf("layer %s: %v, %v", id, problems, err))
