@@ -27,7 +27,7 @@ type Config struct {
 	Containerizers          []string // mesos is the only one there is
 	Isolation               []string
 	ImageProviders          []string
-	ImageProvisionerBackend string // empty: the first that works of overlay, aufs and copy
+	ImageProvisionerBackend string // empty: the first that works of erofs, overlay, aufs and copy
 	DockerStoreDir          string // empty: in WorkDir; else also the layers, which all stores share
 	AppcStoreDir            string // of the records of Appc images; empty: in WorkDir
 	// DockerRegistry is what stands for Docker Hub: http[s]://HOST[:PORT]; or where all docker

@@ -99,7 +99,7 @@ func openEngine(t *testing.T, c Config) (e *Engine, backend string) {
 func TestTheBackendIsFoundByTryingAndRemembered(t *testing.T) {
 	c := config(t)
 	e, found := openEngine(t, c)
-	if found != "overlay" && found != "copy" {
+	if found != "erofs" && found != "overlay" && found != "copy" {
 		t.Errorf("the default is %q", found)
 	}
 	record := e.Layout.Backend()
@@ -177,7 +177,7 @@ func TestAFullDiskSaysNothingOfABackend(t *testing.T) {
 			c.ImageProvisionerBackend = asked
 			fail(t, "mkdir", syscall.ENOSPC)
 			e, backend := openEngine(t, c)
-			if backend != cmp.Or(asked, "overlay") {
+			if backend != cmp.Or(asked, "erofs") {
 				t.Errorf("chose %s", backend)
 			}
 			if data, err := os.ReadFile(e.Layout.Backend()); !errors.Is(err, fs.ErrNotExist) {

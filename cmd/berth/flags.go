@@ -37,7 +37,7 @@ func storeFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.AppcKeyring, "appc_keyring", c.AppcKeyring, "file with OpenPGP keys, one of which has to have signed each Appc image (default: signatures are not looked for)")
 	f.StringVar(&c.AppcPassphraseFile, "appc_passphrase_file", c.AppcPassphraseFile, "file whose first line decrypts encrypted Appc images")
 	f.StringSliceVar(&c.ImageProviders, "image_providers", c.ImageProviders, "kinds of images: appc, docker, oci")
-	f.StringVar(&c.ImageProvisionerBackend, "image_provisioner_backend", c.ImageProvisionerBackend, "erofs, overlay, aufs, copy or bind (default: the first that works of overlay, aufs and copy)")
+	f.StringVar(&c.ImageProvisionerBackend, "image_provisioner_backend", c.ImageProvisionerBackend, "erofs, overlay, aufs, copy or bind (default: the first that works of erofs, overlay, aufs and copy)")
 }
 
 // Flags of a launch.

@@ -255,7 +255,7 @@ func TestHostileLayers(t *testing.T) {
 		layer := archive(t, tar.Header{Name: "hidden/", Typeflag: tar.TypeDir, Format: tar.FormatPAX, PAXRecords: map[string]string{
 			"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.overlay.opaque": "y", "SCHILY.xattr.user.kept": "yes"}})
 		reg.publish(t, "attributes", layer)
-		expect(t, b.Run("pull", reg.image("attributes")), 0)
+		expect(t, b.Run("pull", "--image_provisioner_backend=overlay", reg.image("attributes")), 0)
 		found, err := filepath.Glob(b.WorkDir + "/store/layers/*/tree/fs/hidden")
 		if err != nil || len(found) != 1 {
 			t.Fatal(found, err)

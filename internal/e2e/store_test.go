@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"archive/tar"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -91,11 +93,8 @@ func end(t *testing.T, p *testrig.Process) {
 // flip changes one byte of a file in a layer, as a disk may, and returns the layer.
 func flip(t *testing.T, b *testrig.Command, name string) (layer string) {
 	t.Helper()
-	found, err := filepath.Glob(b.WorkDir + "/store/layers/*/tree/fs/" + name)
-	if err != nil || len(found) != 1 {
-		t.Fatal(found, err)
-	}
-	f, err := os.OpenFile(found[0], os.O_RDWR, 0)
+	path, offset := contentInStore(t, b, name)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,18 +104,66 @@ func flip(t *testing.T, b *testrig.Command, name string) (layer string) {
 		t.Fatal(err)
 	}
 	var first [1]byte
-	if _, err := f.ReadAt(first[:], 0); err != nil {
+	if _, err := f.ReadAt(first[:], offset); err != nil {
 		t.Fatal(err)
 	}
 	first[0] ^= 1
-	if _, err := f.WriteAt(first[:], 0); err != nil {
+	if _, err := f.WriteAt(first[:], offset); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chtimes(found[0], time.Time{}, info.ModTime()); err != nil {
+	if err := os.Chtimes(path, time.Time{}, info.ModTime()); err != nil {
 		t.Fatal(err)
 	}
-	layer, _, _ = strings.Cut(strings.TrimPrefix(found[0], b.WorkDir+"/store/layers/"), "/")
+	layer, _, _ = strings.Cut(strings.TrimPrefix(path, b.WorkDir+"/store/layers/"), "/")
 	return layer
+}
+
+// contentInStore returns where the content of a file of some layer begins: in a tree, or in
+// the tar of the form erofs.
+func contentInStore(t *testing.T, b *testrig.Command, name string) (path string, offset int64) {
+	t.Helper()
+	found, err := filepath.Glob(b.WorkDir + "/store/layers/*/tree/fs/" + name)
+	if err == nil && len(found) == 1 {
+		return found[0], 0
+	}
+	tars, err := filepath.Glob(b.WorkDir + "/store/layers/*/erofs/tar")
+	if err != nil || len(found) > 0 {
+		t.Fatal(found, err)
+	}
+	for _, path := range tars {
+		if offset := contentInTar(t, path, name); offset >= 0 {
+			return path, offset
+		}
+	}
+	t.Fatalf("no layer has %s: looked into %q", name, tars)
+	return "", 0
+}
+
+// contentInTar returns where the content of a file begins; -1: the tar does not have it.
+func contentInTar(t *testing.T, path, name string) int64 {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for archive := tar.NewReader(f); ; {
+		hdr, err := archive.Next()
+		if err == io.EOF {
+			return -1
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.TrimPrefix(hdr.Name, "./") != name {
+			continue
+		}
+		offset, err := f.Seek(0, io.SeekCurrent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return offset
+	}
 }
 
 // blobsSince lists the downloads of blobs after the first requests.
@@ -130,6 +177,16 @@ func blobsSince(reg *testrig.RegistryServer, requests int) []string {
 // container runs on it.
 func TestCheckNamesWhatIsBrokenAndRepairMendsIt(t *testing.T) {
 	testrig.RequireRoot(t)
+	// A tree tells which file it is, a tar only that it is another one.
+	for backend, path := range map[string]string{"overlay": "etc/group", "erofs": ""} {
+		t.Run(backend, func(t *testing.T) {
+			t.Setenv("BERTH_IMAGE_PROVISIONER_BACKEND", backend)
+			checkNamesAndRepairMends(t, path)
+		})
+	}
+}
+
+func checkNamesAndRepairMends(t *testing.T, path string) {
 	reg := testrig.Registry(t)
 	image := testrig.BusyboxImage(t, reg, "busybox:1")
 	b := testrig.Berth(t)
@@ -158,7 +215,7 @@ func TestCheckNamesWhatIsBrokenAndRepairMendsIt(t *testing.T) {
 	expect(t, r, 1)
 	found := decode[report](t, r)
 	if len(found.Broken) != 1 || found.Broken[0].Layer != layer || !slices.Equal(found.Broken[0].Images, []string{image}) ||
-		found.Broken[0].Problems[0].Path != "etc/group" || found.Checked != 4 {
+		found.Broken[0].Problems[0].Path != path || found.Checked != 4 {
 		t.Errorf("check found %s, want etc/group of layer %s of %s", r.Stdout, layer, image)
 	}
 	if r := b.Run("check"); r.ExitCode != 1 || !strings.Contains(r.Stdout, layer) || !strings.Contains(r.Stdout, "berth repair") {
