@@ -39,7 +39,7 @@ func (s *Store) Check(ctx context.Context, id image.Digest, form Form) ([]Proble
 	dir, err := disk.Open(s.formDir(id, form))
 	if err == nil {
 		defer dir.Close()
-		err = s.check(ctx, id, form, int(dir.Fd()), &found)
+		err = checkForm(ctx, id, form, int(dir.Fd()), &found)
 	} else {
 		found.add("", "it cannot be opened: %v", err)
 		err = nil
@@ -59,8 +59,8 @@ func (s *Store) Check(ctx context.Context, id image.Digest, form Form) ([]Proble
 	return nil, s.vouch(ctx, int(dir.Fd()))
 }
 
-// check examines the form whose directory is dir.
-func (s *Store) check(ctx context.Context, id image.Digest, form Form, dir int, found *problems) error {
+// checkForm examines the form whose directory is dir.
+func checkForm(ctx context.Context, id image.Digest, form Form, dir int, found *problems) error {
 	info, infoErr := readInfo(dir)
 	if errors.Is(infoErr, container.ErrNotSupported) {
 		return infoErr
@@ -70,9 +70,9 @@ func (s *Store) check(ctx context.Context, id image.Digest, form Form, dir int, 
 	}
 	remake := remadeTree
 	if form == EROFS {
-		remake = s.remadeEROFS
+		remake = remadeEROFS
 	}
-	got, err := remake(ctx, dir, found)
+	got, err := remake(ctx, id, dir, found)
 	switch {
 	case errors.Is(err, errNothing): // found has it
 	case err != nil:
@@ -89,7 +89,7 @@ func (s *Store) check(ctx context.Context, id image.Digest, form Form, dir int, 
 var errNothing = errors.New("the content is missing")
 
 // remadeTree returns the record that the tree in dir should have.
-func remadeTree(ctx context.Context, dir int, found *problems) (Info, error) {
+func remadeTree(ctx context.Context, _ image.Digest, dir int, found *problems) (Info, error) {
 	root, err := openBelow(dir, contentDir, directoryFlags)
 	if err != nil {
 		found.add("", "its tree is missing: %v", err)

@@ -16,8 +16,9 @@ import (
 )
 
 // remadeEROFS returns the record that the form EROFS in dir should have, and compares its
-// index with the one that its tar has.
-func (s *Store) remadeEROFS(ctx context.Context, dir int, found *problems) (Info, error) {
+// index with the one that its tar has, as that of the layer id: when only contents have changed,
+// the index is still right.
+func remadeEROFS(ctx context.Context, id image.Digest, dir int, found *problems) (Info, error) {
 	file, err := openBelow(dir, tarFile, unix.O_RDONLY)
 	if err != nil {
 		found.add("", "its tar is missing: %v", err)
@@ -32,9 +33,8 @@ func (s *Store) remadeEROFS(ctx context.Context, dir int, found *problems) (Info
 	if err != nil {
 		return Info{}, err
 	}
-	digest := [sha256.Size]byte(sum.Sum(nil))
-	info.Version, info.DiffID = 1, image.DigestOfSum(digest)
-	made.SetUUID([16]byte(digest[:]))
+	info.Version, info.DiffID = 1, image.DigestOfSum([sha256.Size]byte(sum.Sum(nil)))
+	made.SetUUID(uuidOf(id))
 	there, err := openBelow(dir, indexFile, unix.O_RDONLY)
 	if err != nil {
 		found.add("", "its index is missing: %v", err)

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"hash"
 	"io"
@@ -25,9 +26,8 @@ func makeEROFS(stream io.Reader, dir string, budget *budget) (_ Info, err error)
 	if err != nil {
 		return Info{}, err
 	}
-	sum := spooled.sum.Sum(nil)
-	info.DiffID = image.DigestOfSum([sha256.Size]byte(sum))
-	made.SetUUID([16]byte(sum))
+	info.DiffID = image.DigestOfSum([sha256.Size]byte(spooled.sum.Sum(nil)))
+	made.SetUUID(uuidOf(info.DiffID))
 	out, err := disk.OpenFile(filepath.Join(dir, indexFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return Info{}, err
@@ -39,6 +39,12 @@ func makeEROFS(stream io.Reader, dir string, budget *budget) (_ Info, err error)
 	}
 	info.Index = image.DigestOfSum([sha256.Size]byte(written.Sum(nil)))
 	return info, nil
+}
+
+// uuidOf is the identity of the file system of a layer: the beginning of its digest.
+func uuidOf(id image.Digest) (uuid [16]byte) {
+	_, _ = hex.Decode(uuid[:], []byte(id.Hex()[:2*len(uuid)])) // a Digest is hexadecimal
+	return uuid
 }
 
 // spool is a stream that goes to a file, in large pieces, before it is seen.
