@@ -82,6 +82,9 @@ func TestStatisticsOfWhoNobodyAsksAreNotTaken(t *testing.T) {
 		if got, most := c.asked.Load(), int64(2+usageInterest/usagePeriod+1); got < 4 || got > most {
 			t.Errorf("of one that somebody has asked for again they are taken %d times, at most %d", got, most)
 		}
+		synctest.Wait()
+		u.mu.Lock()
+		defer u.mu.Unlock()
 		if len(u.samples) != 0 {
 			t.Errorf("%d samples are kept that nobody asks for", len(u.samples))
 		}
