@@ -134,6 +134,9 @@ func TestReadsWhatOthersWrite(t *testing.T) {
 	for name, content := range contents(t) {
 		for encoding, data := range compressed(t, content) {
 			for how, source := range sources {
+				if how == "bytes" && len(data) > 8<<10 {
+					continue // a call for each: it takes minutes, and shows no more
+				}
 				got, err := read(source(bytes.NewReader(data)))
 				if err != io.EOF || !bytes.Equal(got, content) {
 					t.Errorf("%s, %s, %s: got %d bytes of %d and %v", name, encoding, how, len(got), len(content), err)
