@@ -187,12 +187,7 @@ func (c *checker) compare(ctx context.Context, root, dir int) (Info, error) {
 	defer c.tree.close()
 
 	sum := sha256.New()
-	stream := io.TeeReader(readerFunc(func(p []byte) (int, error) {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		return made.Read(p)
-	}), sum)
+	stream := io.TeeReader(endingWith(ctx, made), sum)
 	if err := c.compareEntries(stream); err != nil {
 		return Info{}, err
 	}
@@ -342,7 +337,7 @@ func (c *checker) ownDifferences(hdr *tar.Header, n node, st *unix.Stat_t, body 
 		if st.Size != hdr.Size {
 			return []string{fmt.Sprintf("its size is %d, not %d", st.Size, hdr.Size)}
 		}
-		if isSparse(hdr) && !c.sameContent(n.path(), body) { // of other files the tarball knows
+		if IsSparse(hdr) && !c.sameContent(n.path(), body) { // of other files the tarball knows
 			return []string{"its content has changed"}
 		}
 	case unix.S_IFLNK:

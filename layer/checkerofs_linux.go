@@ -19,7 +19,7 @@ import (
 // index with the one that its tar has, as that of the layer id: when only contents have changed,
 // the index is still right.
 func remadeEROFS(ctx context.Context, id image.Digest, dir int, found *problems) (Info, error) {
-	file, err := openBelow(dir, tarFile, unix.O_RDONLY)
+	file, err := openBelow(dir, TarFile, unix.O_RDONLY)
 	if err != nil {
 		found.add("", "its tar is missing: %v", err)
 		return Info{}, errNothing
@@ -28,14 +28,13 @@ func remadeEROFS(ctx context.Context, id image.Digest, dir int, found *problems)
 	// What has become a layer was within the limits that were set then.
 	limits := Limits{Entries: math.MaxInt, NameBytes: math.MaxInt64, Index: math.MaxInt64, Base: math.MaxInt64, Depth: maxName}
 	sum := sha256.New()
-	stream := io.TeeReader(metered(ctx, file, &budget{limits: limits, compressed: func() int64 { return 0 }}), sum)
-	made, info, err := index(stream, &budget{limits: limits, compressed: func() int64 { return 0 }})
+	made, info, err := index(io.TeeReader(endingWith(ctx, file), sum), &budget{limits: limits, compressed: func() int64 { return 0 }})
 	if err != nil {
 		return Info{}, err
 	}
 	info.Version, info.DiffID = 1, image.DigestOfSum([sha256.Size]byte(sum.Sum(nil)))
 	made.SetUUID(uuidOf(id))
-	there, err := openBelow(dir, indexFile, unix.O_RDONLY)
+	there, err := openBelow(dir, IndexFile, unix.O_RDONLY)
 	if err != nil {
 		found.add("", "its index is missing: %v", err)
 		return Info{}, errNothing

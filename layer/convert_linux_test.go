@@ -65,10 +65,10 @@ func TestABrokenFormIsMadeAgain(t *testing.T) {
 		tree   bool // there is one
 		makes  bool
 	}{
-		{indexFile, false, true},
+		{IndexFile, false, true},
 		{infoFile, false, true},
-		{tarFile, false, false},
-		{tarFile, true, true},
+		{TarFile, false, false},
+		{TarFile, true, true},
 	} {
 		s := newStore(t, testLimits)
 		id := addLayer(t, s, archive(specimen...)).DiffID

@@ -4,7 +4,8 @@ import (
 	"archive/tar"
 	"fmt"
 	"io"
-	"strings"
+	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -118,18 +119,6 @@ func deviceOf(hdr *tar.Header) (kind uint32, rdev uint64) {
 	return kind, unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))
 }
 
-func isSparse(hdr *tar.Header) bool {
-	if hdr.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for key := range hdr.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
-
 func unknownType(hdr *tar.Header) error {
 	return fmt.Errorf("%w: entries of type %q are not known", container.ErrInvalid, hdr.Typeflag)
 }
@@ -137,4 +126,12 @@ func unknownType(hdr *tar.Header) error {
 // noTarget is for a hard link to what is not there.
 func noTarget(hdr *tar.Header) error {
 	return fmt.Errorf("%w: hard link to %s, which this layer does not have", container.ErrInvalid, quote(hdr.Linkname))
+}
+
+// inOrder returns the directories as a record has them.
+func inOrder(implied map[string]bool) (names [][]byte) {
+	for _, name := range slices.Sorted(maps.Keys(implied)) {
+		names = append(names, []byte(name))
+	}
+	return names
 }

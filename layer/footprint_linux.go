@@ -80,7 +80,7 @@ func occupiedBeside(dir string) (int64, error) {
 	}
 	const info, epoch = 300, 30 // bytes, more or less
 	total := 2*f.of(&form) + f.small(info) + f.small(epoch)
-	for _, name := range []string{splitFile, tarFile, indexFile} {
+	for _, name := range []string{splitFile, TarFile, IndexFile} {
 		var st unix.Stat_t
 		switch err := disk.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); {
 		case err == nil:

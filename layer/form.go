@@ -21,10 +21,14 @@ import (
 const (
 	contentDir = "fs"        // of Tree
 	splitFile  = "split.zst" // of Tree
-	tarFile    = "tar"       // of EROFS
-	indexFile  = "index"     // of EROFS
 	infoFile   = "info.json"
 	epochFile  = "epoch"
+)
+
+// What the form EROFS has in the directory that Path returns.
+const (
+	TarFile   = "tar"
+	IndexFile = "index"
 )
 
 // supersededPrefix begins the names of copies that were replaced, beside the form, and

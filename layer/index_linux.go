@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -54,11 +53,7 @@ func index(stream io.Reader, budget *budget) (*erofs.Builder, Info, error) {
 	if err := x.finish(); err != nil {
 		return nil, Info{}, err
 	}
-	info := Info{Size: x.stream.n, Entries: budget.entries, Nodes: x.nodes, Whiteouts: x.whiteouts}
-	for _, name := range slices.Sorted(maps.Keys(x.implied)) {
-		info.Implied = append(info.Implied, []byte(name))
-	}
-	return x.index, info, nil
+	return x.index, Info{Size: x.stream.n, Entries: budget.entries, Nodes: x.nodes, Whiteouts: x.whiteouts, Implied: inOrder(x.implied)}, nil
 }
 
 // finish takes what a file has in a last block that is not whole into the index: the kernel
@@ -71,7 +66,7 @@ func (x *indexer) finish() error {
 	}
 	last := &f.extents[len(f.extents)-1]
 	beyond := last.Offset + last.Length - whole
-	if last.Own || last.Offset == hole || beyond <= 0 {
+	if last.Own || last.Offset == erofs.Hole || beyond <= 0 {
 		return nil
 	}
 	last.Length -= beyond
@@ -210,26 +205,11 @@ func (x *indexer) setAttributes(n erofs.Node, hdr *tar.Header) error {
 		return err
 	}
 	for name, value := range xattrs(hdr) {
-		if name == capabilityXattr && !isCapability(value) {
-			return fmt.Errorf("%w: set attribute %s: %w", container.ErrInvalid, name, unix.EINVAL)
-		}
 		if err := x.index.AddXattr(n, name, value); err != nil {
 			return fmt.Errorf("set attribute: %w", err)
 		}
 	}
 	return nil
-}
-
-const capabilityXattr = "security.capability"
-
-// isCapability reports whether the kernel takes the attribute: it is of version 2, or of
-// version 3 with the id of a root, and has the length of that (linux/capability.h).
-func isCapability(value string) bool {
-	if len(value) < 4 {
-		return false
-	}
-	version := value[3]
-	return version == 2 && len(value) == 20 || version == 3 && len(value) == 24
 }
 
 // make creates the node that hdr describes. No entry can replace another; only the place of a
@@ -316,7 +296,7 @@ func (x *indexer) content(hdr *tar.Header) ([]erofs.Extent, error) {
 	switch {
 	case hdr.Size == 0:
 		return nil, nil
-	case !isSparse(hdr):
+	case !IsSparse(hdr):
 		return []erofs.Extent{{Offset: x.stream.n, Length: hdr.Size}}, nil
 	}
 	// Only the reader knows the map of a sparse file: what it takes of the stream for a block
@@ -335,7 +315,7 @@ func (x *indexer) content(hdr *tar.Header) ([]erofs.Extent, error) {
 		e := erofs.Extent{Offset: begin, Length: int64(len(part))}
 		switch {
 		case taken == 0:
-			e.Offset = hole
+			e.Offset = erofs.Hole
 		case taken != int64(len(part)) || begin%erofs.BlockSize != 0:
 			// Pieces that do not begin and end at blocks; no tool in use makes them.
 			e = x.index.AddData(part)
@@ -343,25 +323,10 @@ func (x *indexer) content(hdr *tar.Header) ([]erofs.Extent, error) {
 				return nil, err
 			}
 		}
-		extents = appendExtent(extents, e)
+		extents = erofs.AppendExtent(extents, e)
 		left -= int64(len(part))
 	}
 	return extents, nil
-}
-
-// hole is the Offset of an extent that is not in the tar.
-const hole = -1
-
-// appendExtent lets the last extent grow where e continues it.
-func appendExtent(extents []erofs.Extent, e erofs.Extent) []erofs.Extent {
-	if len(extents) > 0 {
-		last := &extents[len(extents)-1]
-		if e.Offset == hole && last.Offset == hole || last.Offset != hole && last.Own == e.Own && last.Offset+last.Length == e.Offset {
-			last.Length += e.Length
-			return extents
-		}
-	}
-	return append(extents, e)
 }
 
 // hardLink makes base another name of what this layer has; a whiteout is nothing.

@@ -16,7 +16,7 @@ import (
 // makeEROFS makes the form EROFS of a tar in dir, an empty directory: the tar is written as it
 // comes, and after it its index.
 func makeEROFS(stream io.Reader, dir string, budget *budget) (_ Info, err error) {
-	file, err := disk.OpenFile(filepath.Join(dir, tarFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := disk.OpenFile(filepath.Join(dir, TarFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return Info{}, err
 	}
@@ -28,7 +28,7 @@ func makeEROFS(stream io.Reader, dir string, budget *budget) (_ Info, err error)
 	}
 	info.DiffID = image.DigestOfSum([sha256.Size]byte(spooled.sum.Sum(nil)))
 	made.SetUUID(uuidOf(info.DiffID))
-	out, err := disk.OpenFile(filepath.Join(dir, indexFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := disk.OpenFile(filepath.Join(dir, IndexFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return Info{}, err
 	}

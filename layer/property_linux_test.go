@@ -91,7 +91,7 @@ func wantSameTrees(t reporter, s *Store, id image.Digest) {
 	}
 	defer os.Remove(at)
 	dir := s.Path(id, EROFS)
-	mounted, err := mount.EROFS{Index: filepath.Join(dir, indexFile), Device: filepath.Join(dir, tarFile)}.Mount()
+	mounted, err := mount.EROFS{Index: filepath.Join(dir, IndexFile), Device: filepath.Join(dir, TarFile)}.Mount()
 	if err != nil {
 		t.Fatal(err)
 	}

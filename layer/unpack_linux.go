@@ -8,8 +8,6 @@ import (
 	"hash"
 	"hash/crc64"
 	"io"
-	"maps"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -223,7 +221,7 @@ func (u *unpacker) file(hdr *tar.Header, n node) error {
 	if err != nil {
 		return did("create", err)
 	}
-	if isSparse(hdr) {
+	if IsSparse(hdr) {
 		err = u.copySparse(fd, hdr.Size)
 	} else {
 		err = u.copy(fd, hdr.Size, n)
@@ -329,9 +327,5 @@ func (u *unpacker) finish() (Info, error) {
 		}
 		u.tree.bytes += size
 	}
-	info := Info{Size: u.stream.n, Entries: u.budget.entries, Nodes: u.tree.nodes, Whiteouts: u.whiteouts, Disk: u.tree.bytes}
-	for _, name := range slices.Sorted(maps.Keys(u.implied)) {
-		info.Implied = append(info.Implied, []byte(name))
-	}
-	return info, nil
+	return Info{Size: u.stream.n, Entries: u.budget.entries, Nodes: u.tree.nodes, Whiteouts: u.whiteouts, Implied: inOrder(u.implied), Disk: u.tree.bytes}, nil
 }

@@ -58,7 +58,7 @@ func (s *Store) copyTar(ctx context.Context, id image.Digest, w io.Writer, found
 		return err
 	}
 	defer dir.Close()
-	file, err := openBelow(int(dir.Fd()), tarFile, unix.O_RDONLY)
+	file, err := openBelow(int(dir.Fd()), TarFile, unix.O_RDONLY)
 	if err != nil {
 		return found.note(err)
 	}

@@ -33,12 +33,15 @@ type Attr struct {
 }
 
 // Extent is a piece of a file, which lies at Offset in the device, a multiple of
-// BlockSize. Offset -1 is a hole, which reads as zeros.
+// BlockSize, or is a Hole.
 type Extent struct {
 	Offset, Length int64
 	// Own: it lies in the index itself, where AddData has put it.
 	Own bool
 }
+
+// Hole is the Offset of what reads as zeros.
+const Hole = -1
 
 const (
 	maxName   = 255

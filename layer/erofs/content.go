@@ -65,6 +65,18 @@ func (b *Builder) AddData(data []byte) Extent {
 	return Extent{Offset: at, Length: int64(len(data)), Own: true}
 }
 
+// AppendExtent adds the next piece of a file: the last one grows where it continues that.
+func AppendExtent(extents []Extent, e Extent) []Extent {
+	if len(extents) > 0 {
+		last := &extents[len(extents)-1]
+		if e.Offset == Hole && last.Offset == Hole || e.Offset >= 0 && last.Offset >= 0 && e.Own == last.Own && last.Offset+last.Length == e.Offset {
+			last.Length += e.Length
+			return extents
+		}
+	}
+	return append(extents, e)
+}
+
 // join checks extents and joins those that continue each other.
 func (b *Builder) join(size int64, extents []Extent) ([]Extent, error) {
 	if size < 0 {
@@ -77,7 +89,7 @@ func (b *Builder) join(size int64, extents []Extent) ([]Extent, error) {
 		switch {
 		case e.Length == 0:
 			continue
-		case e.Length < 0 || e.Length > size-at || e.Offset < -1 || e.Own && e.Length > int64(len(b.own))-e.Offset:
+		case e.Length < 0 || e.Length > size-at || e.Offset < Hole || e.Own && e.Length > int64(len(b.own))-e.Offset:
 			return nil, fmt.Errorf("%w: %d bytes at %d of the device, as bytes %d on of a file of %d", container.ErrInvalid, e.Length, e.Offset, at, size)
 		case at%block != 0 || e.Offset >= 0 && e.Offset%block != 0:
 			return nil, fmt.Errorf("%w: %d bytes at %d of the device, as bytes %d on of a file: both must be multiples of %d",
@@ -86,14 +98,7 @@ func (b *Builder) join(size int64, extents []Extent) ([]Extent, error) {
 			return nil, b.tooLarge(e.Offset)
 		}
 		at += e.Length
-		if len(joined) > 0 {
-			last := &joined[len(joined)-1]
-			if e.Offset == -1 && last.Offset == -1 || e.Offset >= 0 && last.Offset >= 0 && e.Own == last.Own && last.Offset+last.Length == e.Offset {
-				last.Length += e.Length
-				continue
-			}
-		}
-		joined = append(joined, e)
+		joined = AppendExtent(joined, e)
 	}
 	if at != size {
 		return nil, fmt.Errorf("%w: extents of %d bytes for a file of %d", container.ErrInvalid, at, size)

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/internal/disk"
+	"berth/layer"
 	"berth/layer/erofs"
 )
 
@@ -75,7 +76,7 @@ func writeErofs(b *erofs.Builder, dir string) error {
 	return inOrder(
 		func() error { return b.Write(&index, int64(len(data))) },
 		func() error { return disk.Mkdir(dir, 0o755) },
-		func() error { return disk.WriteFile(filepath.Join(dir, "tar"), data, 0o600) },
-		func() error { return disk.WriteFile(filepath.Join(dir, "index"), index.Bytes(), 0o600) },
+		func() error { return disk.WriteFile(filepath.Join(dir, layer.TarFile), data, 0o600) },
+		func() error { return disk.WriteFile(filepath.Join(dir, layer.IndexFile), index.Bytes(), 0o600) },
 	)
 }

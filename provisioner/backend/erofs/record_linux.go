@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/internal/disk"
+	"berth/layer"
 	"berth/provisioner/backend"
 	"berth/state"
 )
@@ -20,8 +21,8 @@ type use struct {
 	layer backend.Layer
 }
 
-func (u use) index() string { return filepath.Join(u.layer.Path, "index") }
-func (u use) tar() string   { return filepath.Join(u.layer.Path, "tar") }
+func (u use) index() string { return filepath.Join(u.layer.Path, layer.IndexFile) }
+func (u use) tar() string   { return filepath.Join(u.layer.Path, layer.TarFile) }
 
 // usesOf returns the layers, each once, with their keys: the name of the layer, and the
 // inode of its index, so that a copy that took another one's place is not mistaken for that.

@@ -14,6 +14,7 @@ import (
 	"berth/container"
 	"berth/image"
 	"berth/image/appc"
+	"berth/layer"
 )
 
 // The two entries of an image.
@@ -164,7 +165,7 @@ func (r *reader) readManifest(hdr *tar.Header) error {
 	switch {
 	case r.manifest != nil:
 		return fmt.Errorf("%w: it is there twice", container.ErrInvalid)
-	case hdr.Typeflag != tar.TypeReg || isSparse(hdr):
+	case hdr.Typeflag != tar.TypeReg || layer.IsSparse(hdr):
 		return fmt.Errorf("%w: it is not a plain file", container.ErrInvalid)
 	case hdr.Size > appc.MaxManifestSize:
 		return fmt.Errorf("%w: it has %d bytes, at most %d are allowed", container.ErrInvalid, hdr.Size, appc.MaxManifestSize)
@@ -244,7 +245,7 @@ func (r *reader) header(hdr *tar.Header, name string) (*tar.Header, error) {
 	default:
 		return nil, fmt.Errorf("%w: entries of type %q are not known", container.ErrInvalid, hdr.Typeflag)
 	}
-	if isSparse(hdr) {
+	if layer.IsSparse(hdr) {
 		return nil, fmt.Errorf("%w: it is stored as a sparse file: build the image without --sparse", container.ErrNotSupported)
 	}
 	for key, value := range hdr.PAXRecords {
@@ -272,18 +273,6 @@ func (r *reader) linkTarget(link string) (string, error) {
 		return "", fmt.Errorf("%w: the pathWhitelist keeps it, but not /%.100s, to which it is a hard link", container.ErrNotSupported, target)
 	}
 	return target, nil
-}
-
-func isSparse(hdr *tar.Header) bool {
-	if hdr.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for key := range hdr.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
 }
 
 // content copies the content of an entry.

@@ -13,6 +13,7 @@ import (
 
 	"berth/container"
 	"berth/image"
+	"berth/layer"
 )
 
 const (
@@ -85,7 +86,7 @@ func errCut(size int64) error {
 func (m *Members) add(hdr *tar.Header, offset int64) error {
 	name := cleanMember(hdr.Name)
 	switch {
-	case isSparse(hdr):
+	case layer.IsSparse(hdr):
 		// Its content is not what lies in the archive.
 		return fmt.Errorf("member %.100q: %w: it is stored as a sparse file: pack the archive without --sparse", name, container.ErrNotSupported)
 	case hdr.Typeflag == tar.TypeReg:
@@ -113,18 +114,6 @@ func endOf(hdr *tar.Header, offset int64) int64 {
 		end += min(hdr.Size, math.MaxInt64/2) // no sum can overflow
 	}
 	return (end + block - 1) / block * block
-}
-
-func isSparse(hdr *tar.Header) bool {
-	if hdr.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for key := range hdr.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
 }
 
 // Has reports whether there is a member of the name.
