@@ -50,24 +50,35 @@ func defaultBackends() (names []string) {
 // chooseBackend has the provisioner use the backend that was asked for, or the first of
 // those that may be chosen without being asked for. It works on the file systems of the
 // root filesystems and of the layers: that is proven by trying, once between two boots.
-func (i *Images) chooseBackend(ctx context.Context, asked string) error {
-	if asked != "" {
-		if err := i.proveBackend(ctx, asked); err != nil {
-			return fmt.Errorf("--image_provisioner_backend=%s: %w; leave the flag out for a backend that works", asked, err)
-		}
-		i.Provisioner.Backend = asked
+func (i *Images) chooseBackend(ctx context.Context) error {
+	i.choice.Lock()
+	defer i.choice.Unlock()
+	if i.chosen {
 		return nil
+	}
+	name, err := i.workingBackend(ctx)
+	if err == nil {
+		i.Provisioner.Backend, i.chosen = name, true
+	}
+	return err
+}
+
+func (i *Images) workingBackend(ctx context.Context) (string, error) {
+	if i.asked != "" {
+		if err := i.proveBackend(ctx, i.asked); err != nil {
+			return "", fmt.Errorf("--image_provisioner_backend=%s: %w; leave the flag out for a backend that works", i.asked, err)
+		}
+		return i.asked, nil
 	}
 	var reasons []error
 	for _, name := range defaultBackends() {
 		err := i.proveBackend(ctx, name)
 		if err == nil {
-			i.Provisioner.Backend = name
-			return nil
+			return name, nil
 		}
 		reasons = append(reasons, fmt.Errorf("%s: %w", name, err))
 	}
-	return fmt.Errorf("choose a backend: none works: %w", errors.Join(reasons...))
+	return "", fmt.Errorf("choose a backend: none works: %w", errors.Join(reasons...))
 }
 
 // proveBackend returns why a backend does not work.

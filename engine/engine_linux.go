@@ -33,8 +33,10 @@ type Images struct {
 
 	metrics *metrics.Set
 	slots   *fetch.Slots // of the downloads of all stores
-	// backend returns once the Provisioner has one that works, and why it has none.
-	backend func() error
+	asked   string       // backend
+
+	choice sync.Mutex
+	chosen bool // the Provisioner has a backend that works
 }
 
 // Engine is a containerizer and what it is made of.
@@ -77,7 +79,7 @@ func openImages(c Config) (*Images, error) {
 }
 
 func (i *Images) open(c Config) (err error) {
-	i.backend = sync.OnceValue(func() error { return i.chooseBackend(context.Background(), c.ImageProvisionerBackend) })
+	i.asked = c.ImageProvisionerBackend
 	if i.Stores, err = openStores(c, i); err != nil {
 		return err
 	}
@@ -156,7 +158,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 
 func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, launcherDir string, images *Images) (*mesos.Containerizer, error) {
 	if os.Geteuid() == 0 {
-		if err := images.backend(); err != nil {
+		if err := images.chooseBackend(ctx); err != nil {
 			return nil, err
 		}
 	}

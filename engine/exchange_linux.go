@@ -63,7 +63,7 @@ func (i *Images) hold(ctx context.Context, img *v1.Image) (*store.Image, error) 
 	if err != nil {
 		return nil, err
 	}
-	return i.Stores[img.GetType()].Get(ctx, img, i.form())
+	return i.Stores[img.GetType()].Get(ctx, img, i.form(ctx))
 }
 
 // Load records the images of an archive under their names and returns them; "-" is the
@@ -74,13 +74,13 @@ func (i *Images) Load(ctx context.Context, file string) ([]store.Record, error) 
 		return nil, fmt.Errorf("load %s: %w: docker is not among --image_providers", file, container.ErrNotSupported)
 	}
 	if file != "-" {
-		return s.Load(ctx, file, i.form())
+		return s.Load(ctx, file, i.form(ctx))
 	}
 	in, err := interruptible(ctx, os.Stdin)
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
-	loaded, err := s.LoadStream(ctx, in, i.form())
+	loaded, err := s.LoadStream(ctx, in, i.form(ctx))
 	return loaded, errors.Join(err, in.Close())
 }
 

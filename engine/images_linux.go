@@ -69,7 +69,7 @@ func (i *Images) Pull(ctx context.Context, img *v1.Image) (store.Record, *store.
 	if err != nil {
 		return store.Record{}, nil, err
 	}
-	found, err := s.Get(ctx, img, i.form())
+	found, err := s.Get(ctx, img, i.form(ctx))
 	if err != nil {
 		return store.Record{}, nil, err
 	}
@@ -78,8 +78,8 @@ func (i *Images) Pull(ctx context.Context, img *v1.Image) (store.Record, *store.
 
 // form is the form of layers that containers will need: that of the backend. Where none works,
 // no container is made of them here, and any form does.
-func (i *Images) form() layer.Form {
-	_ = i.backend()
+func (i *Images) form(ctx context.Context) layer.Form {
+	_ = i.chooseBackend(ctx)
 	return i.Provisioner.Form()
 }
 

@@ -103,7 +103,7 @@ var operations = []operation{
 		done: func(s *scene) { s.wantContainer(); s.noContainer() },
 	},
 	{
-		name: "destroy", backend: "erofs", variation: true, places: 3,
+		name: "destroy", backend: "erofs", places: 3,
 		ready: func(s *scene) { s.present("one"); s.provisioned("one") },
 		run:   destroyOne,
 		done:  destroyed,
@@ -127,7 +127,7 @@ var operations = []operation{
 		done: func(s *scene) { s.wantImage("one", false); s.wantImage("two", true) },
 	},
 	{
-		name: "prune", backend: "erofs", variation: true, places: 6,
+		name: "prune", backend: "erofs", places: 6,
 		ready: func(s *scene) {
 			s.present("one")
 			s.present("two")
