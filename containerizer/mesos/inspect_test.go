@@ -75,7 +75,7 @@ func TestWhatIsKnownOfAnEndedContainerSurvivesTheAgent(t *testing.T) {
 
 func TestProcessesAreThoseOfTheContainer(t *testing.T) {
 	r := newRig(t)
-	c := r.start(shell("sleep 1234 & echo ready; wait"))
+	c := r.start(shell("sleep 1234 & until read -r name </proc/$!/comm && [ $name = sleep ]; do :; done; echo ready; wait"))
 	c.says("ready")
 	processes, err := r.Processes(t.Context(), c.id)
 	if err != nil {
