@@ -69,7 +69,7 @@ type Status struct {
 	// Pid is that of its init process, on the host; 0: there is none yet.
 	Pid int
 	// Given is what isolators have given a running container: the networks as joined, with
-	// their addresses.
+	// their addresses. It must not be changed.
 	Given *v1.ContainerStatus
 }
 

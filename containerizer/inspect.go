@@ -26,7 +26,7 @@ type Inspection struct {
 	// IDs are who the users of one that runs are on the host.
 	IDs container.IDRange
 	// Given is what isolators have given a running container: the networks as joined, with
-	// their addresses.
+	// their addresses. It must not be changed.
 	Given *v1.ContainerStatus
 	// Config is what was asked for, without the values of secrets; after an Update, with
 	// the limits of that. It must not be changed.

@@ -133,7 +133,7 @@ type Meter interface {
 // Reporter is an isolator that knows what a container has been given.
 type Reporter interface {
 	// Status adds what it knows to the status of a running container, by fields that no
-	// other isolator has.
+	// other isolator has. It is asked once: what was given stays as long as the container.
 	Status(ctx context.Context, c *Container, to *v1.ContainerStatus) error
 }
 

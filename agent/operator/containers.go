@@ -297,34 +297,52 @@ func (s *Server) getContainers(ctx context.Context, c *call) (*answered, error) 
 		_, nested := id.Parent()
 		return nested && !m.GetShowNested() || !nested && !m.GetShowStandalone()
 	})
-	list := &v1.Response_GetContainers{Containers: s.describeAll(ctx, asked)}
-	list.Containers = slices.DeleteFunc(list.Containers, func(one *v1.Response_GetContainers_Container) bool {
-		if one == nil || one.Ended != nil && !m.GetShowEnded() {
-			return true
-		}
-		return c.subject.may(viewContainers, one.GetContainerId().GetParent() != nil, cmp.Or(one.GetUser(), rootUser)) != nil
-	})
+	list := &v1.Response_GetContainers{Containers: s.describeAll(ctx, asked, func(one *v1.Response_GetContainers_Container) bool {
+		return (one.Ended == nil || m.GetShowEnded()) &&
+			c.subject.may(viewContainers, one.GetContainerId().GetParent() != nil, cmp.Or(one.GetUser(), rootUser)) == nil
+	})}
 	return &answered{Response: &v1.Response{Type: v1.Response_GET_CONTAINERS.Enum(), GetContainers: list}}, nil
 }
 
-// describeAll tells of containers, in their order. What each uses the kernel adds up when it is
-// asked, so several are asked for at a time.
-func (s *Server) describeAll(ctx context.Context, ids []container.ID) []*v1.Response_GetContainers_Container {
+// describeAll tells of those containers that are wanted, in their order. What each uses the
+// kernel adds up when it is asked, so several are asked for at a time.
+func (s *Server) describeAll(ctx context.Context, ids []container.ID, wanted func(*v1.Response_GetContainers_Container) bool) []*v1.Response_GetContainers_Container {
 	list := make([]*v1.Response_GetContainers_Container, len(ids))
+	var running atomic.Int64
+	inParallel(len(ids), func(i int) {
+		one := s.describe(ctx, ids[i])
+		if one == nil || !wanted(one) {
+			return
+		}
+		list[i] = one
+		if one.GetState() == string(container.Running) {
+			running.Add(1)
+		}
+	})
+	inParallel(len(ids), func(i int) {
+		if one := list[i]; one.GetState() == string(container.Running) {
+			// Of one that ends meanwhile there is none.
+			one.ResourceStatistics = s.usages.of(ctx, ids[i], time.Unix(0, one.GetLaunched().GetNanoseconds()), int(running.Load()))
+		}
+	})
+	return slices.DeleteFunc(list, func(one *v1.Response_GetContainers_Container) bool { return one == nil })
+}
+
+// inParallel does something for each number below n.
+func inParallel(n int, do func(i int)) {
 	var next atomic.Int64
 	var all sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(ids)) {
+	for range min(runtime.GOMAXPROCS(0), n) {
 		all.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(ids)); i = next.Add(1) - 1 {
-				list[i] = s.describe(ctx, ids[i])
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				do(int(i))
 			}
 		})
 	}
 	all.Wait()
-	return list
 }
 
-// describe tells of a container; nil: it is gone.
+// describe tells of a container, but for what it uses; nil: it is gone.
 func (s *Server) describe(ctx context.Context, id container.ID) *v1.Response_GetContainers_Container {
 	found, err := s.Containers.Inspect(ctx, id)
 	if err != nil {
@@ -344,10 +362,6 @@ func (s *Server) describe(ctx context.Context, id container.ID) *v1.Response_Get
 	}
 	if found.Pid != 0 {
 		one.ContainerStatus.ExecutorPid = proto.Uint32(uint32(found.Pid))
-	}
-	if found.State == container.Running {
-		// Of one that ends meanwhile there is none.
-		one.ResourceStatistics = s.usages.of(ctx, id, found.Launched)
 	}
 	return one
 }

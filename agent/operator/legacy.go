@@ -141,25 +141,30 @@ func (s *Server) legacyContainers(r *http.Request) (any, error) {
 	if query.Has("framework_id") {
 		return list, nil // there are none of frameworks
 	}
-	for _, id := range s.Containers.Containers() {
-		if wanted != "" && id.String() != wanted {
-			continue
-		}
-		if one := s.describe(r.Context(), id); one != nil && one.Ended == nil {
-			list = append(list, legacyContainer{ContainerID: id.String(), Source: id.String(), Statistics: statistics(one), Status: message(one.ContainerStatus)})
-		}
+	ids := slices.DeleteFunc(s.Containers.Containers(), func(id container.ID) bool { return wanted != "" && id.String() != wanted })
+	for _, one := range s.describeAll(r.Context(), ids, notEnded) {
+		id := legacyID(one)
+		list = append(list, legacyContainer{ContainerID: id, Source: id, Statistics: statistics(one), Status: message(one.ContainerStatus)})
 	}
 	return list, nil
 }
 
 func (s *Server) legacyStatistics(r *http.Request) (any, error) {
 	list := []legacyContainer{}
-	for _, id := range s.Containers.Containers() {
-		if one := s.describe(r.Context(), id); one != nil && one.ResourceStatistics != nil {
-			list = append(list, legacyContainer{Source: id.String(), Statistics: statistics(one)})
+	for _, one := range s.describeAll(r.Context(), s.Containers.Containers(), notEnded) {
+		if one.ResourceStatistics != nil {
+			list = append(list, legacyContainer{Source: legacyID(one), Statistics: statistics(one)})
 		}
 	}
 	return list, nil
+}
+
+func notEnded(one *v1.Response_GetContainers_Container) bool { return one.Ended == nil }
+
+// legacyID is the id of a container with those of its parents before it.
+func legacyID(one *v1.Response_GetContainers_Container) string {
+	id, _ := idOf(one.ContainerId) // which was made of one
+	return id.String()
 }
 
 func statistics(one *v1.Response_GetContainers_Container) json.RawMessage {

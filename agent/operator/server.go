@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -93,9 +94,14 @@ func New(o Options) *Server {
 // Ready says that the recovery has ended: from now on calls are answered.
 func (s *Server) Ready() { s.ready.Store(true) }
 
-// Measure takes what containers use ahead of those who ask for it again and again, until ctx
-// ends: so an answer about many does not wait for the kernel.
-func (s *Server) Measure(ctx context.Context) { s.usages.keep(ctx) }
+// Measure takes what containers use ahead of those who ask for it, until ctx ends: so an
+// answer about many does not wait for the kernel.
+func (s *Server) Measure(ctx context.Context) {
+	var all sync.WaitGroup
+	all.Go(func() { s.usages.takeAhead(ctx) })
+	all.Go(func() { s.usages.surveyAll(ctx, s.Containers.Containers) })
+	all.Wait()
+}
 
 // End says that the agent ends: what ends with its connection is from now on only left, for
 // the agent after this one.

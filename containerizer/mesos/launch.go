@@ -47,8 +47,10 @@ type launch struct {
 	// written says that somebody is attached to the input.
 	written atomic.Bool
 
-	// updating guards container once that runs.
+	// updating guards container once that runs, and reported.
 	updating sync.Mutex
+	// reported is what isolators have given the container; nil: nobody has asked them yet.
+	reported *v1.ContainerStatus
 
 	// left is what the last undo could not remove.
 	left error

@@ -37,12 +37,15 @@ func (c *Containerizer) Status(ctx context.Context, id container.ID) (containeri
 	return status, err
 }
 
-// given asks isolators what they have given a container.
+// given asks isolators what they have given a container, if nobody has done so before.
 func (l *launch) given(ctx context.Context) (*v1.ContainerStatus, error) {
 	l.updating.Lock()
-	of := l.container
+	of, given := l.container, l.reported
 	l.updating.Unlock()
-	given := &v1.ContainerStatus{}
+	if given != nil {
+		return given, nil
+	}
+	given = &v1.ContainerStatus{}
 	for _, i := range l.supporting(of) {
 		if reporter, ok := i.(isolator.Reporter); ok {
 			if err := reporter.Status(ctx, of, given); err != nil {
@@ -50,6 +53,9 @@ func (l *launch) given(ctx context.Context) (*v1.ContainerStatus, error) {
 			}
 		}
 	}
+	l.updating.Lock()
+	l.reported = given
+	l.updating.Unlock()
 	return given, nil
 }
 

@@ -18,8 +18,9 @@ type kept struct {
 	ended bool // the group is removed
 }
 
-// keptFor is how long files stay open that nobody reads.
-const keptFor = 10 * time.Second
+// keptFor is how long files stay open that nobody reads: longer than from one
+// reading to the next of who wants to know it all the time.
+const keptFor = 2 * time.Second
 
 // keptFiles counts those of all groups.
 var keptFiles atomic.Int64
