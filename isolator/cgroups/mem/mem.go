@@ -109,7 +109,7 @@ func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
 			return fmt.Errorf("cgroups/mem: limit of %v MiB: %w: the container uses %d MiB", limit, container.ErrFailedPrecondition, usage/mib)
 		}
 	}
-	err = write(dir, append(i.initial(dir.Version(), c), i.settings(dir.Version(), c)...))
+	err = write(dir, append(i.initial(dir.Version(), dir.Has(swapFileOf(dir.Version())), c), i.settings(dir.Version(), c)...))
 	if errors.Is(err, unix.EBUSY) { // v1: it uses more by now
 		err = fmt.Errorf("%w: the container uses more: %w", container.ErrFailedPrecondition, err)
 	}
@@ -124,8 +124,10 @@ func usageFile(dir cgroup.Dir) string {
 }
 
 // initial are the files that settings does not write, as they are without a setting. On v1
-// no limit may be above that of memory and swap together, so that one goes first.
-func (i *Isolator) initial(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {
+// no limit may be above that of memory and swap together, so that one goes first. Where
+// swap is accounted for, its limit is undone whatever limitSwap says: another process,
+// to which it said something else, may have set it.
+func (i *Isolator) initial(version cgroup.Version, accounted bool, c *isolator.Container) (all []cgroup.Setting) {
 	soft, none, hard, max := "memory.soft_limit_in_bytes", "-1", "memory.limit_in_bytes", "-1"
 	if version == cgroup.V2 {
 		soft, none, hard, max = "memory.low", "0", "memory.max", "max"
@@ -134,12 +136,8 @@ func (i *Isolator) initial(version cgroup.Version, c *isolator.Container) (all [
 		all = append(all, cgroup.Setting{File: soft, Value: none})
 	}
 	_, limited := resources.Limit(c.Config, resource)
-	switch {
-	case !i.limitSwap:
-	case version == cgroup.V1:
-		all = append(all, cgroup.Setting{File: withSwapFile, Value: max})
-	case !limited:
-		all = append(all, cgroup.Setting{File: swapFile, Value: max})
+	if accounted && (version == cgroup.V1 || !limited || !i.limitSwap) {
+		all = append(all, cgroup.Setting{File: swapFileOf(version), Value: max})
 	}
 	if !limited {
 		all = append(all, cgroup.Setting{File: hard, Value: max})
@@ -153,6 +151,13 @@ const (
 	withSwapFile = "memory.memsw.limit_in_bytes"
 	swapFile     = "memory.swap.max"
 )
+
+func swapFileOf(version cgroup.Version) string {
+	if version == cgroup.V2 {
+		return swapFile
+	}
+	return withSwapFile
+}
 
 // settings are the files to write, in order.
 func (i *Isolator) settings(version cgroup.Version, c *isolator.Container) (all []cgroup.Setting) {

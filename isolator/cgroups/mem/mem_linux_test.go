@@ -86,7 +86,7 @@ func TestSettingsWithALimitOfSwap(t *testing.T) {
 		{cgroup.V2, limited, files("memory.low", "0", "memory.max", "67108864", "memory.swap.max", "0")},
 		{cgroup.V2, free, files("memory.swap.max", "max", "memory.max", "max", "memory.low", "67108864")},
 	} {
-		if diff := cmp.Diff(c.want, append(i.initial(c.version, c.c), i.settings(c.version, c.c)...)); diff != "" {
+		if diff := cmp.Diff(c.want, append(i.initial(c.version, true, c.c), i.settings(c.version, c.c)...)); diff != "" {
 			t.Errorf("%s: %s", c.version, diff)
 		}
 	}
@@ -105,10 +105,7 @@ func TestTheKernelLimitsSwap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := withSwapFile
-	if dir.Version() == cgroup.V2 {
-		file = swapFile
-	}
+	file := swapFileOf(dir.Version())
 	if !dir.Has(file) {
 		t.Skip("the kernel does not account for swap")
 	}
@@ -129,6 +126,45 @@ func TestTheKernelLimitsSwap(t *testing.T) {
 		if math.IsInf(limit, 1) && got < noLimit || !math.IsInf(limit, 1) && float64(got) != want || err != nil {
 			t.Errorf("%v MiB: %s is %d, %v", limit, file, got, err)
 		}
+	}
+}
+
+// An agent comes back with another --cgroups_limit_swap: what it updates is as it says now.
+func TestTheLimitOfSwapOfAnotherAgent(t *testing.T) {
+	groups := isolatortest.NewGroups(t, controller)
+	id, err := container.ParseID("inherited")
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups.Fork(t, id)
+	dir, err := New(groups, false).dir(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := swapFileOf(dir.Version())
+	if !dir.Has(file) {
+		t.Skip("the kernel does not account for swap")
+	}
+	limit := func(mibs float64) *isolator.Container { return &isolator.Container{ID: id, Config: config(nil, &mibs)} }
+	if err := New(groups, true).Isolate(t.Context(), limit(64), 1); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := dir.ReadUint(file); err != nil || n > 64*mib {
+		t.Fatalf("%s is %d, %v", file, n, err)
+	}
+	for _, mibs := range []float64{128, 32, math.Inf(1)} {
+		if err := New(groups, false).Update(t.Context(), limit(mibs)); err != nil {
+			t.Errorf("%v MiB: %v", mibs, err)
+		}
+		if n, err := dir.ReadUint(file); err != nil || n < noLimit {
+			t.Errorf("%v MiB: %s is %d, %v", mibs, file, n, err)
+		}
+	}
+	if err := New(groups, true).Update(t.Context(), limit(64)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := dir.ReadUint(file); err != nil || n > 64*mib {
+		t.Errorf("with the flag again %s is %d, %v", file, n, err)
 	}
 }
 
