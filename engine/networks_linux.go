@@ -47,6 +47,9 @@ func (p parts) networkAbilities(ctx context.Context) (abilities []Ability, err e
 		if n.Err != nil {
 			a.Reason = n.Err.Error()
 		}
+		if n.NoIPv6 != nil {
+			a.Needs = "for IPv6: " + n.NoIPv6.Error()
+		}
 		abilities = append(abilities, a)
 	}
 	return abilities, err

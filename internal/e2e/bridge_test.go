@@ -30,7 +30,8 @@ func command(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// neighbour is a machine on a network with the host: 192.0.2.1 is the host's address there.
+// neighbour is a machine on a network with the host: 192.0.2.1 and 2001:db8::1 are the host's
+// addresses there.
 func neighbour(t *testing.T) (pid string) {
 	t.Helper()
 	cmd := exec.Command("sleep", "600")
@@ -42,8 +43,10 @@ func neighbour(t *testing.T) (pid string) {
 	pid = fmt.Sprint(cmd.Process.Pid)
 	command(t, "ip", "link", "add", "lan0", "type", "veth", "peer", "name", "eth0", "netns", pid)
 	command(t, "ip", "addr", "add", "192.0.2.1/24", "dev", "lan0")
+	command(t, "ip", "addr", "add", "2001:db8::1/64", "dev", "lan0", "nodad")
 	command(t, "ip", "link", "set", "lan0", "up")
 	command(t, "nsenter", "-n", "-t", pid, "ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
+	command(t, "nsenter", "-n", "-t", pid, "ip", "addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
 	command(t, "nsenter", "-n", "-t", pid, "ip", "link", "set", "eth0", "up")
 	return pid
 }
@@ -68,7 +71,7 @@ func get(t *testing.T, url string) (body string) {
 // leases are the addresses that containers of a berth have.
 func leases(t *testing.T, b *testrig.Command) (all []string) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(b.WorkDir, "network", "leases", "*", "10.*"))
+	files, err := filepath.Glob(filepath.Join(b.WorkDir, "network", "leases", "*", "[1f][0d]*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +90,7 @@ func wantNoTrace(t *testing.T, b *testrig.Command, name string) {
 	if left, _ := filepath.Glob(filepath.Join(b.WorkDir, "network", "containers", "*")); len(left) > 0 {
 		t.Errorf("records are left: %q", left)
 	}
-	for line := range strings.Lines(command(t, "iptables-save")) {
+	for line := range strings.Lines(command(t, "iptables-save") + command(t, "ip6tables-save")) {
 		if strings.Contains(line, `id: \"`+name+`\"`) || strings.HasPrefix(line, ":CNI-DN-") {
 			t.Errorf("a rule is left: %s", line)
 		}
@@ -116,19 +119,21 @@ func TestContainersOnTheBridge(t *testing.T) {
 	web := b.Start("run", onNetworks, "--name", "web", "--network", "bridge", "-p", "8080:80", "-p", "127.0.0.1:9000-9001:80-81", image, "--", "sh", "-c", serve)
 
 	t.Run("a port of the host leads inside", func(t *testing.T) {
-		for _, url := range []string{"http://127.0.0.1:8080", "http://192.0.2.1:8080", "http://127.0.0.1:9000"} {
+		for _, url := range []string{"http://127.0.0.1:8080", "http://192.0.2.1:8080", "http://127.0.0.1:9000", "http://[2001:db8::1]:8080"} {
 			if got := get(t, url); got != "from web\n" {
 				t.Errorf("%s: %q", url, got)
 			}
 		}
-		from := func(port string) string {
-			out, _ := exec.Command("nsenter", "-n", "-t", outside, "sh", "-c", "printf '"+request+"' | busybox nc -w 2 192.0.2.1 "+port+" | tail -n 1").CombinedOutput()
+		from := func(server string) string {
+			out, _ := exec.Command("nsenter", "-n", "-t", outside, "sh", "-c", "printf '"+request+"' | busybox nc -w 2 "+server+" | tail -n 1").CombinedOutput()
 			return string(out)
 		}
-		if got := from("8080"); got != "from web\n" {
-			t.Errorf("from another machine: %q", got)
+		for _, server := range []string{"192.0.2.1 8080", "2001:db8::1 8080"} {
+			if got := from(server); got != "from web\n" {
+				t.Errorf("from another machine, %s: %q", server, got)
+			}
 		}
-		if got := from("9000"); !strings.Contains(got, "refused") {
+		if got := from("192.0.2.1 9000"); !strings.Contains(got, "refused") {
 			t.Errorf("what is mapped at the host's loopback address alone answers others: %q", got)
 		}
 	})
@@ -140,8 +145,8 @@ func TestContainersOnTheBridge(t *testing.T) {
 		}
 		defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
 		r := b.Run("run", onNetworks, "--name", "client", "--network", "bridge", "--hostname", "box", image, "--", "sh", "-c",
-			asks(address+" 80")+asks("192.0.2.1 8080")+"nc 192.0.2.2 7000; grep box /etc/hosts | cut -f2; cat /etc/hostname; grep -c ' /etc/' /proc/self/mounts; ip -o link | wc -l")
-		if expect(t, r, 0); r.Stdout != "from web\nfrom web\noutside\nbox\nbox\n3\n2\n" {
+			asks(address+" 80")+asks("192.0.2.1 8080")+asks("2001:db8::1 8080")+"nc 192.0.2.2 7000; grep box /etc/hosts | cut -f2; cat /etc/hostname; grep -c ' /etc/' /proc/self/mounts; ip -o link | wc -l")
+		if expect(t, r, 0); r.Stdout != "from web\nfrom web\nfrom web\noutside\nbox\nbox\nbox\n3\n2\n" {
 			t.Errorf("%q %s", r.Stdout, r.Stderr)
 		}
 	})
@@ -172,7 +177,7 @@ func TestContainersOnTheBridge(t *testing.T) {
 		get(t, "http://127.0.0.1:8080")
 		p.Signal(syscall.SIGKILL)
 		p.Wait()
-		if got := leases(t, b); len(got) != 1 {
+		if got := leases(t, b); len(got) != 2 {
 			t.Errorf("leases %q", got)
 		}
 		expect(t, b.Run("prune", "--exclude", image), 0) // by a process with another isolation
@@ -226,6 +231,7 @@ func reboot(t *testing.T, b *testrig.Command, p *testrig.Process, name string) {
 		return true
 	})
 	command(t, "iptables", "-t", "nat", "-F")
+	command(t, "ip6tables", "-t", "nat", "-F")
 	for line := range strings.Lines(command(t, "ip", "-o", "link", "show", "type", "bridge")) {
 		command(t, "ip", "link", "del", strings.TrimSuffix(strings.Fields(line)[1], ":"))
 	}

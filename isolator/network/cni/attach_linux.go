@@ -102,12 +102,16 @@ func (o Options) Check(ctx context.Context, id container.ID) error {
 	var errs []error
 	for _, a := range rec.Attachments {
 		list, rt, err := o.list(id, a, o.Netns(id))
+		var ports error
 		if err == nil {
 			if list.Name == o.bridgeName() {
-				// The portmap of Debian 12 misses rules for IPv6 where no address is of that.
 				list.Plugins = slices.DeleteFunc(list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Type == "portmap" })
+				ports = o.checkMappings(ctx, id, rec, a)
 			}
 			err = o.libcni(id, rec.Plugins).CheckNetworkList(ctx, list, rt)
+		}
+		if ports != nil {
+			errs = append(errs, fmt.Errorf("check the network %q: %w", a.Network, ports))
 		}
 		if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {
 			errs = append(errs, fmt.Errorf("check the network %q: %w", a.Network, err))

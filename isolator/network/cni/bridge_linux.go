@@ -1,6 +1,8 @@
 package cni
 
 import (
+	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -15,86 +17,144 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/vishvananda/netlink"
 
+	v1 "berth/api/v1"
 	"berth/container"
 	"berth/internal/atomicfile"
 )
 
 // Bridge is the name of the network that berth brings along: a bridge on the host with a
 // subnet of its own, whose members reach each other, the host, and by its addresses what
-// the host reaches, and whose ports can be ports of the host.
+// the host reaches, and whose ports can be ports of the host. It has IPv6 where the host
+// has.
 const Bridge = "bridge"
 
-// bridgeRecord is the file `bridge`: the subnet that was chosen.
+// bridgeRecord is the file of the network: the subnets that were chosen.
 type bridgeRecord struct {
 	Subnet netip.Prefix `json:"subnet"`
+	// Subnet6 is that of IPv6; the zero value until the host has been seen to have it.
+	Subnet6 netip.Prefix `json:"subnet6,omitzero"`
 }
+
+const bridgePrefix = "berth-"
 
 // bridgeName is that of the device. Each directory of attachments has its own, because
 // it gives out its own addresses.
 func (o Options) bridgeName() string {
-	return fmt.Sprintf("berth-%.4x", sha256.Sum256([]byte(o.Dir)))
+	return fmt.Sprintf(bridgePrefix+"%.4x", sha256.Sum256([]byte(o.Dir)))
 }
 
-// bridge returns the network. The caller has the lock.
-func (o Options) bridge() (*libcni.NetworkConfigList, error) {
+// bridge returns the network, and what keeps it from having IPv6. The caller has the lock.
+func (o Options) bridge(ctx context.Context) (list *libcni.NetworkConfigList, noIPv6, err error) {
 	if _, err := exec.LookPath("iptables"); err != nil {
-		return nil, errNoIptables
+		return nil, nil, errNoIptables
 	}
-	subnet, err := o.subnet()
+	noIPv6 = ipv6(ctx)
+	rec, err := o.subnets(noIPv6 == nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return o.bridgeOn(subnet)
+	list, err = o.bridgeOn(rec)
+	return list, noIPv6, err
 }
 
-func (o Options) bridgeOn(subnet netip.Prefix) (*libcni.NetworkConfigList, error) {
+// bridgeOn returns the network on these subnets.
+func (o Options) bridgeOn(rec bridgeRecord) (*libcni.NetworkConfigList, error) {
 	type object map[string]any
+	ranges, routes := [][]object{{{"subnet": rec.Subnet}}}, []object{{"dst": "0.0.0.0/0"}}
+	if rec.Subnet6.IsValid() {
+		ranges, routes = append(ranges, []object{{"subnet": rec.Subnet6}}), append(routes, object{"dst": "::/0"})
+	}
 	return libcni.NetworkConfFromBytes(mustMarshal(object{
 		// By the name of the device, which no other directory has: rules of the firewall
 		// are told apart by it and the container's id.
 		"name": o.bridgeName(), "cniVersion": "1.0.0", "disableGC": true,
 		"plugins": []object{
 			{
+				// Hairpin mode has the plugin do without the detection of duplicate addresses, too.
 				"type": "bridge", "bridge": o.bridgeName(), "isGateway": true, "ipMasq": true, "hairpinMode": true,
 				"capabilities": object{"ips": true, "mac": true},
-				"ipam": object{"type": "host-local", "dataDir": o.leases(),
-					"ranges": [][]object{{{"subnet": subnet}}}, "routes": []object{{"dst": "0.0.0.0/0"}}},
+				"ipam":         object{"type": "host-local", "dataDir": o.leases(), "ranges": ranges, "routes": routes},
 			},
-			{"type": "portmap", "snat": true, "capabilities": object{"portMappings": true}},
+			// The backend that checkMappings knows; versions that have no other do not ask.
+			{"type": "portmap", "backend": "iptables", "snat": true, "capabilities": object{"portMappings": true}},
 			{"type": "firewall"}, // lets through what the host does not forward by default
 		},
 	}))
 }
 
-// subnet returns the recorded subnet, or chooses and records one. A recorded one is
-// given up for another when the host has come to use it and nobody is on it.
-func (o Options) subnet() (netip.Prefix, error) {
-	var rec bridgeRecord
-	data, err := os.ReadFile(o.bridgeFile())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return netip.Prefix{}, err
-	}
-	_ = json.Unmarshal(data, &rec) // torn by a power cut: a new one is chosen
-	if _, err := net.InterfaceByName(o.bridgeName()); err == nil && rec.Subnet.IsValid() {
-		return rec.Subnet, nil
-	}
-	used, err := usedByHost()
+// checkIPv6 refuses what a request wants of IPv6 and the built-in network does not do: all of
+// it where noIPv6 says why there is none, and ports at the host's loopback address, from which
+// the kernel routes nothing to anywhere else.
+func checkIPv6(info *v1.NetworkInfo, noIPv6 error) error {
+	wanted, err := mappings(info)
 	if err != nil {
-		return netip.Prefix{}, err
+		return err
 	}
-	if rec.Subnet.IsValid() && !overlaps(used, rec.Subnet) {
-		return rec.Subnet, nil
+	for _, m := range wanted {
+		ip, err := netip.ParseAddr(m.HostIP)
+		switch {
+		case err != nil || ip.Is4(): // everywhere, or no IPv6
+		case noIPv6 != nil:
+			return fmt.Errorf("the port %s of the host: IPv6 on the built-in network: %w", m, noIPv6)
+		case ip.IsLoopback():
+			return fmt.Errorf("the port %s of the host: %w: the kernel routes nothing from ::1; name 127.0.0.1, or another address", m, container.ErrNotSupported)
+		}
 	}
-	if rec.Subnet, err = freeSubnet(used); err != nil {
-		return netip.Prefix{}, err
+	for _, address := range info.GetIpAddresses() {
+		if noIPv6 != nil && address.GetProtocol() == v1.NetworkInfo_IPv6 {
+			return fmt.Errorf("an address of IPv6 on the built-in network: %w", noIPv6)
+		}
 	}
-	if err := os.RemoveAll(o.leases()); err != nil { // of the old subnet
-		return netip.Prefix{}, err
-	}
-	return rec.Subnet, atomicfile.Write(o.bridgeFile(), append(mustMarshal(rec), '\n'), 0o600, false)
+	return nil
 }
 
-// usedByHost lists where the host has routes and addresses. A default route leads to
+// subnets returns the recorded subnets, and chooses and records what is missing; that of IPv6
+// only withIPv6. A recorded one of IPv4 is given up for another when the host has come to use
+// it and nobody is on it. That of IPv6 is nobody else's.
+func (o Options) subnets(withIPv6 bool) (rec bridgeRecord, err error) {
+	data, err := os.ReadFile(o.bridgeFile())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return rec, err
+	}
+	_ = json.Unmarshal(data, &rec) // torn by a power cut: new ones are chosen
+	before := rec
+	if !rec.Subnet6.IsValid() && withIPv6 {
+		rec.Subnet6 = uniqueLocal()
+	}
+	if _, err := net.InterfaceByName(o.bridgeName()); err != nil || !rec.Subnet.IsValid() {
+		used, err := usedByHost()
+		if err != nil {
+			return rec, err
+		}
+		if !rec.Subnet.IsValid() || overlaps(used, rec.Subnet) {
+			if rec.Subnet, err = freeSubnet(used); err != nil {
+				return rec, err
+			}
+			if err := os.RemoveAll(o.leases()); err != nil { // of the old subnet
+				return rec, err
+			}
+		}
+	}
+	if rec != before {
+		if err := atomicfile.Write(o.bridgeFile(), append(mustMarshal(rec), '\n'), 0o600, false); err != nil {
+			return rec, err
+		}
+	}
+	if !withIPv6 {
+		rec.Subnet6 = netip.Prefix{}
+	}
+	return rec, nil
+}
+
+// uniqueLocal returns a subnet of addresses that others, wherever they are, do not have by all
+// likelihood (RFC 4193, section 3.2).
+func uniqueLocal() netip.Prefix {
+	address := [16]byte{0xfd}
+	rand.Read(address[1:6])
+	return netip.PrefixFrom(netip.AddrFrom16(address), 64)
+}
+
+// usedByHost lists where the host has routes and addresses of IPv4. A default route leads to
 // everywhere that nothing else does, and does not count.
 func usedByHost() (used []netip.Prefix, err error) {
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)

@@ -142,7 +142,10 @@ func (i *Isolator) attach(ctx context.Context, c *isolator.Container, networks [
 	rec := &record{Plugins: i.PluginDirs}
 	var ports []mapping
 	for n, info := range networks {
-		list, err := i.network(info.GetName())
+		list, noIPv6, err := i.network(ctx, info.GetName())
+		if err == nil && list.Name == i.bridgeName() {
+			err = checkIPv6(info, noIPv6)
+		}
 		if err != nil {
 			return fmt.Errorf("network %q: %w", info.GetName(), err)
 		}
@@ -172,24 +175,24 @@ func (i *Isolator) attach(ctx context.Context, c *isolator.Container, networks [
 }
 
 // network finds a network by its name. A configured one may have the name of the
-// built-in one. The caller has the lock.
-func (o Options) network(name string) (*libcni.NetworkConfigList, error) {
+// built-in one, of which noIPv6 says why it has no IPv6. The caller has the lock.
+func (o Options) network(ctx context.Context, name string) (list *libcni.NetworkConfigList, noIPv6, err error) {
 	configs, err := readConfigs(o.ConfigDir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	list := configs.networks[name]
+	list = configs.networks[name]
 	switch {
 	case list != nil:
 	case name == Bridge:
-		list, err = o.bridge()
+		list, noIPv6, err = o.bridge(ctx)
 	default:
 		list, err = configs.find(o.ConfigDir, name)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return list, checkPlugins(list, o.PluginDirs)
+	return list, noIPv6, checkPlugins(list, o.PluginDirs)
 }
 
 // attachment is what plugins are told of one network of a container. What no plugin would

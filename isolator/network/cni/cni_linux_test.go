@@ -735,6 +735,14 @@ func TestSubnets(t *testing.T) {
 	}
 }
 
+// ip configures the network namespace of the test.
+func ip(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Fatalf("ip %q: %v %s", args, err, out)
+	}
+}
+
 // The chosen subnet is kept, until the host has come to use it.
 func TestTheSubnetOfTheBridge(t *testing.T) {
 	if !testrig.OwnNetwork(t) {
@@ -743,16 +751,14 @@ func TestTheSubnetOfTheBridge(t *testing.T) {
 	h := newHost(t)
 	ip := func(args ...string) {
 		t.Helper()
-		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %q: %v %s", args, err, out)
-		}
+		ip(t, args...)
 	}
 	if err := os.MkdirAll(h.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	expect := func(want string) {
 		t.Helper()
-		if got, err := h.subnet(); err != nil || got.String() != want {
+		if got, err := h.subnets(false); err != nil || got.Subnet.String() != want || got.Subnet6.IsValid() {
 			t.Errorf("%v, %v, want %s", got, err, want)
 		}
 	}
@@ -767,6 +773,210 @@ func TestTheSubnetOfTheBridge(t *testing.T) {
 	ip("link", "add", h.bridgeName(), "type", "bridge")
 	ip("route", "add", "10.201.0.0/24", "dev", "lan0")
 	expect("10.201.0.0/20") // somebody may be on it
+
+	six, err := h.subnets(true)
+	if err != nil || !netip.MustParsePrefix("fd00::/8").Contains(six.Subnet6.Addr()) || six.Subnet6.Bits() != 64 || six.Subnet.String() != "10.201.0.0/20" {
+		t.Errorf("with IPv6: %v, %v", six, err)
+	}
+	expect("10.201.0.0/20") // without it again
+	if again, err := h.subnets(true); again != six || err != nil {
+		t.Errorf("another one: %v, %v, then %v", six, err, again)
+	}
+}
+
+// What the host lacks is said, and what asks for it is refused.
+func TestABridgeWithoutIPv6(t *testing.T) {
+	if !testrig.OwnNetwork(t) {
+		return
+	}
+	setting := func(name, value string) {
+		t.Helper()
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name, []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lacks := func(word string) {
+		t.Helper()
+		if err := ipv6(t.Context()); word == "" && err != nil || word != "" && (!errors.Is(err, container.ErrNotSupported) || !strings.Contains(err.Error(), word)) {
+			t.Errorf("%v, want %q", err, word)
+		}
+	}
+	ip(t, "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+	setting("lan0/accept_dad", "0")
+	ip(t, "link", "set", "lan0", "up")
+	ip(t, "link", "set", "lan1", "up")
+	lacks("no IPv6 address")
+	ip(t, "addr", "add", "2001:db8::1/64", "dev", "lan0")
+	lacks("")
+	ip(t, "-6", "route", "add", "default", "via", "fe80::1", "dev", "lan0", "proto", "ra")
+	lacks("net.ipv6.conf.lan0.accept_ra")
+	setting("lan0/accept_ra", "2")
+	lacks("")
+	setting("lan0/accept_ra", "1")
+	setting("all/forwarding", "1")
+	lacks("")
+	setting("default/disable_ipv6", "1")
+	lacks("net.ipv6.conf.default.disable_ipv6")
+	setting("default/disable_ipv6", "0")
+	t.Setenv("PATH", "/nowhere")
+	lacks("ip6tables")
+
+	none := fmt.Errorf("%w: it is off", container.ErrNotSupported)
+	info := func(c *v1.ContainerConfig) *v1.NetworkInfo { return c.ContainerInfo.NetworkInfos[0] }
+	at := func(host string) *v1.NetworkInfo {
+		n := info(withPort(on(Bridge), 8080, 80, ""))
+		n.PortMappings[0].HostIp = proto.String(host)
+		return n
+	}
+	six := info(withAddress(on(Bridge), "fd00::7", ""))
+	six.IpAddresses[0].Protocol = v1.NetworkInfo_IPv6.Enum()
+	for name, c := range map[string]struct {
+		info    *v1.NetworkInfo
+		noIPv6  error
+		refused bool
+	}{
+		"a port":                         {info(withPort(on(Bridge), 8080, 80, "")), none, false},
+		"a port at an address of IPv4":   {at("127.0.0.1"), none, false},
+		"a port at an address of IPv6":   {at("2001:db8::1"), none, true},
+		"the same where there is IPv6":   {at("2001:db8::1"), nil, false},
+		"a port at every one":            {at("::"), none, true},
+		"a port at the loopback address": {at("::1"), nil, true},
+		"an address of IPv4":             {info(withAddress(on(Bridge), "10.201.0.7", "")), none, false},
+		"an address of IPv6":             {six, none, true},
+		"the same where there is":        {six, nil, false},
+	} {
+		if err := checkIPv6(c.info, c.noIPv6); errors.Is(err, container.ErrNotSupported) != c.refused {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestMappingsThatConflict(t *testing.T) {
+	m := func(host string) mapping { return mapping{HostPort: 80, Protocol: "tcp", HostIP: host} }
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{"", "", true}, {"", "127.0.0.1", true}, {"", "::1", true}, {"0.0.0.0", "127.0.0.1", true}, {"0.0.0.0", "::1", false},
+		{"::", "::1", true}, {"::", "127.0.0.1", false}, {"0.0.0.0", "::", false}, {"127.0.0.1", "127.0.0.2", false}, {"127.0.0.1", "127.0.0.1", true},
+	} {
+		if m(c.a).conflicts(m(c.b)) != c.want || m(c.b).conflicts(m(c.a)) != c.want {
+			t.Errorf("%q and %q: %v", c.a, c.b, !c.want)
+		}
+	}
+	udp := m("")
+	udp.Protocol = "udp"
+	if udp.conflicts(m("")) {
+		t.Error("of two protocols")
+	}
+}
+
+// Members of the bridge have addresses of IPv6, too, by which they reach each other and
+// others, and their ports can be reached at the host's.
+func TestTheBridgeWithIPv6(t *testing.T) {
+	if !testrig.OwnNetwork(t) {
+		return
+	}
+	testrig.RequireCNIPlugins(t)
+	h := newHost(t)
+	outside := fmt.Sprint(h.fork(t, mustID(t, "outside")))
+	in := func(pid string, args ...string) string {
+		t.Helper()
+		out, err := exec.Command("nsenter", append([]string{"-n", "-t", pid}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%q: %v %s", args, err, out)
+		}
+		return string(out)
+	}
+	ip(t, "link", "add", "lan0", "type", "veth", "peer", "name", "eth0", "netns", outside)
+	ip(t, "addr", "add", "2001:db8::1/64", "dev", "lan0", "nodad")
+	ip(t, "link", "set", "lan0", "up")
+	in(outside, "ip", "addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
+	in(outside, "ip", "link", "set", "eth0", "up")
+
+	i := New(h.Options)
+	_, _, err := h.launch(t, i, "c", withPort(on(Bridge), 8080, 80, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.launch(t, i, "d", on(Bridge)); err != nil {
+		t.Fatal(err)
+	}
+	check := func() error { return i.Check(t.Context(), mustID(t, "c")) }
+	if err := check(); err != nil {
+		t.Error(err)
+	}
+	rec, err := h.subnets(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := rec.Subnet6.Addr().Next()
+	address := gateway.Next()
+	pid := func(id string) string {
+		p, err := h.Init(mustID(t, id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(p)
+	}
+	if got := in(pid("c"), "ip", "-6", "addr", "show", "eth0"); !strings.Contains(got, address.String()+"/64") {
+		t.Errorf("eth0: %s", got)
+	}
+	for _, to := range []netip.Addr{gateway, address, netip.MustParseAddr("2001:db8::2")} {
+		// The first answer takes until the bridge has made sure that its address is nobody else's.
+		in(pid("d"), "busybox", "ping", "-6", "-c", "1", "-W", "60", to.String())
+	}
+
+	www := t.TempDir()
+	h.put(filepath.Join(www, "index.html"), "it is c\n")
+	server := exec.Command("nsenter", "-n", "-t", pid("c"), "busybox", "httpd", "-f", "-p", "80", "-h", www)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
+	for !strings.Contains(h.get("/proc/"+pid("c")+"/net/tcp6"), ":0050 ") {
+		time.Sleep(time.Millisecond)
+	}
+	reach := func(pid, at string) {
+		t.Helper()
+		if got := in(pid, "busybox", "wget", "-q", "-O", "-", "http://"+at+":8080/"); got != "it is c\n" {
+			t.Errorf("%s answers %q", at, got)
+		}
+	}
+	self := fmt.Sprint(os.Getpid())
+	reach(outside, "[2001:db8::1]")
+	reach(self, "[2001:db8::1]")
+	reach(self, "127.0.0.1")
+	reach(pid("c"), "[2001:db8::1]") // and back to itself
+
+	for _, family := range []string{"iptables", "ip6tables"} {
+		saved := in(self, family+"-save", "-t", "nat")
+		in(self, family, "-t", "nat", "-F", "CNI-HOSTPORT-DNAT")
+		if err := check(); err == nil || !strings.Contains(err.Error(), "8080") || strings.Count(err.Error(), "no rule") != 1 {
+			t.Errorf("nobody misses the rules of %s: %v", family, err)
+		}
+		restore := exec.Command(family + "-restore")
+		restore.Stdin = strings.NewReader(saved)
+		if out, err := restore.CombinedOutput(); err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+		if err := check(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, id := range []string{"c", "d"} {
+		h.gone(t, mustID(t, id))
+		if err := i.Cleanup(t.Context(), mustID(t, id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rules := in(self, "ip6tables-save"); strings.Contains(rules, rec.Subnet6.Addr().String()) || strings.Contains(rules, `id: \"c\"`) {
+		t.Errorf("left: %s", rules)
+	}
+	if left, _ := filepath.Glob(h.leases() + "/*/fd*"); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	h.nothing(t)
 }
 
 // With the standard plugins: addresses, traffic, the check, and the end of it.

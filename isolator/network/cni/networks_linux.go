@@ -18,6 +18,8 @@ import (
 type Network struct {
 	Name string
 	Err  error // why it does not work here
+	// NoIPv6 is what keeps the built-in network from having IPv6.
+	NoIPv6 error
 }
 
 // Networks lists all. It asks the plugins of each whether they know its version of the
@@ -29,14 +31,14 @@ func (o Options) Networks(ctx context.Context) ([]Network, error) {
 	}
 	all := []Network{{Name: isolator.HostNetwork}, {Name: None}}
 	if configs.networks[Bridge] == nil {
-		all = append(all, Network{Bridge, o.probeBridge(ctx)})
+		all = append(all, Network{Name: Bridge, Err: o.probeBridge(ctx), NoIPv6: ipv6(ctx)})
 	}
 	for _, name := range configs.names {
-		all = append(all, Network{name, o.probe(ctx, configs.networks[name])})
+		all = append(all, Network{Name: name, Err: o.probe(ctx, configs.networks[name])})
 	}
 	for _, why := range configs.bad {
 		file, why, _ := strings.Cut(why, ": ")
-		all = append(all, Network{file, fmt.Errorf("%s", alone.OneLine(why))})
+		all = append(all, Network{Name: file, Err: fmt.Errorf("%s", alone.OneLine(why))})
 	}
 	return all, nil
 }
@@ -45,7 +47,7 @@ func (o Options) probeBridge(ctx context.Context) error {
 	if _, err := exec.LookPath("iptables"); err != nil {
 		return errNoIptables
 	}
-	list, err := o.bridgeOn(netip.MustParsePrefix("192.0.2.0/24")) // whichever
+	list, err := o.bridgeOn(bridgeRecord{Subnet: netip.MustParsePrefix("192.0.2.0/24")}) // whichever
 	if err != nil {
 		return err
 	}

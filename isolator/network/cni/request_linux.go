@@ -78,9 +78,22 @@ func (m mapping) String() string {
 
 // conflicts reports whether two mappings want one port of the host.
 func (m mapping) conflicts(other mapping) bool {
-	anywhere := func(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }
-	return m.HostPort == other.HostPort && m.Protocol == other.Protocol &&
-		(m.HostIP == other.HostIP || anywhere(m.HostIP) || anywhere(other.HostIP))
+	if m.HostPort != other.HostPort || m.Protocol != other.Protocol {
+		return false
+	}
+	a, errA := netip.ParseAddr(m.HostIP)
+	b, errB := netip.ParseAddr(other.HostIP)
+	if errA != nil || errB != nil { // one is at every address of both families
+		return true
+	}
+	return a == b || a.Is4() == b.Is4() && (a.IsUnspecified() || b.IsUnspecified())
+}
+
+// isFor reports whether a mapping leads to an address of a container: plugins lead what is
+// for one of the host's addresses to one of its family.
+func (m mapping) isFor(address netip.Addr) bool {
+	ip, err := netip.ParseAddr(m.HostIP)
+	return err != nil || ip.Is4() == address.Is4()
 }
 
 // mappings are those of a network, checked.
@@ -100,7 +113,7 @@ func mappings(info *v1.NetworkInfo) (all []mapping, err error) {
 			if err != nil || ip.Zone() != "" {
 				return nil, fmt.Errorf("%w: a port mapping at %q, which is no address", container.ErrInvalid, m.HostIP)
 			}
-			m.HostIP = ip.String()
+			m.HostIP = ip.Unmap().String()
 		}
 		for _, other := range all {
 			if m.conflicts(other) {
