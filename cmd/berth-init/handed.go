@@ -16,14 +16,15 @@ import (
 // handed are mounts that berth has made, in the order of the plan; nil: there are none.
 type handed struct {
 	mounts []*mount.Detached
+	all    bool // not only those of the parent
 }
 
 // receive takes the mounts that were handed over.
-func receive(sources *os.File, count int) (h *handed, err error) {
+func receive(sources *os.File, count int, all bool) (h *handed, err error) {
 	if count == 0 {
 		return nil, nil
 	}
-	h = &handed{}
+	h = &handed{all: all}
 	defer func() {
 		if err != nil {
 			err = errors.Join(step("receive the sources of mounts", err), h.close())
@@ -65,12 +66,13 @@ func (h *handed) take(control []byte) error {
 	return nil
 }
 
-// next returns the next mount, which is then the caller's; nil: berth has made none.
-func (h *handed) next() (*mount.Detached, error) {
-	if h == nil {
+// next returns the next mount, which is then the caller's; nil: berth does not make those that
+// are not the parent's.
+func (h *handed) next(ofParent bool) (*mount.Detached, error) {
+	if !ofParent && (h == nil || !h.all) {
 		return nil, nil
 	}
-	if len(h.mounts) == 0 {
+	if h == nil || len(h.mounts) == 0 {
 		return nil, errors.New("the plan has more mounts than were handed over")
 	}
 	d := h.mounts[0]

@@ -141,7 +141,7 @@ func (r *root) openBind(m plan.Mount) (*mount.Detached, error) {
 		delete(r.propagating, m.Target)
 		return d, nil
 	}
-	if d, err := r.handed.next(); d != nil || err != nil {
+	if d, err := r.handed.next(m.OfParent); d != nil || err != nil {
 		return d, err
 	}
 	return mount.CloneBelow(m.Source, m.SubPath)
@@ -167,7 +167,7 @@ func openPropagating(p plan.Plan) (_ propagating, err error) {
 		}
 	}()
 	for _, m := range p.Volumes {
-		if m.Propagation == plan.Private || p.Handed > 0 {
+		if m.Propagation == plan.Private || m.OfParent || p.HandedAll {
 			continue
 		}
 		d, err := mount.CloneBelow(m.Source, m.SubPath)

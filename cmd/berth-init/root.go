@@ -29,10 +29,10 @@ type root struct {
 func openRoot(rootfs string, handed *handed) (*root, error) {
 	if rootfs == "" {
 		fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		return &root{fd: fd}, step("open /", err)
+		return &root{fd: fd, handed: handed}, step("open /", err)
 	}
 	place := rootfs
-	tree, err := handed.next()
+	tree, err := handed.next(false)
 	switch {
 	case err != nil:
 		return nil, err

@@ -42,7 +42,7 @@ func setUp(p plan.Plan, files plan.Files, s *streams) (err error) {
 		}
 		return step("make the terminal", makeTerminal(p, s, files.Terminal))
 	}
-	handed, err := receive(files.Sources, p.Handed)
+	handed, err := receive(files.Sources, p.Handed, p.HandedAll)
 	if err != nil {
 		return err
 	}

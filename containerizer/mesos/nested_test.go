@@ -108,6 +108,59 @@ func TestNamespacesOfNestedContainers(t *testing.T) {
 	}
 }
 
+// What is written to /dev/shm is there for whoever shares it, to any depth, and for nobody else.
+func TestSharedMemoryOfNestedContainers(t *testing.T) {
+	sized := func(c *v1.ContainerConfig) *v1.ContainerConfig {
+		return linuxInfo(c, &v1.LinuxInfo{ShmSize: proto.Uint32(5)})
+	}
+	// The size in pages, and who has written there.
+	const look = "stat -f -c %b /dev/shm; cat /dev/shm/names 2>/dev/null; echo $0 >>/dev/shm/names"
+	for name, parent := range map[string]*v1.ContainerConfig{
+		"an image":                     sized(config(baseImage, "sleep", "1000")),
+		"an image in a user namespace": mapped(sized(config(baseImage, "sleep", "1000"))),
+		"the host's file system":       sized(onHost("exec sleep 1000")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			parent := r.start(parent)
+			in := func(mode *v1.LinuxInfo_IpcMode, size *uint32, name, then string) *v1.ContainerConfig {
+				return linuxInfo(config(baseImage, "sh", "-c", look+then, name), &v1.LinuxInfo{IpcMode: mode, ShmSize: size})
+			}
+			share, private := v1.LinuxInfo_SHARE_PARENT.Enum(), v1.LinuxInfo_PRIVATE.Enum()
+			child := parent.startIn("child", in(share, nil, "child", "; echo up; exec sleep 1000"))
+			child.says("1280\nup\n")
+			for n, c := range []struct {
+				around *box
+				config *v1.ContainerConfig
+				want   string
+			}{
+				{child, in(share, nil, "grandchild", ""), "1280\nchild\n"},
+				{child, in(private, proto.Uint32(7), "private", ""), "1792\n"},
+				{parent, debug("cat /dev/shm/names"), "child\ngrandchild\n"},
+				{parent, onHost("cat /dev/shm/names"), "child\ngrandchild\n"},
+				{child, onHost("cat /dev/shm/names"), "child\ngrandchild\n"},
+				{parent, linuxInfo(shell("ls /dev/shm; touch /dev/shm/mine"), &v1.LinuxInfo{}), ""},
+				{parent, in(share, nil, "again", ""), "1280\nchild\ngrandchild\n"},
+			} {
+				if name == "an image in a user namespace" && c.config.GetContainerInfo().GetMesos().GetImage() == nil && c.config.ContainerClass == nil {
+					continue // it would not be in a user namespace
+				}
+				if o := c.around.runIn("other"+strconv.Itoa(n), c.config); o.stdout != c.want || o.code() != 0 {
+					t.Errorf("in %s: %d %v %q %s, want %q", c.around.id, o.code(), o.err, o.stdout, o.stderr, c.want)
+				}
+			}
+			if left := parent.runIn("sizes", in(share, proto.Uint32(3), "bad", "")); !errors.Is(left.err, container.ErrInvalid) {
+				t.Errorf("a size of what is the parent's: %v", left.err)
+			}
+		})
+	}
+	for _, file := range []string{"names", "mine"} {
+		if _, err := os.Lstat(filepath.Join("/dev/shm", file)); err == nil {
+			t.Errorf("%s is on the host", file)
+		}
+	}
+}
+
 func TestCgroupsOfNestedContainers(t *testing.T) {
 	r := newRig(t)
 	parent := r.start(limits(config(baseImage, "sleep", "1000"), map[string]float64{"mem": 64}))

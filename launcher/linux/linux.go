@@ -191,11 +191,9 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group, h *handover) (
 	defer channels.Close()
 	channels.Files.Sources, h.theirs = h.theirs, nil // closed with the others
 	if !spec.Parent.IsZero() {
-		parent, err := initproc.OpenRecorded(l.Layout.Container(spec.Parent).Pid())
-		if err != nil {
-			return nil, fmt.Errorf("the init process of container %s: %w: %w", spec.Parent, container.ErrFailedPrecondition, err)
+		if channels.Files.Parent, err = l.openParent(spec); err != nil { // closed with the others
+			return nil, err
 		}
-		channels.Files.Parent = parent.File() // closed with the others
 	}
 	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec)}
 	if slices.Contains(spec.Namespaces, launcher.User) {

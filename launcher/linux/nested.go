@@ -13,6 +13,7 @@ import (
 
 	"berth/container"
 	"berth/internal/cgroup"
+	"berth/internal/mount"
 	"berth/launcher"
 )
 
@@ -92,6 +93,26 @@ func startIn(pidFD *os.File, enter []launcher.Namespace, start func() error) err
 		}
 		return start()
 	})
+}
+
+// cloneOf makes a bind mount of what a process has at a path, with the mounts below it. Only
+// who is in a namespace of mounts can have one of its mounts.
+func cloneOf(pidFD *os.File, path string) (d *mount.Detached, err error) {
+	err = onOwnThread(func() error {
+		// A thread that shares its working directory with others cannot change its mounts.
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		if err := unix.Setns(int(pidFD.Fd()), unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("enter the parent's namespace of mounts: %w", err)
+		}
+		var err error
+		if d, err = mount.CloneBelow("/", path); err != nil {
+			return fmt.Errorf("in the container around: %w", err)
+		}
+		return nil
+	})
+	return d, err
 }
 
 // onOwnThread calls a function on a thread that ends with it, and that is not the first

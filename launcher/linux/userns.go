@@ -17,6 +17,7 @@ import (
 	"berth/internal/idmap"
 	"berth/internal/mount"
 	"berth/launcher"
+	"berth/launcher/initproc"
 	"berth/launcher/plan"
 )
 
@@ -28,6 +29,7 @@ import (
 type source struct {
 	path, sub   string
 	target      string // in the container
+	ofParent    bool   // it is a path of the parent
 	alone       bool   // without what is mounted below
 	mapped      bool   // the owners on disk are ids of the container
 	propagation plan.Propagation
@@ -60,12 +62,23 @@ func inUserNamespace(spec launcher.Spec, own []launcher.Namespace) (plan.Plan, [
 			sources = append(sources, bound(m))
 		}
 	}
-	p.Mounts, p.Nodes, p.Handed = mounts, nil, len(sources)
+	p.Mounts, p.Nodes, p.Handed, p.HandedAll = mounts, nil, len(sources), true
 	return p, sources
 }
 
 func bound(m plan.Mount) source {
-	return source{path: m.Source, sub: m.SubPath, target: m.Target, propagation: m.Propagation, mapped: !m.Fixed && !m.Provisioned}
+	return source{path: m.Source, sub: m.SubPath, target: m.Target, propagation: m.Propagation, ofParent: m.OfParent,
+		mapped: !m.Fixed && !m.Provisioned && !m.OfParent}
+}
+
+// ofParent are the sources that berth-init cannot reach even without a user namespace.
+func ofParent(p plan.Plan) (sources []source) {
+	for _, m := range slices.Concat(p.Mounts, p.Volumes) {
+		if m.OfParent {
+			sources = append(sources, bound(m))
+		}
+	}
+	return sources
 }
 
 // showing are the file systems that show a namespace, and where the host has them.
@@ -85,10 +98,11 @@ func mayMount(fstype string, own []launcher.Namespace) bool {
 	return !ok || slices.Contains(own, shown.namespace)
 }
 
-// handover is how an init process gets its sources. Without a user namespace there are
-// none.
+// handover is how an init process gets its sources. Without a user namespace they are those of
+// the parent alone.
 type handover struct {
 	sources      []source
+	parent       *os.File // a pidfd; nil: nothing is the parent's
 	ours, theirs *os.File
 }
 
@@ -96,7 +110,9 @@ type handover struct {
 func (l *Launcher) newHandover(spec *launcher.Spec) (h *handover, err error) {
 	h = &handover{}
 	if spec.IDs.IsHost() {
-		return h, nil
+		h.sources = ofParent(spec.Plan)
+		spec.Plan.Handed = len(h.sources)
+		return h, l.open(h, *spec)
 	}
 	if spec.Plan.EnterMounts {
 		spec.Plan.HostMounts = true // startInUser enters them
@@ -111,14 +127,38 @@ func (l *Launcher) newHandover(spec *launcher.Spec) (h *handover, err error) {
 		own = slices.Concat(own, entered)
 	}
 	spec.Plan, h.sources = inUserNamespace(*spec, own)
-	h.ours, h.theirs, err = socketPair()
-	return h, err
+	return h, l.open(h, *spec)
+}
+
+// open opens what it takes to hand over the sources.
+func (l *Launcher) open(h *handover, spec launcher.Spec) (err error) {
+	if len(h.sources) == 0 {
+		return nil
+	}
+	if slices.ContainsFunc(h.sources, func(s source) bool { return s.ofParent }) {
+		if h.parent, err = l.openParent(spec); err != nil {
+			return err
+		}
+	}
+	if h.ours, h.theirs, err = socketPair(); err != nil {
+		h.close()
+	}
+	return err
+}
+
+// openParent returns a pidfd of the init process of the container around.
+func (l *Launcher) openParent(spec launcher.Spec) (*os.File, error) {
+	parent, err := initproc.OpenRecorded(l.Layout.Container(spec.Parent).Pid())
+	if err != nil {
+		return nil, fmt.Errorf("the init process of container %s: %w: %w", spec.Parent, container.ErrFailedPrecondition, err)
+	}
+	return parent.File(), nil
 }
 
 // close closes berth's end, and that of the init process unless it has become the channels'.
 // What was sent stays to be received.
 func (h *handover) close() {
-	for _, end := range []*os.File{h.ours, h.theirs} {
+	for _, end := range []*os.File{h.parent, h.ours, h.theirs} {
 		if end != nil {
 			end.Close()
 		}
@@ -153,7 +193,7 @@ func (h *handover) sendBatch(sources []source, namespace int) (err error) {
 		}
 	}()
 	for _, s := range sources {
-		d, err := s.make(namespace)
+		d, err := s.make(namespace, h.parent)
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", s.target, err)
 		}
@@ -166,8 +206,8 @@ func (h *handover) sendBatch(sources []source, namespace int) (err error) {
 }
 
 // make makes the mount, cut off from the host's others.
-func (s source) make(namespace int) (_ *mount.Detached, err error) {
-	d, err := s.clone()
+func (s source) make(namespace int, parent *os.File) (_ *mount.Detached, err error) {
+	d, err := s.clone(parent)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +240,10 @@ func (s source) make(namespace int) (_ *mount.Detached, err error) {
 	return nil, fmt.Errorf("%w: what is mounted in a user namespace cannot reach the host", container.ErrInvalid)
 }
 
-func (s source) clone() (*mount.Detached, error) {
+func (s source) clone(parent *os.File) (*mount.Detached, error) {
+	if s.ofParent {
+		return cloneOf(parent, s.path)
+	}
 	if s.alone {
 		return mount.Clone(s.path, false)
 	}

@@ -26,6 +26,7 @@ func TestAPlanForAUserNamespace(t *testing.T) {
 				{Target: "/sys", Source: "sysfs", Type: "sysfs", Fixed: true, Flags: plan.ReadOnly, Options: []plan.Option{{Key: "a"}}},
 				{Target: "/dev", Source: "dev", Type: "tmpfs", Fixed: true},
 				{Target: "/dev/shm", Source: "/dev/shm", Fixed: true},
+				{Target: "/dev/shm", Source: "/dev/shm", OfParent: true},
 				{Target: "/box", Source: "/work/box"},
 			},
 			Nodes: []plan.Node{{Path: "/dev/null", Mode: unix.S_IFCHR | 0o666, Major: 1, Minor: 3}},
@@ -40,10 +41,11 @@ func TestAPlanForAUserNamespace(t *testing.T) {
 		{Target: "/sys", Source: "/sys", Fixed: true, Flags: plan.ReadOnly}, // the network is the host's
 		{Target: "/dev", Source: "dev", Type: "tmpfs", Fixed: true},
 		{Target: "/dev/shm", Source: "/dev/shm", Fixed: true},
+		{Target: "/dev/shm", Source: "/dev/shm", OfParent: true},
 		{Target: "/box", Source: "/work/box"},
 		{Target: "/dev/null", Source: "/dev/null", Fixed: true},
 	}
-	want.Nodes, want.Handed = nil, 7
+	want.Nodes, want.Handed, want.HandedAll = nil, 8, true
 	before := spec.Plan.Mounts[1]
 	got, sources := inUserNamespace(spec, spec.Namespaces)
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -56,6 +58,7 @@ func TestAPlanForAUserNamespace(t *testing.T) {
 		{path: "/work/rootfs", target: "/", alone: true},
 		{path: "/sys", target: "/sys", alone: true},
 		{path: "/dev/shm", target: "/dev/shm"},
+		{path: "/dev/shm", target: "/dev/shm", ofParent: true},
 		{path: "/work/box", target: "/box", mapped: true},
 		{path: "/dev/null", target: "/dev/null", alone: true, device: &spec.Plan.Nodes[0]},
 		{path: "/host", sub: "sub", target: "/v", mapped: true, propagation: plan.FromHost},
@@ -73,7 +76,7 @@ func TestAPlanForAUserNamespace(t *testing.T) {
 func TestADeviceThatIsAnother(t *testing.T) {
 	newLauncher(t) // as root
 	node := plan.Node{Path: "/dev/zero", Mode: unix.S_IFCHR, Major: 1, Minor: 3}
-	d, err := source{path: "/dev/zero", alone: true, device: &node}.make(-1)
+	d, err := source{path: "/dev/zero", alone: true, device: &node}.make(-1, nil)
 	if !errors.Is(err, container.ErrFailedPrecondition) {
 		t.Errorf("%v, %v", d, err)
 	}

@@ -10,7 +10,7 @@ import (
 
 // Version is that of the encoding. berth and berth-init of different versions refuse to
 // work together.
-const Version = 8
+const Version = 9
 
 // maxSize bounds an encoded plan, and a report. The kernel takes at most 6 MiB of arguments
 // and environment (execve(2), "Limits on size of arguments and environment").
@@ -98,6 +98,7 @@ func (c *coder) plan(p *Plan) {
 	c.string(&p.Rootfs)
 	c.flag(&p.ReadOnlyRootfs)
 	number(c, &p.Handed)
+	c.flag(&p.HandedAll)
 	c.flag(&p.HostMounts)
 	list(c, &p.Mounts, (*coder).mount)
 	list(c, &p.Nodes, (*coder).node)
@@ -122,6 +123,7 @@ func (c *coder) mount(m *Mount) {
 	c.string(&m.Type)
 	list(c, &m.Options, (*coder).option)
 	number(c, &m.Flags)
+	c.flag(&m.OfParent)
 	c.flag(&m.Provisioned)
 	c.flag(&m.Fixed)
 	c.flag(&m.Replace)

@@ -18,10 +18,11 @@ type Plan struct {
 	// sees the host's file system, through a mount namespace of its own.
 	Rootfs         string
 	ReadOnlyRootfs bool
-	// Handed is how many mounts come by Files.Sources, made by who can reach the host's files:
-	// in a user namespace berth-init cannot. They are the Rootfs and then, in order, Mounts and
-	// Volumes without a Type. 0: it makes them itself.
-	Handed int
+	// Handed is how many mounts come by Files.Sources, made by who can reach their sources: in
+	// order, Mounts and Volumes that are OfParent. With HandedAll they are the Rootfs and then all
+	// Mounts and Volumes without a Type, as in a user namespace berth-init cannot make any.
+	Handed    int
+	HandedAll bool
 	// HostMounts: the container is in the mount namespace in which berth-init is executed, and
 	// nothing is mounted. That is the host's, or with EnterMounts the one to enter.
 	HostMounts bool
@@ -71,6 +72,8 @@ type Mount struct {
 	Type    string // empty: a bind mount, recursive
 	Options []Option
 	Flags   Flags
+	// OfParent: a bind mount of what the container that this one is nested in has at Source.
+	OfParent bool
 	// Provisioned: a bind mount of a root filesystem whose owners are the container's already,
 	// whatever its user namespace is. It does not concern berth-init.
 	Provisioned bool

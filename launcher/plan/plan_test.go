@@ -14,15 +14,15 @@ import (
 // full has something in every field.
 func full() Plan {
 	return Plan{
-		Rootfs: "/work/with a blank and \xff", ReadOnlyRootfs: true, HostMounts: true, EnterMounts: true, Handed: 3,
+		Rootfs: "/work/with a blank and \xff", ReadOnlyRootfs: true, HostMounts: true, EnterMounts: true, Handed: 3, HandedAll: true,
 		Mounts: []Mount{
-			{Target: "/proc", Source: "proc", SubPath: "1", Type: "proc", Flags: ReadOnly | NoExec, Fixed: true, Provisioned: true, Replace: true, Options: []Option{{"mode", "755"}, {"flag", ""}},
+			{Target: "/proc", Source: "proc", SubPath: "1", Type: "proc", Flags: ReadOnly | NoExec, Fixed: true, OfParent: true, Provisioned: true, Replace: true, Options: []Option{{"mode", "755"}, {"flag", ""}},
 				Propagation: BothWays, File: true, Content: []byte("\x00\xff")},
 			{Target: "/mnt", Source: "/host"},
 		},
 		Nodes: []Node{{Path: "/dev/null", Mode: 0o020666, Major: 1, Minor: 3}},
 		Links: []Link{{Path: "/dev/fd", Target: "/proc/self/fd"}},
-		Volumes: []Mount{{Target: "/v", Source: "/host", SubPath: "a/b", Type: "x", Flags: ReadOnly, Fixed: true, Provisioned: true, Replace: true, Options: []Option{{"a", "b"}},
+		Volumes: []Mount{{Target: "/v", Source: "/host", SubPath: "a/b", Type: "x", Flags: ReadOnly, Fixed: true, OfParent: true, Provisioned: true, Replace: true, Options: []Option{{"a", "b"}},
 			Propagation: FromHost, File: true, Content: []byte{1}}},
 		Masked: []string{"/proc/kcore"}, ReadOnly: []string{"/proc/sys"},
 		Terminal: &Terminal{Kept: true, Multiplexer: "/dev/pts/ptmx", Console: "/dev/console", Rows: 24, Columns: 1<<16 - 1},

@@ -4,7 +4,7 @@
 // /dev/shm.
 //
 // A nested container shares the namespace of its parent unless it asks for PRIVATE. Its
-// /dev/shm is its own in either case when it has an image.
+// /dev/shm is that of its parent with SHARE_PARENT or without an image, else its own.
 package ipc
 
 import (
@@ -44,7 +44,7 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 	}
 	rootfs := c.Config.GetRootfs() != ""
 	if c.Parent != nil && linux.GetIpcMode() != v1.LinuxInfo_PRIVATE {
-		return i.nested(shared, sized, rootfs)
+		return i.nested(c, shared, sized)
 	}
 	switch {
 	case shared && i.Alone:
@@ -65,18 +65,36 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 }
 
 // nested is for a container in the namespace of its parent.
-func (i *Isolator) nested(shared, sized, rootfs bool) (*isolator.LaunchInfo, error) {
-	switch {
-	case sized:
+func (i *Isolator) nested(c *isolator.Container, shared, sized bool) (*isolator.LaunchInfo, error) {
+	if sized {
 		return nil, fmt.Errorf("namespaces/ipc: %w: shm_size needs ipc_mode PRIVATE", container.ErrInvalid)
-	case shared && rootfs:
-		return nil, fmt.Errorf("namespaces/ipc: ipc_mode SHARE_PARENT of a nested container with an image: %w: its /dev/shm cannot be the parent's; without an ipc_mode it shares the rest", container.ErrNotSupported)
 	}
 	info := &isolator.LaunchInfo{Enter: []launcher.Namespace{launcher.IPC}}
+	rootfs := c.Config.GetRootfs() != ""
+	switch {
+	case rootfs && !shared:
+		info.Mounts = append(info.Mounts, i.shm(nil))
+	case rootfs || hasShm(c.Parent):
+		info.Mounts = append(info.Mounts, plan.Mount{Target: "/dev/shm", Source: "/dev/shm", OfParent: true, Fixed: true})
+	}
 	if rootfs {
-		info.Mounts = []plan.Mount{i.shm(nil), mqueue()}
+		info.Mounts = append(info.Mounts, mqueue())
 	}
 	return info, nil
+}
+
+// hasShm reports whether a container has another /dev/shm than the host.
+func hasShm(c *isolator.Container) bool {
+	linux := c.Config.GetContainerInfo().GetLinuxInfo()
+	switch {
+	case linux.GetIpcMode() == v1.LinuxInfo_PRIVATE, linux != nil && linux.ShmSize != nil:
+		return true
+	case c.Config.GetRootfs() != "" && linux.GetIpcMode() != v1.LinuxInfo_SHARE_PARENT:
+		return true
+	case c.Parent == nil:
+		return false
+	}
+	return hasShm(c.Parent)
 }
 
 func mqueue() plan.Mount {

@@ -1,12 +1,14 @@
 package ipc
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 
 	v1 "berth/api/v1"
+	"berth/container"
 	"berth/isolator"
 	"berth/isolator/isolatortest"
 	"berth/launcher"
@@ -66,6 +68,52 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
+// What is nested has the namespace of its parent unless it says otherwise, and its /dev/shm if
+// it says so, or has no image.
+func TestNested(t *testing.T) {
+	i := New(Options{})
+	for _, c := range []struct {
+		name          string
+		parent, child *v1.ContainerConfig
+		shm           string // "own", "parent's", or "": nothing is mounted
+	}{
+		{"with an image", config("/r", nil), config("/c", nil), "own"},
+		{"with an image, shared", config("/r", nil), config("/c", shared), "parent's"},
+		{"with an image, shared by one on the host", config("", nil), config("/c", shared), "parent's"},
+		{"with an image, shared by one that shares the host's", config("/r", shared), config("/c", shared), "parent's"},
+		{"without one, in one with", config("/r", nil), config("", nil), "parent's"},
+		{"without one, shared, in one with", config("/r", nil), config("", shared), "parent's"},
+		{"without one, in one with a size", config("", sized), config("", nil), "parent's"},
+		{"without one, in one that is private", config("", private), config("", nil), "parent's"},
+		{"without one, in one on the host", config("", nil), config("", nil), ""},
+		{"without one, in one that shares the host's", config("/r", shared), config("", nil), ""},
+	} {
+		parent := &isolator.Container{Config: c.parent}
+		for depth, around := range []*isolator.Container{parent, {Config: config("", nil), Parent: parent}} {
+			info, err := i.Prepare(t.Context(), &isolator.Container{Config: c.child, Parent: around})
+			if err != nil {
+				t.Errorf("%s: %v", c.name, err)
+				continue
+			}
+			shm := ""
+			for _, m := range info.Mounts {
+				switch {
+				case m.Target == "/dev/shm" && m.OfParent && m.Type == "":
+					shm = "parent's"
+				case m.Target == "/dev/shm" && !m.OfParent && m.Type == "tmpfs":
+					shm = "own"
+				}
+			}
+			if shm != c.shm || len(info.Namespaces) > 0 || len(info.Enter) != 1 {
+				t.Errorf("%s, depth %d: %+v, want /dev/shm %s", c.name, depth+1, info, c.shm)
+			}
+		}
+	}
+	if _, err := i.Prepare(t.Context(), &isolator.Container{Config: config("/c", sized), Parent: &isolator.Container{Config: config("/r", nil)}}); !errors.Is(err, container.ErrInvalid) {
+		t.Errorf("a size of what it shares, or might: %v", err)
+	}
+}
+
 // The operator's size is that of every /dev/shm of a container's own, unless it has one.
 func TestTheDefaultSize(t *testing.T) {
 	parent := &isolator.Container{Config: config("/r", nil)}
@@ -89,7 +137,7 @@ func TestTheDefaultSize(t *testing.T) {
 		}
 		var size string
 		for _, m := range info.Mounts {
-			if m.Target == "/dev/shm" {
+			if m.Target == "/dev/shm" && m.Type != "" {
 				size = m.Options[len(m.Options)-1].Value
 			}
 		}
