@@ -42,10 +42,16 @@ func newDebian(b *testing.B, fstype, backend string) *debian {
 	testrig.RequireRoot(b)
 	reg := testrig.Registry(b)
 	testrig.DebianImage(b, reg, "debian:1")
-	d := &debian{disk: testrig.LoopFS(b, fstype, 8<<10)}
-	d.image = &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: proto.String(reg.Direct() + "/debian:1")}}
-	d.config = engine.DefaultConfig()
-	d.config.WorkDir, d.config.RuntimeDir, d.config.ImageProvisionerBackend = d.disk+"/work", d.disk+"/run", backend
+	img := &v1.Image{Type: v1.Image_DOCKER.Enum(), Docker: &v1.Image_Docker{Name: proto.String(reg.Direct() + "/debian:1")}}
+	return pulled(b, img, testrig.LoopFS(b, fstype, 8<<10), backend)
+}
+
+// pulled pulls an image into a store of its own on the disk.
+func pulled(b *testing.B, img *v1.Image, disk, backend string) *debian {
+	b.Helper()
+	d := &debian{disk: disk, image: img, config: engine.DefaultConfig()}
+	dir := filepath.Join(disk, backend)
+	d.config.WorkDir, d.config.RuntimeDir, d.config.ImageProvisionerBackend = dir+"/work", dir+"/run", backend
 	var err error
 	if d.Images, err = engine.OpenImages(b.Context(), d.config); err != nil {
 		b.Fatal(err)
@@ -56,7 +62,7 @@ func newDebian(b *testing.B, fstype, backend string) *debian {
 	// A store reads what has changed within the last second anew each time.
 	time.Sleep(time.Second)
 	b.Cleanup(func() {
-		detach(b, d.disk+"/work")
+		detach(b, dir)
 		if err := d.Close(); err != nil {
 			b.Error(err)
 		}

@@ -22,13 +22,13 @@ func podman(dir string, args ...string) []string {
 		"--events-backend", "file"}, args...)
 }
 
-// BenchmarkColdPull pulls and unpacks an image of seven gzip layers and 16 000 files
+// BenchmarkColdPull pulls and unpacks an image of eight gzip layers and 17 000 files
 // into an empty store.
 func BenchmarkColdPull(b *testing.B) {
 	testrig.RequireRoot(b)
 	reg := testrig.Registry(b)
-	testrig.DebianImage(b, reg, "debian:1")
-	coldPull(b, "Pull of 7 layers, 16 000 files, into an empty store", reg.Direct()+"/debian:1", testrig.LoopFS(b, "ext4", 8<<10))
+	testrig.LargeDebianImage(b, reg, "debian:1")
+	coldPull(b, "Pull of 8 layers, 17 000 files, into an empty store", reg.Direct()+"/debian:1", testrig.LoopFS(b, "ext4", 8<<10))
 }
 
 // BenchmarkColdPullOfOneLayer does the same with a single layer of 1.5 GB.
@@ -44,18 +44,19 @@ func BenchmarkColdPullOfZstd(b *testing.B) {
 	testrig.RequireRoot(b)
 	testrig.RequireTools(b, "skopeo")
 	reg := testrig.Registry(b)
-	from, to := testrig.DebianImage(b, reg, "debian:1"), reg.Direct()+"/debian:zstd"
+	from, to := testrig.LargeDebianImage(b, reg, "debian:1"), reg.Direct()+"/debian:zstd"
 	_, err := programs([]string{"skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", "--dest-compress-format=zstd",
 		"--format=oci", "docker://" + from, "docker://" + to})()
 	if err != nil {
 		b.Fatal(err)
 	}
-	coldPull(b, "Pull of 7 zstd layers, 16 000 files, into an empty store", to, testrig.LoopFS(b, "ext4", 8<<10))
+	coldPull(b, "Pull of 8 zstd layers, 17 000 files, into an empty store", to, testrig.LoopFS(b, "ext4", 8<<10))
 }
 
 func coldPull(b *testing.B, title, image, disk string) {
 	program := testrig.Berth(b)
-	ctr := startContainerd(b, disk)
+	ctr, docker := startContainerd(b, disk), startDocker(b, disk)
+	ctrPull := ctr("images", "pull", "--plain-http", "--snapshotter", "overlayfs", image)
 	contest{title: title, disk: disk, contenders: []contender{
 		{"berth", nil, func(b *testing.B) (work, func()) {
 			dir, clean := freshDir(b, disk, "berth")
@@ -66,15 +67,21 @@ func coldPull(b *testing.B, title, image, disk string) {
 			return programs(berth(program, dir, "pull", "--image_provisioner_backend=overlay", image)), clean
 		}},
 		{"containerd (ctr)", []string{"ctr", "containerd"}, func(b *testing.B) (work, func()) {
-			return programs(ctr("images", "pull", "--plain-http", "--snapshotter", "overlayfs", image)), func() {
-				if _, err := programs(ctr("images", "rm", "--sync", image))(); err != nil {
-					b.Fatal(err)
-				}
-			}
+			return programs(ctrPull), removes(b, ctr("images", "rm", "--sync", image))
+		}},
+		{"containerd, synced", []string{"ctr", "containerd"}, func(b *testing.B) (work, func()) {
+			return programs(ctrPull, []string{"sync", "-f", disk}), removes(b, ctr("images", "rm", "--sync", image))
+		}},
+		{"docker", []string{"docker", "dockerd"}, func(b *testing.B) (work, func()) {
+			return programs(docker("pull", "--quiet", image)), removes(b, docker("rmi", image))
 		}},
 		{"podman", []string{"podman"}, func(b *testing.B) (work, func()) {
 			dir, clean := freshDir(b, disk, "podman")
 			return programs(podman(dir, "pull", "--quiet", "--tls-verify=false", image)), clean
+		}},
+		{"buildah", []string{"buildah"}, func(b *testing.B) (work, func()) {
+			dir, clean := freshDir(b, disk, "buildah")
+			return programs([]string{"buildah", "--root", dir, "--runroot", dir + "-run", "--storage-driver", "overlay", "pull", "--quiet", "--tls-verify=false", image}), clean
 		}},
 		{"skopeo+umoci", []string{"skopeo", "umoci"}, func(b *testing.B) (work, func()) {
 			dir, clean := freshDir(b, disk, "umoci")
@@ -84,4 +91,13 @@ func coldPull(b *testing.B, title, image, disk string) {
 			), clean
 		}},
 	}}.run(b)
+}
+
+// removes returns what removes again what a daemon has pulled.
+func removes(b *testing.B, command []string) func() {
+	return func() {
+		if _, err := programs(command)(); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -38,7 +38,18 @@ func DebianImage(tb testing.TB, reg *RegistryServer, name string) (ref string) {
 	return reg.Push(tb, "oci:"+layout+":debian", name)
 }
 
-func buildDebian(tb testing.TB, layout string) {
+// LargeDebianImage pushes what DebianImage does with compilers besides: eight gzip layers,
+// of more than 450 MB when they are uncompressed.
+func LargeDebianImage(tb testing.TB, reg *RegistryServer, name string) (ref string) {
+	tb.Helper()
+	RequireRoot(tb)
+	RequireTools(tb, "skopeo")
+	layout := cached(tb, "debian-large", debianRecipe+"-"+runtime.GOARCH, func(dir string) { buildDebian(tb, dir, []string{"g++"}) })
+	return reg.Push(tb, "oci:"+layout+":debian", name)
+}
+
+// buildDebian makes a layer of the packages that further names, too.
+func buildDebian(tb testing.TB, layout string, further ...[]string) {
 	tb.Helper()
 	RequireTools(tb, "buildah", "debootstrap", "apt-get")
 	tb.Log("building the Debian image; this is done once a machine")
@@ -48,7 +59,7 @@ func buildDebian(tb testing.TB, layout string) {
 		apt.debootstrap(root)
 		removeGlob(tb, root, "var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "var/log/*.log", "var/cache/ldconfig/*")
 	}, "--env="+imagePath, "--cmd=bash")
-	for _, packages := range debianLayers {
+	for _, packages := range slices.Concat(debianLayers, further) {
 		b.layer(func(root string) { apt.install(root, packages) })
 	}
 	b.layer(func(root string) {
