@@ -145,7 +145,7 @@ var isolators = []tableEntry{
 	{"posix/cpu", func(p parts) isolator.Isolator { return posixcpu.New(p.processes) }, ""},
 	{"posix/mem", func(p parts) isolator.Isolator { return posixmem.New(p.processes) }, ""},
 	{"cgroups/cpu", func(p parts) isolator.Isolator { return cpu.New(p.launcher) }, "cpu"},
-	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher, p.config.CgroupsLimitSwap) }, "memory"},
+	{"cgroups/mem", func(p parts) isolator.Isolator { return mem.New(p.launcher, p.config.CgroupsLimitSwap, p.config.log()) }, "memory"},
 	{"cgroups/pids", func(p parts) isolator.Isolator { return pids.New(p.launcher) }, "pids"},
 	{"cgroups/devices", func(p parts) isolator.Isolator { return devices.New(p.launcher, p.cgroups, p.settings.devices) }, "devices"},
 	{"cgroups/cpuset", func(p parts) isolator.Isolator { return cpuset.New(p.launcher) }, "cpuset"},

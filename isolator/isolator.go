@@ -76,7 +76,8 @@ type Enforcer interface {
 type Watcher interface {
 	// Watch waits for the container to exceed a limit, and returns how, or nil when
 	// ctx has ended or it never will. nil proves that until the end of ctx it had not
-	// happened: a cause is never lost to a race with the exit that it brings about.
+	// happened: a cause is never lost to a race with the exit that it brings about. An
+	// error ends the container: what passes, and what a limit holds without, is none.
 	Watch(ctx context.Context, id container.ID) (*container.Limitation, error)
 }
 

@@ -26,7 +26,7 @@ func BenchmarkUsage(b *testing.B) {
 	const containers = 1000
 	groups := isolatortest.NewGroups(b, "cpu", "cpuacct", "memory", "pids", "blkio")
 	c := &Containerizer{Options: Options{Log: slog.New(slog.DiscardHandler)}, containers: make(map[container.ID]*entry)}
-	c.Isolators = []isolator.Isolator{cpu.New(groups), mem.New(groups, false), pids.New(groups), blkio.New(groups)}
+	c.Isolators = []isolator.Isolator{cpu.New(groups), mem.New(groups, false, c.Log), pids.New(groups), blkio.New(groups)}
 	var ids []container.ID
 	for n := range containers {
 		id := mustID(b, fmt.Sprintf("c%d", n))

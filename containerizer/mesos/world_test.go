@@ -92,7 +92,7 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 	var made *provisioner.Provisioner
 	p := parts{store: fileStore{dir: w.Store, layers: layers}, launcher: l, log: slog.New(slog.DiscardHandler), isolators: []isolator.Isolator{
 		filesystem.New(filesystem.Options{SandboxDirectory: sandboxDir, Volume: layout.PersistentVolume}),
-		cpu.New(l), mem.New(l, false), pids.New(l), devices.New(l, host, nil), runtime.New(v1.Image_DOCKER), ipc.New(ipc.Options{}), pid.New(false), uts.New(), user.New(), cni.New(w.networks(layout, l)),
+		cpu.New(l), mem.New(l, false, slog.New(slog.DiscardHandler)), pids.New(l), devices.New(l, host, nil), runtime.New(v1.Image_DOCKER), ipc.New(ipc.Options{}), pid.New(false), uts.New(), user.New(), cni.New(w.networks(layout, l)),
 		sandboxpath.New(sandboxpath.Options{SandboxDirectory: sandboxDir, Sandbox: layout.Sandbox}),
 		hostpath.New(hostpath.Options{SandboxDirectory: sandboxDir}), secret.New(secret.Options{SandboxDirectory: sandboxDir}),
 		imagevolume.New(imagevolume.Options{SandboxDirectory: sandboxDir, Provision: func(ctx context.Context, id container.ID, images []*v1.Image, ids container.IDRange) (paths []string, err error) {

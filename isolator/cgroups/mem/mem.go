@@ -10,9 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
+	"log/slog"
 	"strconv"
+	"time"
 
 	"berth/container"
 	"berth/internal/cgroup"
@@ -36,12 +36,14 @@ const (
 type Isolator struct {
 	groups    cgroup.Groups
 	limitSwap bool
+	log       *slog.Logger
 	pressure  pressures
 }
 
-// New returns the isolator. With limitSwap a limit is one of memory and swap together.
-func New(groups cgroup.Groups, limitSwap bool) *Isolator {
-	return &Isolator{groups: groups, limitSwap: limitSwap}
+// New returns the isolator. With limitSwap a limit is one of memory and swap together. log
+// takes what keeps it from watching a container.
+func New(groups cgroup.Groups, limitSwap bool, log *slog.Logger) *Isolator {
+	return &Isolator{groups: groups, limitSwap: limitSwap, log: log}
 }
 
 // Supports implements isolator.Supporter: what shares the cgroups of its parent has its
@@ -183,22 +185,59 @@ func (i *Isolator) settings(version cgroup.Version, c *isolator.Container) (all 
 
 func inBytes(n float64) string { return strconv.FormatInt(int64(n), 10) }
 
-// Watch implements isolator.Watcher.
+// retry is when a container that could not be watched is looked at again.
+const retry = time.Second
+
+// Watch implements isolator.Watcher. The kernel enforces the limit whoever watches: as long
+// as nobody can, kills are looked for now and then.
 func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limitation, error) {
+	var told string
+	for {
+		found, err := i.watch(ctx, id)
+		switch {
+		case errors.Is(err, container.ErrNotFound): // the cgroup is gone
+			return nil, nil
+		case err == nil:
+			return found, nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("cgroups/mem: whether the kernel has killed for want of memory in container %s: %w", id, err)
+		}
+		if message := err.Error(); message != told {
+			told = message
+			i.log.Warn("the memory of a container is not watched; that it exceeds its limit is seen up to a second later", slog.String("container", id.String()), slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry):
+		}
+	}
+}
+
+// watch watches until ctx ends or it finds a kill. A kill is found beside a failure, too.
+func (i *Isolator) watch(ctx context.Context, id container.ID) (found *container.Limitation, err error) {
 	dir, err := i.dir(id)
 	if err != nil {
 		return nil, err
 	}
+	if ctx.Err() != nil {
+		return killed(dir)
+	}
+	defer func() {
+		if err != nil && found == nil {
+			var looked error
+			if found, looked = killed(dir); found != nil {
+				err = nil
+			}
+			err = errors.Join(err, looked)
+		}
+	}()
 	events, err := openEvents(dir)
 	if err != nil {
-		if _, statErr := os.Stat(dir.Path()); errors.Is(statErr, fs.ErrNotExist) { // the cgroup is gone
-			return nil, nil
-		}
-		return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
+		return nil, err
 	}
 	defer events.close()
-	if err := i.pressure.listen(dir, id); err != nil && !errors.Is(err, container.ErrNotFound) {
-		return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
+	if err := i.pressure.listen(dir, id); err != nil {
+		return nil, err
 	}
 	defer i.pressure.forget(id)
 	// The first look is before the first wait: the container may have been quicker. The
@@ -207,25 +246,26 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 	for soon := 0; ; soon-- {
 		ended := ctx.Err()
 		// Also when ctx has ended: the kill comes before the exit that ended it.
-		kills, err := killsIn(dir)
-		switch {
-		case errors.Is(err, container.ErrNotFound): // the cgroup is gone
-			return nil, nil
-		case err != nil:
-			return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
-		case kills > 0:
-			return limitation(dir, kills), nil
-		case ended != nil:
-			return nil, nil
+		if found, err := killed(dir); found != nil || err != nil || ended != nil {
+			return found, err
 		}
 		event, err := events.wait(ctx, soon > 0)
 		if err != nil {
-			return nil, fmt.Errorf("cgroups/mem: watch container %s: %w", id, err)
+			return nil, err
 		}
 		if event {
 			soon = looks
 		}
 	}
+}
+
+// killed returns how a container in which the kernel has killed is to end.
+func killed(dir cgroup.Dir) (*container.Limitation, error) {
+	kills, err := killsIn(dir)
+	if err != nil || kills == 0 {
+		return nil, err
+	}
+	return limitation(dir, kills), nil
 }
 
 // killsIn returns how many processes the kernel has killed for want of memory: those of

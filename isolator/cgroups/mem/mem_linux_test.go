@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"os/exec"
@@ -11,10 +12,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	v1 "berth/api/v1"
@@ -41,7 +44,7 @@ func TestConformance(t *testing.T) {
 	for name, limit := range map[string]float64{"zero": 0, "negative": -1, "too small for the init process": 5.9, "NaN": math.NaN(), "beyond all numbers": 1e300} {
 		bad[name] = config(nil, &limit)
 	}
-	isolatortest.Run(t, New(groups, false), isolatortest.Requests{
+	isolatortest.Run(t, New(groups, false, slog.Default()), isolatortest.Requests{
 		Good: config(proto.Float64(64), proto.Float64(128)), Bad: bad, Fork: groups.Fork, Gone: groups.Gone,
 	})
 }
@@ -65,7 +68,7 @@ func TestSettings(t *testing.T) {
 			files("memory.low", "67108864", "memory.max", "134217728")},
 	} {
 		for version, want := range map[cgroup.Version][]cgroup.Setting{cgroup.V1: c.v1, cgroup.V2: c.v2} {
-			got := New(nil, false).settings(version, &isolator.Container{Config: config(c.requested, c.limit)})
+			got := New(nil, false, nil).settings(version, &isolator.Container{Config: config(c.requested, c.limit)})
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s, %s: %s", c.name, version, diff)
 			}
@@ -74,7 +77,7 @@ func TestSettings(t *testing.T) {
 }
 
 func TestSettingsWithALimitOfSwap(t *testing.T) {
-	i := New(nil, true)
+	i := New(nil, true, nil)
 	limited, free := &isolator.Container{Config: config(nil, proto.Float64(64))}, &isolator.Container{Config: config(proto.Float64(64), nil)}
 	for _, c := range []struct {
 		version cgroup.Version
@@ -95,7 +98,7 @@ func TestSettingsWithALimitOfSwap(t *testing.T) {
 // The kernel takes the limits up and down, in the order in which they are written.
 func TestTheKernelLimitsSwap(t *testing.T) {
 	groups := isolatortest.NewGroups(t, controller)
-	i := New(groups, true)
+	i := New(groups, true, slog.Default())
 	id, err := container.ParseID("swapping")
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +140,7 @@ func TestTheLimitOfSwapOfAnotherAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	groups.Fork(t, id)
-	dir, err := New(groups, false).dir(id)
+	dir, err := New(groups, false, slog.Default()).dir(id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,21 +149,21 @@ func TestTheLimitOfSwapOfAnotherAgent(t *testing.T) {
 		t.Skip("the kernel does not account for swap")
 	}
 	limit := func(mibs float64) *isolator.Container { return &isolator.Container{ID: id, Config: config(nil, &mibs)} }
-	if err := New(groups, true).Isolate(t.Context(), limit(64), 1); err != nil {
+	if err := New(groups, true, slog.Default()).Isolate(t.Context(), limit(64), 1); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := dir.ReadUint(file); err != nil || n > 64*mib {
 		t.Fatalf("%s is %d, %v", file, n, err)
 	}
 	for _, mibs := range []float64{128, 32, math.Inf(1)} {
-		if err := New(groups, false).Update(t.Context(), limit(mibs)); err != nil {
+		if err := New(groups, false, slog.Default()).Update(t.Context(), limit(mibs)); err != nil {
 			t.Errorf("%v MiB: %v", mibs, err)
 		}
 		if n, err := dir.ReadUint(file); err != nil || n < noLimit {
 			t.Errorf("%v MiB: %s is %d, %v", mibs, file, n, err)
 		}
 	}
-	if err := New(groups, true).Update(t.Context(), limit(64)); err != nil {
+	if err := New(groups, true, slog.Default()).Update(t.Context(), limit(64)); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := dir.ReadUint(file); err != nil || n > 64*mib {
@@ -242,7 +245,7 @@ func hog(t *testing.T, group *cgroup.Group) {
 // not announced to it at all.
 func TestNoKillIsMissed(t *testing.T) {
 	groups := isolatortest.NewGroups(t, controller)
-	i := New(groups, false)
+	i := New(groups, false, slog.Default())
 	for n := range 10 {
 		id, err := container.ParseID("hog" + strconv.Itoa(n))
 		if err != nil {
@@ -348,13 +351,116 @@ func TestTheKernelsWordsAboutAKill(t *testing.T) {
 	}
 }
 
+// A watch that fails ends no container: it is told of, and taken up again.
+func TestAWatchThatFails(t *testing.T) {
+	groups := isolatortest.NewGroups(t, controller)
+	told := make(lines, 100)
+	i := New(groups, false, slog.New(slog.NewTextHandler(told, nil)))
+	id, err := container.ParseID("unwatched")
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups.Fork(t, id)
+	limit := 16.0
+	if err := i.Isolate(t.Context(), &isolator.Container{ID: id, Config: config(nil, &limit)}, 1); err != nil {
+		t.Fatal(err)
+	}
+	group, err := groups.Group(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// No file can be opened any more.
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	full := before
+	full.Cur = 3
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &full); err != nil {
+		t.Fatal(err)
+	}
+	restore := sync.OnceValue(func() error { return unix.Setrlimit(unix.RLIMIT_NOFILE, &before) })
+	defer restore()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if l, err := i.Watch(ended, id); l != nil || err == nil || !strings.Contains(err.Error(), "too many open files") {
+		t.Errorf("who ends meanwhile, for a reason that nobody can find out: %+v, %v", l, err)
+	}
+	type result struct {
+		limitation *container.Limitation
+		err        error
+	}
+	found := make(chan result, 1)
+	go func() {
+		l, err := i.Watch(t.Context(), id)
+		found <- result{l, err}
+	}()
+	if line := <-told; !strings.Contains(line, "container=unwatched") || !strings.Contains(line, "too many open files") {
+		t.Errorf("told: %s", line)
+	}
+	if err := restore(); err != nil {
+		t.Fatal(err)
+	}
+	hog(t, group)
+	if r := <-found; r.err != nil || r.limitation == nil || r.limitation.Reason != container.ReasonLimitationMemory {
+		t.Errorf("%+v, %v", r.limitation, r.err)
+	}
+}
+
+// lines takes what is logged.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
+// More containers than a user may have instances of inotify are watched.
+func TestManyAreWatched(t *testing.T) {
+	groups := isolatortest.NewGroups(t, controller)
+	told := make(lines, 100)
+	i := New(groups, false, slog.New(slog.NewTextHandler(told, nil)))
+	ctx, cancel := context.WithCancel(t.Context())
+	var watches sync.WaitGroup
+	open := func() int {
+		files, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	const many = 200
+	before := open()
+	for n := range many {
+		id, err := container.ParseID("many" + strconv.Itoa(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		groups.Fork(t, id)
+		watches.Go(func() {
+			if l, err := i.Watch(ctx, id); l != nil || err != nil {
+				t.Errorf("%s: %+v, %v", id, l, err)
+			}
+		})
+	}
+	for open() < before+many && len(told) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	watches.Wait()
+	if len(told) > 0 {
+		t.Error(<-told)
+	}
+}
+
 // The message names who was killed, and its use.
 func TestTheMessageNamesTheBiggest(t *testing.T) {
 	if _, err := kernelLog(); err != nil {
 		t.Skip("the kernel's log cannot be read: ", err)
 	}
 	groups := isolatortest.NewGroups(t, controller)
-	i := New(groups, false)
+	i := New(groups, false, slog.Default())
 	id, err := container.ParseID("big-" + strings.ToLower(rand.Text()[:8]))
 	if err != nil {
 		t.Fatal(err)
@@ -383,7 +489,7 @@ func TestTheMessageNamesTheBiggest(t *testing.T) {
 // Reclaim is announced to who listens.
 func TestPressureIsCounted(t *testing.T) {
 	groups := isolatortest.NewGroups(t, controller)
-	i := New(groups, false)
+	i := New(groups, false, slog.Default())
 	id, err := container.ParseID("pressed")
 	if err != nil {
 		t.Fatal(err)
