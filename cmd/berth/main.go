@@ -21,24 +21,65 @@ func main() {
 	os.Exit(execute(os.Args[1:]))
 }
 
-// command has all sub-commands.
-func command() *cobra.Command {
+// commands has every sub-command under its name.
+var commands = []struct {
+	name string
+	make func() *cobra.Command
+}{
+	{"run", runCommand},
+	{"agent", agentCommand},
+	{"ps", psCommand},
+	{"exec", execCommand},
+	{"attach", attachCommand},
+	{"logs", logsCommand},
+	{"wait", waitCommand},
+	{"kill", killCommand},
+	{"stop", stopCommand},
+	{"rm", rmCommand},
+	{"inspect", inspectCommand},
+	{"stats", statsCommand},
+	{"top", topCommand},
+	{"cp", cpCommand},
+	{"events", eventsCommand},
+	{"pull", pullCommand},
+	{"images", imagesCommand},
+	{"save", saveCommand},
+	{"load", loadCommand},
+	{"rmi", rmiCommand},
+	{"prune", pruneCommand},
+	{"check", checkCommand},
+	{"repair", repairCommand},
+	{"provision", provisionCommand},
+	{"destroy", destroyCommand},
+	{"info", infoCommand},
+	{"version", versionCommand},
+}
+
+// command has the sub-command that args begin with. For other args (help, completion, a
+// word that is none) it has all: their flags take longer to make than a command to start.
+func command(args ...string) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "berth",
 		Short:         "Run containers from images",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(runCommand(), agentCommand(), psCommand(), execCommand(), attachCommand(), logsCommand(), waitCommand(), killCommand(),
-		stopCommand(), rmCommand(), inspectCommand(), statsCommand(), topCommand(), cpCommand(), eventsCommand(), pullCommand(), imagesCommand(), saveCommand(), loadCommand(), rmiCommand(), pruneCommand(),
-		checkCommand(), repairCommand(), provisionCommand(), destroyCommand(), infoCommand(), versionCommand())
+	for _, c := range commands {
+		if len(args) > 0 && args[0] == c.name {
+			root.AddCommand(c.make())
+			return root
+		}
+	}
+	for _, c := range commands {
+		root.AddCommand(c.make())
+	}
 	return root
 }
 
 // execute runs a sub-command and returns the exit code: its own, or 125 with the error
 // as the last line on stderr.
 func execute(args []string) int {
-	root := command()
+	root := command(args...)
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())
 	if err == nil {
