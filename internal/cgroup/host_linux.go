@@ -1,10 +1,14 @@
 package cgroup
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -55,10 +59,6 @@ func v2Name(controller string) string {
 // Host that supports no group; a kernel without cgroups is an error of class
 // container.ErrNotSupported.
 func Detect() (*Host, error) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("detect cgroups: %w", err)
-	}
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("detect cgroups: %w: the kernel is built without CONFIG_CGROUPS: %w", container.ErrNotSupported, err)
@@ -66,7 +66,12 @@ func Detect() (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("detect cgroups: %w", err)
 	}
-	host, err := parseHost(string(mounts), string(own), visible, availableControllers)
+	mounts, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("detect cgroups: %w", err)
+	}
+	defer mounts.Close()
+	host, err := parseHost(mounts, string(own), visible, availableControllers)
 	if err != nil {
 		return nil, fmt.Errorf("detect cgroups: %w", err)
 	}
@@ -87,43 +92,41 @@ func availableControllers(mount string) (string, error) {
 // parseHost builds a Host from the texts of /proc/self/mountinfo and
 // /proc/self/cgroup. What else it must know of a mount it asks for.
 func parseHost(
-	mounts, own string,
+	mounts io.Reader, own string,
 	visible func(*mountinfo.Info) bool,
 	available func(mount string) (string, error),
 ) (*Host, error) {
-	infos, err := parseMounts(mounts)
+	known := parseControllers(own)
+	infos, err := parseMounts(mounts, known, visible)
 	if err != nil {
 		return nil, err
 	}
-	known := parseControllers(own)
 	host := &Host{}
 	slices.SortStableFunc(infos, func(a, b *mountinfo.Info) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, info := range infos {
-		h := hierarchy{version: V1, mount: info.Mountpoint}
-		if info.FSType == "cgroup2" {
-			h.version = V2
-		} else {
-			// The options also hold rw, xattr, release_agent=... and the like.
-			h.controllers = slices.DeleteFunc(strings.Split(info.VFSOptions, ","), func(option string) bool {
-				return !known[option]
-			})
-			if len(h.controllers) == 0 {
-				continue
-			}
-		}
-		if host.has(h) || !visible(info) {
-			continue
-		}
-		if h.version == V2 {
+		h := hierarchy{version: V1, mount: info.Mountpoint, controllers: controllersOf(info, known)}
+		if info.FSType == v2Type {
 			list, err := available(h.mount)
 			if err != nil {
 				return nil, err
 			}
-			h.controllers = strings.Fields(list)
+			h.version, h.controllers = V2, strings.Fields(list)
+		}
+		if len(h.controllers) == 0 && h.version == V1 || host.has(h) {
+			continue
 		}
 		host.hierarchies = append(host.hierarchies, h)
 	}
 	return host, nil
+}
+
+// v2Type is the file system type of the v2 tree.
+const v2Type = "cgroup2"
+
+// controllersOf returns the known controllers of a v1 mount. Its options also hold rw,
+// xattr, release_agent=... and the like.
+func controllersOf(m *mountinfo.Info, known map[string]bool) []string {
+	return slices.DeleteFunc(strings.Split(m.VFSOptions, ","), func(option string) bool { return !known[option] })
 }
 
 // rank orders mounts by preference. A hierarchy may be mounted several times, also
@@ -131,35 +134,76 @@ func parseHost(
 // a controller that v2 always has is v1's as long as a v1 hierarchy holds it.
 func rank(m *mountinfo.Info) int {
 	rank := 0
-	if m.FSType == "cgroup2" {
+	if m.FSType == v2Type {
 		rank += 2
 	}
-	if m.Root != "/" {
+	if !whole(m) {
 		rank++
 	}
 	return rank
 }
 
-// parseMounts returns the cgroup mounts of a mountinfo text. Lines of other file
-// systems are not even split: an overlay of many layers has a line of more than
-// the 64 KiB that the library reads.
-func parseMounts(text string) ([]*mountinfo.Info, error) {
-	var lines strings.Builder
-	for line := range strings.Lines(text) {
-		if strings.Contains(line, " - cgroup ") || strings.Contains(line, " - cgroup2 ") {
-			lines.WriteString(line)
+func whole(m *mountinfo.Info) bool { return m.Root == "/" }
+
+// parseMounts returns the visible cgroup mounts of a mountinfo text, up to where the
+// whole of all that is known has been found: the mounts of a host's containers, which
+// may be thousands, come after those that it booted with.
+func parseMounts(text io.Reader, known map[string]bool, visible func(*mountinfo.Info) bool) ([]*mountinfo.Info, error) {
+	missing := maps.Clone(known)
+	return mountinfo.GetMountsFromReader(&cgroupLines{in: bufio.NewReaderSize(text, longestLine)}, func(m *mountinfo.Info) (skip, stop bool) {
+		if !visible(m) {
+			return true, false
 		}
-	}
-	return mountinfo.GetMountsFromReader(strings.NewReader(lines.String()), nil)
+		if whole(m) && m.FSType == v2Type {
+			delete(missing, v2Tree)
+		} else if whole(m) {
+			for _, controller := range controllersOf(m, known) {
+				delete(missing, controller)
+			}
+		}
+		return false, len(missing) == 0
+	})
 }
 
+// cgroupLines reads the cgroup mounts of a mountinfo text, a line at a time.
+type cgroupLines struct {
+	in   *bufio.Reader
+	line []byte // what was not read of it
+}
+
+// longestLine is more than a cgroup mount's line can be. That of an overlay of many layers
+// is longer, and than the 64 KiB that the library reads, too.
+const longestLine = 32 << 10
+
+// Read implements io.Reader.
+func (c *cgroupLines) Read(p []byte) (int, error) {
+	for continued := false; len(c.line) == 0; {
+		line, err := c.in.ReadSlice('\n')
+		ends := err == nil
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return 0, err
+		}
+		if ends && !continued && (bytes.Contains(line, []byte(" - cgroup ")) || bytes.Contains(line, []byte(" - cgroup2 "))) {
+			c.line = line
+		}
+		continued = !ends
+	}
+	n := copy(p, c.line)
+	c.line = c.line[n:]
+	return n, nil
+}
+
+// v2Tree stands among controllers for the v2 tree.
+const v2Tree = ""
+
 // parseControllers returns the controllers and the named hierarchies of a
-// /proc/<pid>/cgroup text, whose lines are "number:controller,...:path".
+// /proc/<pid>/cgroup text, whose lines are "number:controller,...:path". The list of the
+// v2 tree is empty.
 func parseControllers(text string) map[string]bool {
 	known := map[string]bool{}
 	for line := range strings.Lines(text) {
 		fields := strings.SplitN(line, ":", 3)
-		if len(fields) != 3 || fields[1] == "" { // an empty list is the v2 tree
+		if len(fields) != 3 {
 			continue
 		}
 		for controller := range strings.SplitSeq(fields[1], ",") {

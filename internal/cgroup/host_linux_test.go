@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -65,7 +66,7 @@ const (
 // cgroup.controllers file.
 func testHost(t *testing.T, mounts, own, controllers string) *Host {
 	t.Helper()
-	host, err := parseHost(mounts, own,
+	host, err := parseHost(strings.NewReader(mounts), own,
 		func(m *mountinfo.Info) bool { return !strings.Contains(m.Mountpoint, "covered") },
 		func(string) (string, error) { return controllers, nil })
 	if err != nil {
@@ -166,13 +167,28 @@ func TestParseHost(t *testing.T) {
 func TestParseHostTellsBrokenInput(t *testing.T) {
 	always := func(*mountinfo.Info) bool { return true }
 	unreadable := errors.New("no luck")
-	if _, err := parseHost(pureV2Mounts, pureV2Own, always, func(mount string) (string, error) {
+	if _, err := parseHost(strings.NewReader(pureV2Mounts), pureV2Own, always, func(mount string) (string, error) {
 		return "", fmt.Errorf("read %s: %w", mount, unreadable)
 	}); !errors.Is(err, unreadable) {
 		t.Errorf("unreadable cgroup.controllers: got %v", err)
 	}
-	if _, err := parseHost("32 31 - cgroup cgroup rw\n", "", always, nil); err == nil {
+	if _, err := parseHost(strings.NewReader("32 31 - cgroup cgroup rw\n"), "", always, nil); err == nil {
 		t.Error("a mountinfo line that is too short was accepted")
+	}
+}
+
+// Whatever a host has mounted after its hierarchies, as root file systems of a thousand
+// containers, is not read: it would be most of what a start takes.
+func TestParseHostStopsWhereAllIsFound(t *testing.T) {
+	for name, host := range map[string]struct{ mounts, own string }{
+		"v1": {pureV1Mounts, pureV1Own}, "v2": {pureV2Mounts, pureV2Own}, "hybrid": {hybridMounts, hybridOwn},
+	} {
+		rest := strings.NewReader(strings.Repeat(rootMount, 10))
+		_, err := parseHost(io.MultiReader(strings.NewReader(host.mounts), rest), host.own,
+			func(*mountinfo.Info) bool { return true }, func(string) (string, error) { return "", nil })
+		if read := rest.Size() - int64(rest.Len()); err != nil || read > longestLine {
+			t.Errorf("%s: read %d bytes more, %v", name, read, err)
+		}
 	}
 }
 
