@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -88,14 +87,18 @@ func twice(where string, names []string) error {
 	return nil
 }
 
-var isolatorName = regexp.MustCompile(`^[a-z0-9_]+/[a-z0-9_]+$`)
+// isIsolatorName reports whether a name is GROUP/NAME.
+func isIsolatorName(s string) bool {
+	group, name, _ := strings.Cut(s, "/")
+	return group != "" && name != "" && strings.Trim(group+name, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
+}
 
 // checkNamed refuses isolators whose names are not their own.
 func checkNamed(named []NamedIsolator) error {
 	var names []string
 	for _, i := range named {
 		switch {
-		case !isolatorName.MatchString(i.Name) || strings.HasPrefix(i.Name, external.Prefix):
+		case !isIsolatorName(i.Name) || strings.HasPrefix(i.Name, external.Prefix):
 			return fmt.Errorf("isolator %q of the configuration: %w: it is to have a name GROUP/NAME of lower case letters, digits and _, and another group than external", i.Name, container.ErrInvalid)
 		case slices.ContainsFunc(isolators, func(own tableEntry) bool { return own.name == i.Name }):
 			return fmt.Errorf("isolator %q of the configuration: %w: berth has one of that name", i.Name, container.ErrExists)

@@ -74,6 +74,9 @@ func TestAnIsolatorNeedsANameOfItsOwn(t *testing.T) {
 		"twice":             {[]NamedIsolator{{"a/b", &silent{}}, {"a/b", &silent{}}}, container.ErrInvalid},
 		"of an executable":  {[]NamedIsolator{{"external/b", &silent{}}}, container.ErrInvalid},
 		"no group":          {[]NamedIsolator{{"b", &silent{}}}, container.ErrInvalid},
+		"three parts":       {[]NamedIsolator{{"a/b/c", &silent{}}}, container.ErrInvalid},
+		"no name":           {[]NamedIsolator{{"a/", &silent{}}}, container.ErrInvalid},
+		"an upper case":     {[]NamedIsolator{{"a/B", &silent{}}}, container.ErrInvalid},
 		"a comma":           {[]NamedIsolator{{"a/b,c/d", &silent{}}}, container.ErrInvalid},
 		"nothing but names": {[]NamedIsolator{{"a/b", nil}}, container.ErrInvalid},
 	} {

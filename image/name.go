@@ -3,7 +3,6 @@ package image
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -22,14 +21,6 @@ const (
 	hubLibrary = "library/"
 
 	maxRepository = 255
-)
-
-// The grammar of the distribution-spec ("Pulling manifests"). It leaves no room
-// for "..", "//", "%" or "?", so that a name is safe in a URL and in a path.
-var (
-	repositoryRE = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagRE        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
-	hostRE       = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*$`)
 )
 
 // Name names an image in a registry. One that comes from ParseName is complete:
@@ -75,7 +66,7 @@ func parseName(s string) (n Name, err error) {
 	}
 	rest, tag, hasTag := cutTag(rest)
 	switch {
-	case hasTag && !tagRE.MatchString(tag):
+	case hasTag && !isTag(tag):
 		return Name{}, fmt.Errorf("%w: the tag %s is not 1 to 128 letters, digits, '_', '.' and '-'", container.ErrInvalid, quote(tag))
 	case !hasTag && !hasDigest:
 		tag = DefaultTag
@@ -123,7 +114,7 @@ func checkRepository(s string) error {
 		return fmt.Errorf("%w: the repository has %d bytes, at most %d are allowed", container.ErrInvalid, len(s), maxRepository)
 	case s != strings.ToLower(s):
 		return fmt.Errorf("%w: the repository %s has upper-case letters, repositories are lower case", container.ErrInvalid, quote(s))
-	case !repositoryRE.MatchString(s):
+	case !isRepository(s):
 		return fmt.Errorf("%w: the repository %s is not made of parts of letters and digits, with single '.', '_', '__' or '-' inside them",
 			container.ErrInvalid, quote(s))
 	}
@@ -170,7 +161,7 @@ func parseHost(s string) (string, error) {
 		return "[" + address.String() + "]", nil
 	}
 	host := strings.ToLower(s)
-	if len(host) > 253 || !hostRE.MatchString(host) {
+	if len(host) > 253 || !isHost(host) {
 		return "", fmt.Errorf("%w: %s is not a host name", container.ErrInvalid, quote(s))
 	}
 	return host, nil

@@ -2,7 +2,6 @@ package image
 
 import (
 	"fmt"
-	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -22,8 +21,6 @@ type Platform struct {
 	OSFeatures   []string `json:"os.features,omitempty"`
 }
 
-var platformPartRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
-
 // ParsePlatform reads OS/ARCHITECTURE[/VARIANT], in any case, and returns it
 // normalized. The error is of class ErrInvalid.
 func ParsePlatform(s string) (Platform, error) {
@@ -32,7 +29,7 @@ func ParsePlatform(s string) (Platform, error) {
 		return Platform{}, fmt.Errorf("platform %s: %w: it is not OS/ARCHITECTURE[/VARIANT], as in linux/arm64", quote(s), container.ErrInvalid)
 	}
 	for _, part := range parts {
-		if !platformPartRE.MatchString(part) || part == unknown {
+		if !isPlatformPart(part) || part == unknown {
 			return Platform{}, fmt.Errorf("platform %s: %w: the part %s", quote(s), container.ErrInvalid, quote(part))
 		}
 	}
@@ -119,7 +116,7 @@ func (p Platform) String() string {
 // check refuses a stranger's platform that could not be printed as it is.
 func (p Platform) check() error {
 	for _, part := range []string{p.OS, p.Architecture, p.Variant} {
-		if part != "" && !platformPartRE.MatchString(strings.ToLower(part)) {
+		if part != "" && !isPlatformPart(strings.ToLower(part)) {
 			return fmt.Errorf("%w: the platform part %s", container.ErrInvalid, quote(part))
 		}
 	}

@@ -2,7 +2,6 @@ package image
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -28,11 +27,6 @@ const (
 	appcPrefix   = "appc:"
 	maxRef       = 512
 )
-
-// refRE is the charset of the grammar that the image-spec gives for the annotation
-// org.opencontainers.image.ref.name ("Pre-Defined Annotation Keys"); its rule about
-// separators is a SHOULD that real layouts break.
-var refRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@+/-]*$`)
 
 // Reference is what a user names an image by. References are comparable and may
 // be map keys; two spellings of one image are equal.
@@ -115,7 +109,7 @@ func parseLocal(transport Transport, s string) (Reference, error) {
 		}
 		reference.Name = name
 		return reference, err
-	case len(ref) > maxRef || !refRE.MatchString(ref):
+	case len(ref) > maxRef || !isRef(ref):
 		return Reference{}, fmt.Errorf("%w: %s cannot be the name of an image in an OCI layout", container.ErrInvalid, quote(ref))
 	}
 	reference.Ref = ref

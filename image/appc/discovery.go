@@ -26,8 +26,6 @@ type Template string
 // prefix itself has no variables.
 const Simple Template = "{name}-{version}-{os}-{arch}.{ext}"
 
-var variableRE = regexp.MustCompile(`\{[^{}]*\}`)
-
 // Place returns where the image of a request is. What the request leaves open is the
 // version "latest", and the system. ErrInvalid for a template with a variable of which
 // nothing is known.
@@ -38,7 +36,7 @@ func (t Template) Place(r Request, system System, ext string) (string, error) {
 	}
 	known["name"], known["ext"] = r.Name, ext // whatever labels there are
 	var unknown string
-	place := variableRE.ReplaceAllStringFunc(string(t), func(variable string) string {
+	place := regexp.MustCompile(`\{[^{}]*\}`).ReplaceAllStringFunc(string(t), func(variable string) string {
 		value, ok := known[strings.Trim(variable, "{}")]
 		if !ok {
 			unknown = variable

@@ -2,7 +2,6 @@ package appc
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -12,11 +11,22 @@ import (
 
 const maxName = 255
 
-// "AC Identifier Type" and "AC Name Type" of the specification. Neither has room for "..",
+// isIdentifier reports whether a text is of the "AC Identifier Type" or the "AC Name Type" of
+// the specification: words with one character between them. Neither has room for "..",
 // "//", "%" or "?", so that a name is safe in a URL and in a path.
-var (
-	identifierRE = regexp.MustCompile(`^[a-z0-9]+([-._~/][a-z0-9]+)*$`)
-)
+func isIdentifier(s string) bool {
+	const letters, separators = "abcdefghijklmnopqrstuvwxyz0123456789", "-._~/"
+	for {
+		rest := strings.TrimLeft(s, letters)
+		if rest == s || rest == "" {
+			return rest != s
+		}
+		if strings.IndexByte(separators, rest[0]) < 0 {
+			return false
+		}
+		s = rest[1:]
+	}
+}
 
 // CheckIdentifier refuses what is no name of an image: ErrInvalid.
 func CheckIdentifier(s string) error {
@@ -27,7 +37,7 @@ func CheckIdentifier(s string) error {
 		return fmt.Errorf("%w: the name has %d bytes, at most %d are allowed", container.ErrInvalid, len(s), maxName)
 	case s != strings.ToLower(s):
 		return fmt.Errorf("%w: the name %s has upper-case letters, names of Appc images are lower case", container.ErrInvalid, quote(s))
-	case !identifierRE.MatchString(s):
+	case !isIdentifier(s):
 		return fmt.Errorf("%w: the name %s is not made of lower-case letters and digits with single '-', '.', '_', '~' or '/' between them",
 			container.ErrInvalid, quote(s))
 	}

@@ -76,7 +76,7 @@ func checkLabels(labels []Label) error {
 	seen := make(map[string]bool)
 	for _, l := range labels {
 		switch {
-		case len(l.Name) > maxName || !identifierRE.MatchString(l.Name) || l.Name == "name":
+		case len(l.Name) > maxName || !isIdentifier(l.Name) || l.Name == "name":
 			return fmt.Errorf("%w: a label cannot be called %s", container.ErrInvalid, quote(l.Name))
 		case seen[l.Name]:
 			return fmt.Errorf("%w: the label %s is there twice", container.ErrInvalid, l.Name)

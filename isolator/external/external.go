@@ -21,7 +21,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -56,8 +55,12 @@ type Isolator struct {
 	phases  []phase
 }
 
-// validName has neither dots, which those of temporary files have, nor slashes.
-var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
+// validName allows neither dots, which names of temporary files have, nor slashes.
+func validName(s string) bool {
+	return s != "" && !strings.ContainsRune("_-", rune(s[0])) && strings.Trim(s, lettersAndDigits+"_-") == ""
+}
+
+const lettersAndDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 // New returns the isolator of a name, which begins with Prefix. It asks the executable
 // which phases it takes part in. ErrInvalid: the name, or what it answers;
@@ -65,7 +68,7 @@ var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
 // executable; ErrFailedPrecondition: others than root can change it.
 func New(ctx context.Context, name string, o Options) (*Isolator, error) {
 	file := strings.TrimPrefix(name, Prefix)
-	if !validName.MatchString(file) {
+	if !validName(file) {
 		return nil, fmt.Errorf("isolator %q: %w: the name of an executable has lower case letters, digits, - and _", name, container.ErrInvalid)
 	}
 	path, err := filepath.Abs(filepath.Join(o.Dir, file))
@@ -91,7 +94,7 @@ func List(dir string) (names []string, err error) {
 		return nil, nil
 	}
 	for _, e := range entries {
-		if validName.MatchString(e.Name()) && !e.IsDir() {
+		if validName(e.Name()) && !e.IsDir() {
 			names = append(names, Prefix+e.Name())
 		}
 	}

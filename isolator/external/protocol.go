@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -148,7 +147,9 @@ var mountOptions = map[string]plan.Flags{"nosuid": plan.NoSuid, "nodev": plan.No
 
 var namespaces = []launcher.Namespace{launcher.Mount, launcher.PID, launcher.IPC, launcher.UTS, launcher.Network}
 
-var controllerName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+func controllerName(s string) bool {
+	return s != "" && s[0] >= 'a' && strings.Trim(s, lettersAndDigits+"_") == ""
+}
 
 // launchInfo checks the answer. Every error is of class ErrInvalid.
 func (p *part) launchInfo(config *v1.ContainerConfig, sandboxDirectory string) (*isolator.LaunchInfo, error) {
@@ -177,7 +178,7 @@ func (p *part) launchInfo(config *v1.ContainerConfig, sandboxDirectory string) (
 		}
 	}
 	for _, name := range p.CgroupControllers {
-		if !controllerName.MatchString(name) {
+		if !controllerName(name) {
 			return nil, refuse("%q is not the name of a cgroup controller", name)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -74,9 +75,14 @@ func living(dir cgroup.Dir) (all []consumer) {
 // The two lines of the kernel's log about a kill. A process can have any name; the groups
 // of the first are the cgroup of the limit, that of the process and its id.
 var (
-	constraintLine = regexp.MustCompile(`oom-kill:.*,oom_memcg=([^,]*),task_memcg=([^,]*),task=.*,pid=(\d+),uid=\d+`)
-	killedLine     = regexp.MustCompile(`Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, file-rss:(\d+)kB, shmem-rss:(\d+)kB`)
+	constraintLine = lazily(`oom-kill:.*,oom_memcg=([^,]*),task_memcg=([^,]*),task=.*,pid=(\d+),uid=\d+`)
+	killedLine     = lazily(`Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, file-rss:(\d+)kB, shmem-rss:(\d+)kB`)
 )
+
+// lazily compiles when it is needed: most processes never do.
+func lazily(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // killedOnes are the processes that the kernel says it has killed in a cgroup.
 func killedOnes(dir cgroup.Dir, kills uint64) []consumer {
@@ -93,12 +99,12 @@ func killedOnes(dir cgroup.Dir, kills uint64) []consumer {
 func parseKills(log []string, dir string, kills uint64) (all []consumer) {
 	ours := make(map[string]bool)
 	for _, line := range log {
-		if m := constraintLine.FindStringSubmatch(line); m != nil {
+		if m := constraintLine().FindStringSubmatch(line); m != nil {
 			// The limit may be that of a cgroup above or below.
 			ours[m[3]] = len(m[2]) > 1 && (strings.HasSuffix(dir, m[2]) || strings.Contains(m[2]+"/", tail(dir)+"/"))
 			continue
 		}
-		m := killedLine.FindStringSubmatch(line)
+		m := killedLine().FindStringSubmatch(line)
 		if m == nil || !ours[m[1]] {
 			continue
 		}
