@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -75,6 +76,11 @@ func (e *Error) Is(class error) bool {
 // the successes apart (200, 202). *Error: the agent has refused. ErrUnavailable: no agent
 // answers, or it has not finished its recovery.
 func (c *Client) Call(ctx context.Context, call *v1.Call) (response *v1.Response, code int, err error) {
+	// Each berth run asks whether there is an agent, and mostly there is none. Then the
+	// message and all of package http are not needed.
+	if _, err := os.Lstat(c.socket); err != nil {
+		return nil, 0, c.lost(err)
+	}
 	body, err := proto.Marshal(call)
 	if err != nil {
 		return nil, 0, err
