@@ -52,9 +52,15 @@ func (r *rules) code(a arch) []instruction {
 
 // spans cover all numbers, in order.
 func (r *rules) spans(a arch) []span {
-	other := []instruction{giveBack(r.other)}
-	nothing := []instruction{giveBack(errno | enosys)}
-	all := []span{{0, other}}
+	always := map[uint32][]instruction{} // most calls share a few decisions
+	decided := func(decision uint32) []instruction {
+		if always[decision] == nil {
+			always[decision] = []instruction{giveBack(decision)}
+		}
+		return always[decision]
+	}
+	other, nothing := decided(r.other), decided(errno|enosys)
+	all := append(make([]span, 0, 2*len(r.calls)+4), span{0, other})
 	add := func(from uint32, code []instruction) {
 		last := &all[len(all)-1]
 		switch {
@@ -66,12 +72,18 @@ func (r *rules) spans(a arch) []span {
 	}
 	hides := r.other != allow && r.other != logged
 	newer := hides // they do not exist for the container
-	for _, number := range slices.Sorted(maps.Keys(r.calls)) {
+	numbers := slices.AppendSeq(make([]uint32, 0, len(r.calls)), maps.Keys(r.calls))
+	slices.Sort(numbers)
+	for _, number := range numbers {
 		if newer && number >= privateCalls {
 			add(r.last+1, nothing)
 			newer = false
 		}
-		add(number, r.calls[number].code(r.other, a))
+		if o := r.calls[number]; o.always != nil {
+			add(number, decided(*o.always))
+		} else {
+			add(number, o.code(r.other, a))
+		}
 		after := other
 		if number >= privateCalls && hides {
 			after = nothing
@@ -105,10 +117,8 @@ func search(spans []span) []instruction {
 	return slices.Concat(first, below, above)
 }
 
-func (o *outcome) code(other uint32, a arch) (code []instruction) {
-	if o.always != nil {
-		return []instruction{giveBack(*o.always)}
-	}
+// code tries one alternative after the other.
+func (o outcome) code(other uint32, a arch) (code []instruction) {
 	for _, alternative := range o.alternatives {
 		code = append(code, alternative.code(a)...)
 	}

@@ -83,7 +83,7 @@ func (p *Profile) arches(native arch) []arch {
 // rules say what happens to each system call of an architecture, by its number.
 type rules struct {
 	other uint32 // to all that are not in calls
-	calls map[uint32]*outcome
+	calls map[uint32]outcome
 	last  uint32 // the greatest number of those that the profile names
 }
 
@@ -101,18 +101,19 @@ type alternative struct {
 }
 
 func (p *Profile) rulesFor(a arch, t Target) (*rules, error) {
-	r := &rules{other: p.defaultDecision, calls: map[uint32]*outcome{}}
+	release, err := parseKernel(t.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	numbers := a.numbers()
+	r := &rules{other: p.defaultDecision, calls: make(map[uint32]outcome, len(numbers))}
 	for i := range p.Syscalls {
 		rule := &p.Syscalls[i]
-		applies, err := rule.appliesTo(t)
-		if err != nil {
-			return nil, err
-		}
-		if !applies {
+		if !rule.appliesTo(t, release) {
 			continue
 		}
 		for _, name := range rule.Names {
-			number, ok := numbers()[a.goarch][name]
+			number, ok := numbers[name]
 			if !ok {
 				continue
 			}
@@ -135,15 +136,12 @@ const privateCalls = 0xf0000
 // others, wherever they stand: so has libseccomp it.
 func (r *rules) add(number uint32, rule *Rule) {
 	o := r.calls[number]
-	if o == nil {
-		o = &outcome{}
-		r.calls[number] = o
-	}
 	if len(rule.Args) > 0 {
 		o.alternatives = append(o.alternatives, rule.split()...)
 	} else if o.always == nil {
 		o.always = &rule.decision
 	}
+	r.calls[number] = o
 }
 
 // split returns the alternatives of a rule: all comparisons together, or each by itself if
@@ -165,12 +163,8 @@ func (r *Rule) split() []alternative {
 	return each
 }
 
-// appliesTo reports whether the rule counts for a container on a host.
-func (r *Rule) appliesTo(t Target) (bool, error) {
-	release, err := parseKernel(t.Kernel)
-	if err != nil {
-		return false, err
-	}
+// appliesTo reports whether the rule counts for a container on a host, whose kernel is release.
+func (r *Rule) appliesTo(t Target, release kernel) bool {
 	has := func(name string) bool {
 		set, err := capability.Parse(name)
 		return err == nil && t.Capabilities.Has(set)
@@ -181,11 +175,11 @@ func (r *Rule) appliesTo(t Target) (bool, error) {
 	barred, _ := parseKernel(out.MinKernel)
 	switch {
 	case !all(in.Caps, has), len(in.Arches) > 0 && !slices.ContainsFunc(in.Arches, is), !release.atLeast(required):
-		return false, nil
+		return false
 	case slices.ContainsFunc(out.Caps, has), slices.ContainsFunc(out.Arches, is), out.MinKernel != "" && release.atLeast(barred):
-		return false, nil
+		return false
 	}
-	return true, nil
+	return true
 }
 
 func all(names []string, hold func(string) bool) bool {
@@ -197,7 +191,7 @@ func all(names []string, hold func(string) bool) bool {
 func (r *rules) letStart(a arch) error {
 	for _, name := range needed {
 		decision, certain := r.other, true
-		if o := r.calls[numbers()[a.goarch][name]]; o != nil {
+		if o, ok := r.calls[a.numbers()[name]]; ok {
 			certain = o.always != nil
 			if certain {
 				decision = *o.always
@@ -211,7 +205,7 @@ func (r *rules) letStart(a arch) error {
 }
 
 func encode(program []instruction) []byte {
-	var out []byte
+	out := make([]byte, 0, 8*len(program))
 	for _, i := range program {
 		out = binary.NativeEndian.AppendUint16(out, i.code)
 		out = append(out, i.jt, i.jf)

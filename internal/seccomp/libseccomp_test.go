@@ -72,6 +72,10 @@ func libseccomp(t *testing.T, p *Profile, to Target) (machine, []string) {
 	t.Helper()
 	python := needPython(t)
 	file := filepath.Join(t.TempDir(), "filter")
+	release, err := parseKernel(to.Kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command(python, "-c", byLibseccomp, file)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -87,7 +91,7 @@ func libseccomp(t *testing.T, p *Profile, to Target) (machine, []string) {
 		_ = e.Encode(map[string]any{"default": actionText(p.defaultDecision), "arches": arches})
 		for i := range p.Syscalls {
 			rule := &p.Syscalls[i]
-			if applies, _ := rule.appliesTo(to); !applies || rule.decision == p.defaultDecision {
+			if !rule.appliesTo(to, release) || rule.decision == p.defaultDecision {
 				continue
 			}
 			for _, name := range rule.Names {
@@ -132,7 +136,7 @@ func compare(t *testing.T, p *Profile, to Target) (decisions int) {
 			t.Fatal(err)
 		}
 		names := map[uint32]string{}
-		for name, number := range numbers()[a.goarch] {
+		for name, number := range a.numbers() {
 			names[number] = name
 		}
 		for number := range r.last + 1 {
@@ -151,19 +155,17 @@ func compare(t *testing.T, p *Profile, to Target) (decisions int) {
 }
 
 // probes are arguments for which a call may be decided differently.
-func probes(o *outcome, a arch) (all [][6]uint64) {
+func probes(o outcome, a arch) (all [][6]uint64) {
 	all = [][6]uint64{{}, {1<<64 - 1, 1<<64 - 1, 1<<64 - 1, 1<<64 - 1, 1<<64 - 1, 1<<64 - 1}}
-	if o != nil {
-		for _, alternative := range o.alternatives {
-			for _, arg := range alternative.args {
-				for _, value := range []uint64{arg.Value, arg.Value + 1, arg.Value - 1, arg.ValueTwo, arg.Value | 1<<33, arg.Value | arg.ValueTwo, ^arg.Value} {
-					one := [6]uint64{}
-					for _, other := range alternative.args {
-						one[other.Index] = other.Value
-					}
-					one[arg.Index] = value
-					all = append(all, one)
+	for _, alternative := range o.alternatives {
+		for _, arg := range alternative.args {
+			for _, value := range []uint64{arg.Value, arg.Value + 1, arg.Value - 1, arg.ValueTwo, arg.Value | 1<<33, arg.Value | arg.ValueTwo, ^arg.Value} {
+				one := [6]uint64{}
+				for _, other := range alternative.args {
+					one[other.Index] = other.Value
 				}
+				one[arg.Index] = value
+				all = append(all, one)
 			}
 		}
 	}
@@ -200,8 +202,10 @@ func TestAProfileOfOthersDecidesAsLibseccomp(t *testing.T) {
 // Profiles of all actions and comparisons, one condition for a call.
 func TestRandomProfilesDecideAsLibseccomp(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	calls := slices.Sorted(maps.Keys(numbers()["amd64"]))
-	names := slices.DeleteFunc(calls, func(name string) bool { return slices.Contains(needed, name) || numbers()["amd64"][name] > 440 })
+	calls := slices.Sorted(maps.Keys(mustArch(t, "amd64").numbers()))
+	names := slices.DeleteFunc(calls, func(name string) bool {
+		return slices.Contains(needed, name) || mustArch(t, "amd64").numbers()[name] > 440
+	})
 	ops := slices.Sorted(maps.Keys(comparisons))
 	for range 8 {
 		p := &Profile{DefaultAction: []string{"SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", "SCMP_ACT_KILL"}[random.IntN(3)]}

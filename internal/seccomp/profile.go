@@ -135,7 +135,7 @@ func (r *Rule) check(othersMay bool) (err error) {
 		return fmt.Errorf("action: %w", err)
 	}
 	for _, name := range r.Names {
-		if _, ok := numbers()[""][name]; !ok && othersMay && r.decision != allow {
+		if othersMay && r.decision != allow && !isSyscall(name) {
 			return fmt.Errorf("%q: %w: there is no system call of that name", name, container.ErrInvalid)
 		}
 	}

@@ -22,7 +22,7 @@ type arch struct {
 	compat []string
 }
 
-var arches = []arch{
+var arches = [...]arch{
 	{"amd64", "SCMP_ARCH_X86_64", 0xc000003e, true, []string{"386"}},
 	{"386", "SCMP_ARCH_X86", 0x40000003, false, nil},
 	{"arm64", "SCMP_ARCH_AARCH64", 0xc00000b7, true, []string{"arm"}},
@@ -41,27 +41,52 @@ func archOf(name string) (arch, bool) {
 	return arch{}, false
 }
 
-// numbers has the system calls of each architecture by their names, and under "" every name
-// that there is.
-var numbers = sync.OnceValue(func() map[string]map[string]uint32 {
-	all := map[string]map[string]uint32{"": {}}
-	for line := range strings.Lines(syscallsText) {
-		fields := strings.Fields(line)
-		if fields[0] == "#" {
-			continue
-		}
-		all[""][fields[0]] = 0
-		for i, a := range arches {
-			if all[a.goarch] == nil {
-				all[a.goarch] = map[string]uint32{}
-			}
-			if n, err := strconv.ParseUint(fields[i+1], 10, 32); err == nil { // else it has none: "-"
-				all[a.goarch][fields[0]] = uint32(n)
-			}
+// numbers returns the system calls of an architecture by their names. Each column of the table
+// is read when it is needed: all six would take longer than a container to start.
+func (a arch) numbers() map[string]uint32 {
+	for i, known := range arches {
+		if known.goarch == a.goarch {
+			return columns[i]()
 		}
 	}
+	return nil
+}
+
+var columns = func() (all [len(arches)]func() map[string]uint32) {
+	for i := range arches {
+		all[i] = sync.OnceValue(func() map[string]uint32 { return readColumn(i) })
+	}
 	return all
-})
+}()
+
+// readColumn reads the numbers of arches[i]. Calls that it has not are "-" there.
+func readColumn(i int) map[string]uint32 {
+	numbers := make(map[string]uint32, strings.Count(syscallsText, "\n"))
+	for line := range strings.Lines(syscallsText) {
+		name, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		for range i {
+			_, rest, _ = strings.Cut(rest, " ")
+		}
+		text, _, _ := strings.Cut(rest, " ")
+		if name == "#" || text == "-" {
+			continue
+		}
+		if n, err := strconv.ParseUint(text, 10, 32); err == nil {
+			numbers[name] = uint32(n)
+		}
+	}
+	return numbers
+}
+
+// isSyscall reports whether any architecture has a system call of a name.
+func isSyscall(name string) bool {
+	for line := range strings.Lines(syscallsText) {
+		if known, _, _ := strings.Cut(line, " "); known == name {
+			return name != "#"
+		}
+	}
+	return false
+}
 
 // Supported reports whether filters can be made for this machine.
 func Supported() bool {
