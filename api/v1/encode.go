@@ -10,7 +10,6 @@ import (
 	"slices"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/descriptorpb"
 )
 
 // An encoder turns a message into JSON text.
@@ -42,11 +41,16 @@ func (e *encoder) message(m protoreflect.Message) error {
 	return nil
 }
 
+// deprecatedDefault is the only field with a default that is deprecated. Descriptors say so
+// too, in options that are messages themselves: with those, every command would start by
+// registering the messages of descriptors.
+const deprecatedDefault = "mesos.v1.Resource.role"
+
 // emitted tells whether the text has the field.
 func emitted(m protoreflect.Message, field protoreflect.FieldDescriptor) bool {
 	switch {
 	case !m.Has(field):
-		return field.HasDefault() && !field.Options().(*descriptorpb.FieldOptions).GetDeprecated()
+		return field.HasDefault() && field.FullName() != deprecatedDefault
 	case field.Kind() == protoreflect.EnumKind && !field.IsList():
 		return enumName(field, m.Get(field).Enum()) != ""
 	}

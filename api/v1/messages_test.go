@@ -99,6 +99,26 @@ func describe(found map[string][]string, scope interface {
 	}
 }
 
+func isDeprecated(field protoreflect.FieldDescriptor) bool {
+	return field.Options().(*descriptorpb.FieldOptions).GetDeprecated()
+}
+
+func TestOneDefaultIsDeprecated(t *testing.T) {
+	var found []protoreflect.FullName
+	protoregistry.GlobalTypes.RangeMessages(func(m protoreflect.MessageType) bool {
+		fields := m.Descriptor().Fields()
+		for i := range fields.Len() {
+			if field := fields.Get(i); field.HasDefault() && strings.HasPrefix(string(field.FullName()), "mesos.") && isDeprecated(field) {
+				found = append(found, field.FullName())
+			}
+		}
+		return true
+	})
+	if !slices.Equal(found, []protoreflect.FullName{deprecatedDefault}) {
+		t.Errorf("deprecated fields with defaults are %q", found)
+	}
+}
+
 func describeField(field protoreflect.FieldDescriptor) string {
 	cardinality, typed := field.Cardinality().String(), field
 	switch {
@@ -122,7 +142,7 @@ func describeField(field protoreflect.FieldDescriptor) string {
 			text += fmt.Sprintf(" =%v", field.Default())
 		}
 	}
-	if field.Options().(*descriptorpb.FieldOptions).GetDeprecated() {
+	if isDeprecated(field) {
 		text += " deprecated"
 	}
 	return text

@@ -71,7 +71,7 @@ func (c *cgroupFlags) into(info *v1.ContainerInfo) error {
 	if settings.Blkio, err = c.blkio(); err != nil {
 		return err
 	}
-	if proto.Size(settings) == 0 {
+	if len(settings.Devices) == 0 && settings.CpusetCpus == nil && settings.CpusetMems == nil && settings.Blkio == nil {
 		return nil
 	}
 	if info.Cgroups == nil {
@@ -106,7 +106,7 @@ func (c *cgroupFlags) blkio() (*v1.BlkioSettings, error) {
 			*t.to(d) = &limit
 		}
 	}
-	if proto.Size(settings) == 0 {
+	if settings.Weight == nil && len(settings.Devices) == 0 {
 		return nil, nil
 	}
 	return settings, nil
