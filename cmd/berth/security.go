@@ -30,6 +30,9 @@ func (r *runFlags) confine(info *v1.ContainerInfo) {
 
 // security is what the flags say of what the container may do; nil: nothing.
 func (r *runFlags) security() (*v1.SecurityOptions, error) {
+	if len(r.capAdd)+len(r.capDrop)+len(r.securityOptions) == 0 {
+		return nil, nil
+	}
 	s := &v1.SecurityOptions{AddCapabilities: r.capAdd, DropCapabilities: r.capDrop}
 	for _, option := range r.securityOptions {
 		if err := addSecurityOption(s, option); err != nil {
