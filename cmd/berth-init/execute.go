@@ -35,16 +35,13 @@ func execute(file string, p plan.Plan, s streams) (pid, pidFD int, err error) {
 	if err := c.Execute(unix.AT_FDCWD, file, command.Args, command.Env); err != nil {
 		return 0, 0, execError(file, command, err)
 	}
-	pid, pidFD, err = c.Run(inNoCgroup)
+	pid, pidFD, err = c.Run(calls.Birth{})
 	var failed *calls.Failure
 	if errors.As(err, &failed) && failed.Last {
 		err = execError(file, command, failed.Err)
 	}
 	return pid, pidFD, err
 }
-
-// inNoCgroup: in those of this process.
-const inNoCgroup = -1
 
 // join gives the process a session, its terminal and its standard streams. Every other file
 // is closed when the command is executed.

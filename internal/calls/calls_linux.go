@@ -2,6 +2,7 @@ package calls
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -100,25 +101,42 @@ type outcome struct {
 	child  int32 // the process after a fork
 }
 
+// Birth is how the process comes to be.
+type Birth struct {
+	// Cgroup is the directory of the cgroup that the process is in from birth; nil: in that
+	// of this process.
+	Cgroup *os.File
+	// Flags are those of clone(2) for new namespaces.
+	Flags uintptr
+	// Trusted: the process uses the memory of this one until the program is executed, where
+	// that is possible, and this one need not be copied for it. Whoever may trace the process
+	// meanwhile can do anything with this one: it must not become another user, lose
+	// capabilities or enter a user namespace, and have no Fork.
+	Trusted bool
+}
+
 // Run makes the process, and returns when the program was executed. The caller owes a wait
 // for it, and the closing of its pidfd. An error is a *Failure, and no process is left.
-// With a cgroup, a descriptor of its directory, the process is in it from birth; negative:
-// there is none.
-func (l *List) Run(cgroup int) (pid, pidFD int, err error) {
-	page, err := unix.Mmap(-1, 0, int(unsafe.Sizeof(outcome{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return 0, 0, &Failure{What: "fork", Err: err}
-	}
-	defer unix.Munmap(page)
-	out := (*outcome)(unsafe.Pointer(&page[0]))
-	var fd int32
-	args := &cloneArgs{flags: unix.CLONE_VFORK | unix.CLONE_PIDFD, exitSignal: uint64(syscall.SIGCHLD)}
-	if cgroup >= 0 {
+func (l *List) Run(b Birth) (pid, pidFD int, err error) {
+	args := &cloneArgs{flags: unix.CLONE_VFORK | unix.CLONE_PIDFD | uint64(b.Flags), exitSignal: uint64(syscall.SIGCHLD)}
+	if b.Cgroup != nil {
 		args.flags |= unix.CLONE_INTO_CGROUP
-		args.cgroup = uint64(cgroup)
+		args.cgroup = uint64(b.Cgroup.Fd())
 	}
+	fork, out := l.forkCopied, &outcome{}
+	if b.Trusted && sharesMemory {
+		fork = l.forkSharing
+	} else {
+		page, err := unix.Mmap(-1, 0, int(unsafe.Sizeof(outcome{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return 0, 0, &Failure{What: "fork", Err: err}
+		}
+		defer unix.Munmap(page)
+		out = (*outcome)(unsafe.Pointer(&page[0]))
+	}
+	var fd int32
 	syscall.ForkLock.Lock()
-	child, errno := forkAndCall(l.calls, args, &fd, out, cgroup >= 0)
+	child, errno := fork(args, &fd, out)
 	syscall.ForkLock.Unlock()
 	if errno != 0 {
 		return 0, 0, &Failure{What: "fork", Err: errno}
@@ -172,17 +190,22 @@ func afterForkInChild()
 // looks at it.
 const exitFailure = 125
 
-// forkAndCall makes the calls in a new process. The kernel keeps this thread waiting until
+// forkCopied makes the calls in a new process. The kernel keeps this thread waiting until
 // that executes the program or ends, as with vfork(2); but it has its own copy of the
-// memory, so it cannot harm this one. It does what syscall.ForkExec does, and
-// in the new process nothing that package runtime would have to know of.
+// memory, so it cannot harm this one.
+func (l *List) forkCopied(args *cloneArgs, pidFD *int32, out *outcome) (child uintptr, errno syscall.Errno) {
+	return forkAndCall(l.calls, args, pidFD, out)
+}
+
+// forkAndCall does what syscall.ForkExec does, and in the new process nothing that package
+// runtime would have to know of.
 //
 //go:noinline
 //go:norace
 //go:nosplit
-func forkAndCall(list []call, args *cloneArgs, pidFD *int32, out *outcome, byClone3 bool) (child uintptr, errno syscall.Errno) {
+func forkAndCall(list []call, args *cloneArgs, pidFD *int32, out *outcome) (child uintptr, errno syscall.Errno) {
 	beforeFork()
-	if byClone3 {
+	if args.flags&unix.CLONE_INTO_CGROUP != 0 {
 		args.pidFD = uint64(uintptr(unsafe.Pointer(pidFD)))
 		child, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
 	} else {

@@ -2,9 +2,14 @@ package calls
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -59,24 +64,98 @@ func TestExecute(t *testing.T) {
 			return l.Execute(int(program.Fd()), "", args, []string{"A=b"})
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			l, r, w := piped(t)
-			if err := open(l, []string{"sh", "-c", "echo $0 $A; exit 3", "zero"}); err != nil {
-				t.Fatal(err)
-			}
-			pid, pidFD, err := l.Run(-1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			w.Close()
-			if out, err := io.ReadAll(r); string(out) != "zero b\n" || err != nil {
-				t.Errorf("%q, %v", out, err)
-			}
-			if status := ended(t, pid, pidFD); status.ExitStatus() != 3 {
-				t.Errorf("it ended with %v", status)
+		for _, trusted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, trusted: %v", name, trusted), func(t *testing.T) {
+				l, r, w := piped(t)
+				if err := open(l, []string{"sh", "-c", "echo $0 $A; exit 3", "zero"}); err != nil {
+					t.Fatal(err)
+				}
+				pid, pidFD, err := l.Run(Birth{Trusted: trusted})
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.Close()
+				if out, err := io.ReadAll(r); string(out) != "zero b\n" || err != nil {
+					t.Errorf("%q, %v", out, err)
+				}
+				if status := ended(t, pid, pidFD); status.ExitStatus() != 3 {
+					t.Errorf("it ended with %v", status)
+				}
+			})
+		}
+	}
+}
+
+// None is blocked for the program.
+func TestSignalsOfTheProgram(t *testing.T) {
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, unix.SIGUSR1)
+	defer signal.Stop(caught)
+	for _, trusted := range []bool{false, true} {
+		l, r, w := piped(t)
+		if err := l.Execute(unix.AT_FDCWD, shell(t), []string{"sh", "-c", "while read -r name value; do [ $name != SigBlk: ] || echo $value; done </proc/$$/status; kill -USR1 $$"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		pid, pidFD, err := l.Run(Birth{Trusted: trusted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if out, err := io.ReadAll(r); string(out) != "0000000000000000\n" || err != nil {
+			t.Errorf("trusted: %v: %q, %v", trusted, out, err)
+		}
+		if status := ended(t, pid, pidFD); status.Signal() != unix.SIGUSR1 {
+			t.Errorf("trusted: %v: it ended with %v", trusted, status)
+		}
+	}
+}
+
+func TestNamespaces(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes namespaces")
+	}
+	for _, trusted := range []bool{false, true} {
+		l, r, w := piped(t)
+		if err := l.Execute(unix.AT_FDCWD, shell(t), []string{"sh", "-c", "echo $$"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		pid, pidFD, err := l.Run(Birth{Flags: unix.CLONE_NEWPID, Trusted: trusted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if out, err := io.ReadAll(r); string(out) != "1\n" || err != nil {
+			t.Errorf("trusted: %v: %q, %v", trusted, out, err)
+		}
+		ended(t, pid, pidFD)
+	}
+}
+
+// Many processes are made at a time, while memory is allocated and goroutines move: nothing of
+// this process comes to harm.
+func TestRunBesideOthers(t *testing.T) {
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for n := range 40 {
+				l := &List{}
+				if err := l.Execute(unix.AT_FDCWD, shell(t), []string{"sh", "-c", fmt.Sprint("exit ", n)}, nil); err != nil {
+					t.Error(err)
+				}
+				pid, pidFD, err := l.Run(Birth{Trusted: true})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if status := ended(t, pid, pidFD); status.ExitStatus() != n {
+					t.Errorf("it ended with %v, not %d", status, n)
+				}
+				l.Close()
+				runtime.GC()
 			}
 		})
 	}
+	all.Wait()
 }
 
 // The process after a fork is a child of this one, in the namespaces that it was forked into.
@@ -91,7 +170,7 @@ func TestFork(t *testing.T) {
 	if err := l.Execute(unix.AT_FDCWD, shell(t), []string{"sh", "-c", "[ $$ = 1 ] && echo 1 || echo no"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	pid, pidFD, err := l.Run(-1)
+	pid, pidFD, err := l.Run(Birth{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,20 +198,25 @@ func TestFailures(t *testing.T) {
 		"the execution":       {func(*List) {}, "execute", true, unix.ENOENT},
 		"one after a fork":    {func(l *List) { l.Fork(0) }, "execute", true, unix.ENOENT},
 	} {
-		t.Run(name, func(t *testing.T) {
-			l := &List{}
-			defer l.Close()
-			c.add(l)
-			if err := l.Execute(unix.AT_FDCWD, "/no/program", []string{"program"}, nil); err != nil {
-				t.Fatal(err)
-			}
-			_, _, err := l.Run(-1)
-			var failed *Failure
-			if !errors.As(err, &failed) || failed.What != c.what || failed.Last != c.last || !errors.Is(err, c.errno) {
-				t.Errorf("%v", err)
-			}
-			noChildren(t)
-		})
+		for _, trusted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, trusted: %v", name, trusted), func(t *testing.T) {
+				if trusted && strings.Contains(name, "fork") {
+					t.Skip("who is trusted does not fork")
+				}
+				l := &List{}
+				defer l.Close()
+				c.add(l)
+				if err := l.Execute(unix.AT_FDCWD, "/no/program", []string{"program"}, nil); err != nil {
+					t.Fatal(err)
+				}
+				_, _, err := l.Run(Birth{Trusted: trusted})
+				var failed *Failure
+				if !errors.As(err, &failed) || failed.What != c.what || failed.Last != c.last || !errors.Is(err, c.errno) {
+					t.Errorf("%v", err)
+				}
+				noChildren(t)
+			})
+		}
 	}
 }
 
@@ -142,9 +226,16 @@ func TestRunInACgroupThatIsNone(t *testing.T) {
 	if err := l.Execute(unix.AT_FDCWD, shell(t), []string{"sh"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	var failed *Failure
-	if _, _, err := l.Run(0); !errors.As(err, &failed) || failed.What != "fork" {
-		t.Errorf("%v", err)
+	none, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer none.Close()
+	for _, trusted := range []bool{false, true} {
+		var failed *Failure
+		if _, _, err := l.Run(Birth{Cgroup: none, Trusted: trusted}); !errors.As(err, &failed) || failed.What != "fork" {
+			t.Errorf("%v", err)
+		}
 	}
 }
 
@@ -164,17 +255,17 @@ func noChildren(t *testing.T) {
 }
 
 func BenchmarkRun(b *testing.B) {
-	for _, forks := range []bool{false, true} {
-		b.Run(map[bool]string{false: "one", true: "and a fork"}[forks], func(b *testing.B) {
+	for _, way := range []string{"one", "and a fork", "trusted"} {
+		b.Run(way, func(b *testing.B) {
 			for b.Loop() {
 				l := &List{}
-				if forks {
+				if way == "and a fork" {
 					l.Fork(0)
 				}
 				if err := l.Execute(unix.AT_FDCWD, "/bin/true", []string{"true"}, nil); err != nil {
 					b.Fatal(err)
 				}
-				pid, pidFD, err := l.Run(-1)
+				pid, pidFD, err := l.Run(Birth{Trusted: way == "trusted"})
 				if err != nil {
 					b.Fatal(err)
 				}

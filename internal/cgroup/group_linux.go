@@ -181,6 +181,42 @@ func (g *Group) UnifiedFD() (*os.File, error) {
 	return dir, nil
 }
 
+// Entrances opens the files by which a process that has one thread enters the v1 hierarchies
+// of the group itself: it writes Itself to each of them. The caller closes them. So no process
+// waits for others: to move another one, the kernel has all forks and exits of the host
+// stand still, and to begin with that takes an RCU grace period, which on a busy host is
+// milliseconds (cgroup_attach_lock).
+func (g *Group) Entrances() ([]*os.File, error) {
+	var entrances []*os.File
+	for _, b := range g.branches {
+		if b.version == V2 {
+			continue
+		}
+		entrance, err := Dir{path: b.dir, version: V1}.Entrance()
+		if err != nil {
+			for _, f := range entrances {
+				err = errors.Join(err, f.Close())
+			}
+			return nil, fmt.Errorf("cgroup %s: %w", g.path, err)
+		}
+		entrances = append(entrances, entrance)
+	}
+	return entrances, nil
+}
+
+// Itself is what a process writes to an entrance.
+const Itself = "0"
+
+// Entrance opens the file of a v1 hierarchy to which a process with one thread writes Itself.
+func (d Dir) Entrance() (*os.File, error) {
+	const file = "tasks"
+	fd, err := openAt(unix.AT_FDCWD, d.path+"/"+file, unix.O_WRONLY)
+	if err != nil {
+		return nil, d.explain("open", file, err)
+	}
+	return os.NewFile(uintptr(fd), d.path+"/"+file), nil
+}
+
 // Enter moves a process, with all of its threads, into the group; its children are
 // born there. A nil error proves that it is in every hierarchy; after an error it
 // may be in some. Enter may be repeated. A process that has ended is an error of

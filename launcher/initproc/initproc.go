@@ -80,14 +80,17 @@ func (c *Channels) Close() error {
 	return errors.Join(errs...)
 }
 
-// Start executes berth-init, in the way that attr says, by start, which is
-// os.StartProcess or calls it. The further files have the numbers from
+// Start executes berth-init by start, which does what os.StartProcess does with these
+// attributes; it may set Sys. The further files have the numbers from
 // plan.FirstForeignFD on; berth-init closes them.
-func (c *Channels) Start(attr os.ProcAttr, further []*os.File, start func(*os.ProcAttr) (*os.Process, error)) (*Process, error) {
+func (c *Channels) Start(further []*os.File, start func(*os.ProcAttr) (*os.Process, error)) (*Process, error) {
+	var attr os.ProcAttr
 	files := c.Files
 	// The caller's.
 	files.Terminal, files.Logs, files.Input, files.Control = c.spec.Terminal, c.spec.Logs, c.spec.Input, c.spec.Control
-	attr.Env = []string{} // nothing of berth's environment is the container's
+	// Nothing of berth's environment is the container's. A berth-init does one thing after the
+	// other: with one processor the Go runtime starts no threads that look for work.
+	attr.Env = []string{"GOMAXPROCS=1"}
 	attr.Dir = "/"
 	attr.Files = slices.Concat(c.orNull(c.spec.Stdio[:]), c.orNull(files.List()), further)
 	process, err := start(&attr)

@@ -4,7 +4,8 @@
 // container's namespaces and owns the container's cgroup in every hierarchy.
 //
 // A process of the container is in its cgroup from birth where the host has a
-// cgroup v2 tree (clone3(2) with CLONE_INTO_CGROUP), and in those of cgroup v1 before
+// cgroup v2 tree (clone3(2) with CLONE_INTO_CGROUP). It enters those of cgroup v1 itself,
+// before berth-init is executed; only into a new user namespace it is followed by them, before
 // it is released. So killing the cgroup kills the container, whatever it forks.
 package linux
 
@@ -19,7 +20,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -27,11 +27,9 @@ import (
 	"berth/internal/atomicfile"
 	"berth/internal/cgroup"
 	"berth/internal/disk"
-	"berth/internal/idmap"
 	"berth/internal/mount"
 	"berth/launcher"
 	"berth/launcher/initproc"
-	"berth/launcher/plan"
 	"berth/state"
 )
 
@@ -164,17 +162,32 @@ func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec
 	return p, nil
 }
 
-// settle brings the waiting init process into its cgroups and records it.
+// settle brings the waiting init process into its cgroups, where it has not come by itself, and
+// records it.
 func (l *Launcher) settle(id container.ID, spec launcher.Spec, group *cgroup.Group, pid int) error {
-	if spec.SharesCgroups {
-		if err := l.enterParent(spec.Parent, pid); err != nil {
+	if hasOwnUsers(spec) {
+		if err := l.enter(spec, group, pid); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(group.Enter(pid), disk.At(placeEntered)); err != nil {
+	if err := disk.At(placeEntered); err != nil {
 		return err
 	}
 	return errors.Join(initproc.Record(l.Layout.Container(id).Pid(), pid), disk.At(placeKnown))
+}
+
+// enter moves a process into its cgroups.
+func (l *Launcher) enter(spec launcher.Spec, group *cgroup.Group, pid int) error {
+	shared, err := l.shared(spec)
+	if err != nil {
+		return err
+	}
+	for _, dir := range shared {
+		if err := dir.Write("cgroup.procs", strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("enter the parent's cgroup: %w", err)
+		}
+	}
+	return group.Enter(pid)
 }
 
 // clone starts berth-init, which waits.
@@ -195,36 +208,48 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group, h *handover) (
 			return nil, err
 		}
 	}
-	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: cloneFlags(spec)}
-	if slices.Contains(spec.Namespaces, launcher.User) {
-		attr.UidMappings, attr.GidMappings = idmap.Maps(spec.IDs), idmap.Maps(spec.IDs)
-		attr.GidMappingsEnableSetgroups = true
-		attr.Credential = &syscall.Credential{} // its root, or it had lost its capabilities by executing
-	}
 	unified, err := group.UnifiedFD()
 	if err != nil {
 		return nil, err
 	}
 	if unified != nil {
 		defer unified.Close()
-		attr.UseCgroupFD, attr.CgroupFD = true, int(unified.Fd())
 	}
-	if slices.Contains(spec.Enter, launcher.User) {
-		return channels.Start(os.ProcAttr{Sys: attr}, nil, func(attr *os.ProcAttr) (*os.Process, error) {
-			return startInUser(program, attr, channels.Files.Parent, spec)
+	if hasOwnUsers(spec) {
+		return channels.Start([]*os.File{program}, func(attr *os.ProcAttr) (*os.Process, error) {
+			return startWithUsers(attr, unified, channels.Files.Parent, spec)
 		})
 	}
-	// By the descriptor: what is executed is the file that was opened, read-only. It is
-	// handed over like the others, because the child may use any other number for its own
-	// copies; berth-init closes it.
-	path := "/proc/self/fd/" + strconv.Itoa(plan.FirstForeignFD)
-	return channels.Start(os.ProcAttr{Sys: attr}, []*os.File{program}, func(attr *os.ProcAttr) (started *os.Process, err error) {
-		err = startIn(channels.Files.Parent, spec.Enter, func() (err error) {
-			started, err = os.StartProcess(path, []string{initproc.Name}, attr)
-			return explain(err, spec)
-		})
-		return started, err
+	entrances, err := l.entrances(spec, group)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(entrances)
+	return channels.Start(nil, func(attr *os.ProcAttr) (*os.Process, error) {
+		return start(birth{attr, program, channels.Files.Parent, unified, entrances}, spec)
 	})
+}
+
+// entrances opens the v1 cgroups that berth-init enters before it is executed.
+func (l *Launcher) entrances(spec launcher.Spec, group *cgroup.Group) (all []*os.File, err error) {
+	shared, err := l.shared(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			closeAll(all)
+		}
+	}()
+	for _, dir := range shared {
+		entrance, err := dir.Entrance()
+		if err != nil {
+			return all, fmt.Errorf("the parent's cgroup: %w", err)
+		}
+		all = append(all, entrance)
+	}
+	own, err := group.Entrances()
+	return append(all, own...), err
 }
 
 // openInit opens berth-init on a read-only mount of its own that is in no mount

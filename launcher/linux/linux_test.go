@@ -148,6 +148,15 @@ func TestTheWaitingInitProcess(t *testing.T) {
 	if pids, err := group.Processes(); err != nil || !slices.Equal(pids, []int{p.Pid()}) {
 		t.Errorf("in the cgroup: %v, %v, want %d", pids, err, p.Pid())
 	}
+	for _, controller := range group.Controllers() {
+		dir, err := group.Dir(controller)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pids, err := dir.Processes(); err != nil || !slices.Equal(pids, []int{p.Pid()}) {
+			t.Errorf("in the cgroup of %s: %v, %v, want %d", controller, pids, err, p.Pid())
+		}
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := p.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -17,43 +16,44 @@ import (
 	"berth/launcher"
 )
 
-// enterParent makes a process a member of the cgroups of the nearest container around it
-// that has some. In the v2 tree it counts there already, as its own cgroup lies below.
-func (l *Launcher) enterParent(parent container.ID, pid int) error {
-	for nested := true; nested; parent, nested = parent.Parent() {
+// shared returns the directories of v1 cgroups that a process is to be in because it counts
+// in the nearest container around it that has some. In the v2 tree it counts there already, as
+// its own cgroup lies below.
+func (l *Launcher) shared(spec launcher.Spec) ([]cgroup.Dir, error) {
+	if !spec.SharesCgroups {
+		return nil, nil
+	}
+	for parent, nested := spec.Parent, true; nested; parent, nested = parent.Parent() {
 		rec, err := l.record(parent)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if rec.Shares {
 			continue
 		}
 		group, err := l.Cgroups.Group(rec.Path, rec.Controllers)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return enterV1(group, pid)
+		return sharable(group)
 	}
-	return nil
+	return nil, nil
 }
 
-func enterV1(group *cgroup.Group, pid int) error {
+func sharable(group *cgroup.Group) (dirs []cgroup.Dir, err error) {
 	for _, controller := range group.Controllers() {
 		if controller == "freezer" {
 			continue // it freezes one container
 		}
 		dir, err := group.Dir(controller)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if dir.Version() != cgroup.V1 {
-			continue
-		}
-		if err := dir.Write("cgroup.procs", strconv.Itoa(pid)); err != nil {
-			return fmt.Errorf("enter the parent's cgroup: %w", err)
+		if dir.Version() == cgroup.V1 {
+			dirs = append(dirs, dir)
 		}
 	}
-	return nil
+	return dirs, nil
 }
 
 var namespaceFlags = map[launcher.Namespace]uintptr{

@@ -1,0 +1,43 @@
+package calls
+
+import (
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const sharesMemory = true
+
+// forkSharing makes the calls in a new process that uses the memory of this one, whose thread
+// the kernel keeps waiting meanwhile. So no Go code runs in it, only the assembly file
+// beside this one, which has all that it needs in registers.
+func (l *List) forkSharing(args *cloneArgs, pidFD *int32, out *outcome) (child uintptr, errno syscall.Errno) {
+	// It must not run this one's handlers of signals.
+	args.flags |= unix.CLONE_VM | unix.CLONE_CLEAR_SIGHAND
+	args.pidFD = uint64(uintptr(unsafe.Pointer(pidFD)))
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var mask uint64
+	if _, _, errno = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 0, 0, uintptr(unsafe.Pointer(&mask)), unsafe.Sizeof(mask), 0, 0); errno != 0 {
+		return 0, errno
+	}
+	return forkAndCallSharing(l.calls, args, &mask, out)
+}
+
+//go:noinline
+//go:norace
+//go:nosplit
+func forkAndCallSharing(list []call, args *cloneArgs, mask *uint64, out *outcome) (child uintptr, errno syscall.Errno) {
+	beforeFork()
+	child, errno = cloneAndCall(args, unsafe.Sizeof(*args), &list[0], uintptr(len(list)), mask, out)
+	afterFork()
+	return child, errno
+}
+
+// cloneAndCall calls clone3(2). The new process sets its mask of signals, makes the calls, and
+// ends if one is not possible.
+//
+//go:noescape
+func cloneAndCall(args *cloneArgs, size uintptr, list *call, count uintptr, mask *uint64, out *outcome) (child uintptr, errno syscall.Errno)
