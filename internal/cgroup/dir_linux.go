@@ -53,6 +53,25 @@ func (d Dir) Write(file, value string) error {
 	return nil
 }
 
+// WriteEach writes several values to a file that takes one with each write(2), and stops at the
+// first that the kernel does not take.
+func (d Dir) WriteEach(file string, values []string) error {
+	if len(values) == 0 {
+		return nil
+	}
+	fd, err := openAt(unix.AT_FDCWD, path.Join(d.path, file), unix.O_WRONLY|unix.O_TRUNC)
+	if err != nil {
+		return d.explain("open", file, err)
+	}
+	defer unix.Close(fd)
+	for _, value := range values {
+		if err := writeTo(fd, value); err != nil {
+			return d.explain("write "+strconv.Quote(value)+" to", file, err)
+		}
+	}
+	return nil
+}
+
 // Read returns the content of a file, without the newline at its end.
 func (d Dir) Read(file string) (string, error) {
 	var content string
@@ -212,14 +231,18 @@ func featureOf(file string, version Version) string {
 // one write(2): the kernel takes each write as a whole value.
 // O_TRUNC means nothing to a cgroup and lets a temporary directory stand for one.
 func writeAt(dirFD int, name, value string) (err error) {
-	if value == "" {
-		value = "\n" // a write of no bytes would not reach the controller
-	}
 	fd, err := openAt(dirFD, name, unix.O_WRONLY|unix.O_TRUNC)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	return writeTo(fd, value)
+}
+
+func writeTo(fd int, value string) error {
+	if value == "" {
+		value = "\n" // a write of no bytes would not reach the controller
+	}
 	// Any signal, also one that the Go runtime sends to itself, may end a write
 	// that waits for memory to be reclaimed.
 	n, err := retryEINTR(func() (int, error) { return unix.Write(fd, []byte(value)) })

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -76,12 +77,16 @@ func DecodeReport(r io.Reader) (report Report, err error) {
 	return report, c.end()
 }
 
+// usualSize is room for the plan of nearly every container: it is read at once.
+const usualSize = 16 << 10
+
 func readAll(r io.Reader) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxSize+1))
-	if err == nil && len(text) > maxSize {
+	text := bytes.NewBuffer(make([]byte, 0, usualSize))
+	_, err := text.ReadFrom(io.LimitReader(r, maxSize+1))
+	if err == nil && text.Len() > maxSize {
 		err = fmt.Errorf("it has more than %d bytes", maxSize)
 	}
-	return text, err
+	return text.Bytes(), err
 }
 
 // coder goes through values field by field, and so is both directions in one: it appends

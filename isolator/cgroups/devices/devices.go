@@ -102,21 +102,21 @@ func setV1(dir cgroup.Dir, rules []device.Rule) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range without(rules, had) {
-		err := dir.Write("devices.allow", r.String())
-		if errors.Is(err, syscall.EPERM) {
-			err = fmt.Errorf("%w: the cgroup that this one lies in does not have %s itself: allow it there, or do without: %w", container.ErrDenied, r, err)
-		}
-		if err != nil {
-			return err
-		}
+	err = dir.WriteEach("devices.allow", texts(without(rules, had)))
+	if errors.Is(err, syscall.EPERM) {
+		err = fmt.Errorf("%w: the cgroup that this one lies in does not have it itself: allow it there, or do without: %w", container.ErrDenied, err)
 	}
-	for _, r := range without(had, rules) {
-		if err := dir.Write("devices.deny", r.String()); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
-	return nil
+	return dir.WriteEach("devices.deny", texts(without(had, rules)))
+}
+
+func texts(rules []device.Rule) (all []string) {
+	for _, r := range rules {
+		all = append(all, r.String())
+	}
+	return all
 }
 
 // list returns the rules of a cgroup, which allow nothing if it allowed everything.

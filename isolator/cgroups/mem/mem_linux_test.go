@@ -182,9 +182,9 @@ func TestTheScoreOfAVictim(t *testing.T) {
 		"a half of it": {f(1024), f(2048), 750}, "without a limit": {f(2048), nil, 500}, "with none": {f(2048), f(math.Inf(1)), 500},
 		"next to nothing": {f(1), f(64), 992}, "more than there is": {f(8192), nil, 0},
 	} {
-		score, ok := oomScore(config(c.requested, c.limit), host)
-		if !ok {
-			score = -1
+		score := -1
+		if config := config(c.requested, c.limit); isPreferred(config) {
+			score = oomScore(config, host)
 		}
 		if score != c.want {
 			t.Errorf("%s: %d, want %d", name, score, c.want)
