@@ -236,7 +236,7 @@ func (o Options) attachment(list *libcni.NetworkConfigList, info *v1.NetworkInfo
 
 // Isolate implements isolator.Enforcer.
 func (i *Isolator) Isolate(ctx context.Context, c *isolator.Container, pid int) error {
-	if !isolator.OwnNetwork(c.Config) {
+	if !isolator.OwnNetwork(c.Config) || isNone(c) {
 		return nil
 	}
 	rec, err := i.read(c.ID)

@@ -33,8 +33,9 @@ var (
 )
 
 // prepareFiles returns the mounts of the container's own /etc/hosts, /etc/hostname and
-// /etc/resolv.conf. Those of a container on the host's network, which are what the host
-// says by then, it writes; those of others are complete once plugins have answered.
+// /etc/resolv.conf. It writes what is known by then: of a container on the host's network what
+// the host says, and all of one that has no network. Those of others are complete once plugins
+// have answered.
 func (i *Isolator) prepareFiles(c *isolator.Container) ([]plan.Mount, error) {
 	if isolator.JoinsNetwork(c) {
 		if from, ok := i.joined(c); ok {
@@ -46,6 +47,12 @@ func (i *Isolator) prepareFiles(c *isolator.Container) ([]plan.Mount, error) {
 	}
 	if err := i.makeDir(c.ID); err != nil {
 		return nil, err
+	}
+	if isNone(c) {
+		if err := i.writeFiles(c, nil); err != nil {
+			return nil, err
+		}
+		return i.mounts(c, c.ID, 0)
 	}
 	if isolator.OwnNetwork(c.Config) {
 		for _, name := range []string{hosts, hostname, resolv} {
