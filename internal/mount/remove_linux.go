@@ -21,6 +21,13 @@ import (
 // Nothing that a container can leave in a tree stops it: it clears the flags
 // "immutable" and "append only", and has few directories open however deep they lie.
 func RemoveAll(path string) (existed bool, err error) {
+	// Mostly it is a directory of which only that is left.
+	switch err := disk.Rmdir(path); {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.ENOENT):
+		return false, nil
+	}
 	parent, err := disk.Openat(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
