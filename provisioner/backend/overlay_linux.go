@@ -125,6 +125,11 @@ func makeWritable(o mount.Overlay, layers []Layer) error {
 // directory, and reports whether there was any of both directories. What fails is tried
 // again by the next Destroy, with all that follows it.
 func (Overlay) Destroy(rootfs, dir string, release func() error) (bool, error) {
+	// To have the kernel find out that it is mounted would have it look at all mounts of the
+	// host.
+	if err := mount.Detach(rootfs); err != nil {
+		return true, err
+	}
 	hadRootfs, err := mount.RemoveAll(rootfs)
 	if err != nil {
 		return true, err
