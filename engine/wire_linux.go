@@ -61,7 +61,7 @@ var backends = []struct {
 	make      func(*Images) backend.Backend
 	byDefault bool // may be chosen without being asked for
 }{
-	{"erofs", func(i *Images) backend.Backend { return erofs.New(i.Layout.Provisioner().Mounts()) }, true},
+	{"erofs", func(i *Images) backend.Backend { return erofs.New(i.Layout.Mounts()) }, true},
 	{"overlay", func(*Images) backend.Backend { return overlay.New() }, true},
 	{"aufs", func(*Images) backend.Backend { return aufs.New() }, true},
 	{"copy", func(*Images) backend.Backend { return copy.New() }, true},

@@ -118,7 +118,7 @@ func (p *Provisioner) unknown(containers []container.ID) (paths []string, err er
 			}
 		}
 	}
-	look(p.Paths.Root(), func(e fs.DirEntry) bool { return e.Name() == "containers" || e.Name() == "mounts" || isTemporary(e) })
+	look(p.Paths.Root(), func(e fs.DirEntry) bool { return e.Name() == "containers" || isTemporary(e) })
 	for _, id := range containers {
 		look(p.Paths.Container(id), isOfContainer)
 	}

@@ -10,7 +10,6 @@
 //	        layers                                      the layers of each root filesystem
 //	        backends/<backend>/rootfses/<rootfs>        a root filesystem
 //	        backends/<backend>/scratch/<rootfs>         what the backend needs beside it
-//	    provisioner/mounts/                             mounts of layers that root filesystems share, see package provisioner/backend/erofs
 //	    containers/<id>[.nested/<child>...]/            sandbox: the container's own files, stdout and stderr
 //	    containers/<id>.foreground                      the sandbox is to go with its container
 //	    fetch/                                          downloads of the fetcher, see package fetcher
@@ -25,6 +24,7 @@
 //	    agent                                           as in <work>
 //	    agent.sock                                      where the agent answers
 //	    net_cls/<handle>                                a tag of packets, and the container that has it
+//	    mounts/                                         layers that are mounted, see package provisioner/backend/erofs
 //	    containers/<id>[/containers/<child>...]/
 //	        keeper                                      who may judge the container, locked by it
 //	        external/<isolator>                         the executable that has prepared the container
@@ -164,6 +164,9 @@ func (l Layout) AgentSocket() string { return filepath.Join(l.Runtime, "agent.so
 // NetCls has a file for each tag of packets that a container has.
 func (l Layout) NetCls() string { return filepath.Join(l.Runtime, "net_cls") }
 
+// Mounts has the mounts of layers, which root filesystems share.
+func (l Layout) Mounts() string { return filepath.Join(l.Runtime, "mounts") }
+
 // RuntimeContainers holds a directory for each root container.
 func (l Layout) RuntimeContainers() string { return filepath.Join(l.Runtime, "containers") }
 
@@ -230,9 +233,6 @@ func (p Provisioner) Root() string { return p.root }
 
 // Containers holds a directory for each root container.
 func (p Provisioner) Containers() string { return p.root + "/containers" }
-
-// Mounts has what root filesystems share.
-func (p Provisioner) Mounts() string { return p.root + "/mounts" }
 
 // Container is the directory of one container.
 func (p Provisioner) Container(id container.ID) string { return nested(p.root, id) }

@@ -98,6 +98,16 @@ func attachLoop(path string) (*disk.File, error) {
 	}
 }
 
+// EROFSNeedsLoop reports whether Mount goes by loop devices on this kernel.
+func EROFSNeedsLoop() bool {
+	// Any file will do: what mounts files finds that it is no EROFS.
+	made, err := New("erofs", "/proc/self/exe", []Option{{"ro", ""}}, ReadOnly)
+	if err == nil {
+		made.Close()
+	}
+	return errors.Is(err, unix.ENOTBLK)
+}
+
 // IsRoot reports whether something is mounted at path, whose last component is not followed.
 func IsRoot(path string) (bool, error) {
 	st, err := disk.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0)

@@ -64,6 +64,13 @@ type Sharer interface {
 	SharedIn(dir string) Backend
 }
 
+// Explainer is a backend that may have to do its work by other means than usual.
+type Explainer interface {
+	// Means says what those are on this host, and what they are for want of; empty: the usual
+	// ones.
+	Means() string
+}
+
 // Mapper is a backend whose root filesystems can be those of containers with user
 // namespaces.
 type Mapper interface {

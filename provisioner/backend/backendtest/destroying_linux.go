@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -253,7 +254,7 @@ func checkDeepLeftovers(t *testing.T, s *suite) {
 func (p *place) unmountAll() {
 	p.t.Helper()
 	var err error
-	for _, point := range p.mounts() {
+	for _, point := range slices.Backward(p.mounts()) { // what is mounted in others first
 		err = errors.Join(err, unix.Unmount(point, 0))
 	}
 	if err != nil {

@@ -1,20 +1,21 @@
 // Package erofs mounts layers as they were pulled: a tar and an EROFS index over it. Nothing
 // is unpacked. What a container writes goes to an overlay above them.
 //
-// A layer is mounted once, for all root filesystems that have it, so that they share what
-// the kernel holds of it in memory, too:
+// Root filesystems that have the same layers share their mounts, and so what the kernel
+// holds of the layers in memory. These are a tree of their own:
 //
-//	<dir>/<key>/fs               the layer, mounted
-//	<dir>/<key>/users/<user>     for each root filesystem that has it, a link to that
+//	<dir>/<stack>                 a tmpfs
+//	<dir>/<stack>/<layer>         each of the layers, mounted
+//	<dir>/<stack>/users/<user>    for each root filesystem that has them, a link to that
 //
-// The key says which copy of a layer it is: one that took the place of a broken copy is
-// another one. A mount is there while it has users; the directory is locked (flock(2))
-// shared by who becomes a user, exclusively by who mounts and unmounts.
+// So what says who uses mounts is where these are, and goes with them: by one unmount when
+// the last user has gone, or with the host. Of a layer that other stacks have, too, there is
+// a mount in the tree of each, all of one file system. The name of a layer in there says
+// which copy it is: one that took the place of a broken copy is another one.
 //
-//	<backend dir>/scratch/<rootfs>/mounts    the keys that the root filesystem may use
-//
-// is there before it uses any. So whatever ends a process, or the host, Destroy finds what a
-// root filesystem has used; Provision mounts again what a reboot has unmounted.
+// Which stack a root filesystem may use is recorded in its scratch directory before it uses
+// any. So whatever ends a process, or the host, Destroy finds what it has used; Provision
+// mounts again what a reboot has unmounted.
 package erofs
 
 import (
@@ -33,20 +34,21 @@ import (
 
 // Backend is the erofs backend. Root filesystems are writable.
 type Backend struct {
-	mounts  mounts
-	overlay backend.Overlay
+	mounts    mounts
+	overlay   backend.Overlay
+	needsLoop func() bool
 }
 
-// New returns the backend, which keeps the mounts of layers in dir. All backends on a host
-// that use the same directory, in whichever processes, share them.
+// New returns the backend, which keeps the mounts of layers in dir, as long as any are in
+// use. All backends on a host that use the same directory, in whichever processes, share them.
 func New(dir string) *Backend {
-	return &Backend{mounts{dir: dir, mount: mount.EROFS.Mount}, backend.Overlay{Attach: mount.Overlay.Attach}}
+	return &Backend{mounts{dir: dir, mount: mount.EROFS.Mount}, backend.Overlay{Attach: mount.Overlay.Attach}, mount.EROFSNeedsLoop}
 }
 
 // newByLoop returns the backend as it works on kernels before 6.12.
 func newByLoop(dir string) *Backend {
 	b := New(dir)
-	b.mounts.mount = mount.EROFS.MountByLoop
+	b.mounts.mount, b.needsLoop = mount.EROFS.MountByLoop, func() bool { return true }
 	return b
 }
 
@@ -55,6 +57,14 @@ func (b *Backend) SharedIn(dir string) backend.Backend {
 	other := *b
 	other.mounts.dir = dir
 	return &other
+}
+
+// Means implements backend.Explainer.
+func (b *Backend) Means() string {
+	if b.needsLoop() {
+		return "by loop devices, two for each layer that is in use: to mount files themselves takes Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE"
+	}
+	return ""
 }
 
 // Form implements backend.Backend.
@@ -85,38 +95,39 @@ func (b *Backend) provision(ctx context.Context, layers []backend.Layer, rootfs,
 	if err := b.overlay.Check(layers); err != nil {
 		return err
 	}
-	uses, err := usesOf(layers)
+	s, err := stackOf(layers)
 	if err != nil {
 		return err
 	}
 	if err := b.overlay.MakeDirectories(rootfs, dir); err != nil {
 		return err
 	}
-	if err := record(uses, rootfs, dir); err != nil {
+	if err := record(s, rootfs, dir); err != nil {
 		return err
 	}
 	if err := disk.At("erofs: recorded"); err != nil {
 		return err
 	}
-	for _, u := range uses {
-		if err := b.mounts.enter(ctx, u, rootfs); err != nil {
-			return fmt.Errorf("mount the layer %s: %w", u.layer.Path, err)
-		}
+	if err := b.mounts.enter(ctx, s, rootfs); err != nil {
+		return err
 	}
-	return b.overlay.Stack(b.mounts.mounted(layers, uses), rootfs, dir, ids)
+	return b.overlay.Stack(s.of(layers, b.mounts), rootfs, dir, ids)
 }
 
 // Destroy implements backend.Backend.
 func (b *Backend) Destroy(ctx context.Context, rootfs, dir string) (bool, error) {
-	existed, err := b.overlay.Destroy(rootfs, dir, func() error {
-		keys, err := b.mounts.recorded(rootfs, dir)
-		if err != nil {
-			return err
-		}
-		return b.mounts.leaveAll(ctx, keys, rootfs)
-	})
+	existed, err := b.overlay.Destroy(rootfs, dir, func() error { return b.release(ctx, rootfs, dir) })
 	if err != nil {
 		return existed, fmt.Errorf("erofs backend: %w", err)
 	}
 	return existed, nil
+}
+
+// release gives back the mounts of a root filesystem, which is gone.
+func (b *Backend) release(ctx context.Context, rootfs, dir string) error {
+	stack, err := recorded(rootfs, dir)
+	if stack == "" || err != nil {
+		return err
+	}
+	return b.mounts.leave(ctx, stack, rootfs)
 }

@@ -8,170 +8,220 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"berth/internal/disk"
 	"berth/internal/filelock"
 	"berth/internal/mount"
-	"berth/provisioner/backend"
 )
 
-// mounts are those of layers.
+// mounts are the trees of mounts, one for each stack that is in use.
+//
+// Nobody needs a lock to become a user of a tree or to stop being one: the directory of the
+// users can only be removed while there are none, and without it nobody becomes one. Who
+// mounts or unmounts anything has the directory of all trees locked.
 type mounts struct {
 	dir   string
 	mount func(mount.EROFS) (*mount.Detached, error)
 }
 
-func (m mounts) key(key string) string   { return filepath.Join(m.dir, key) }
-func (m mounts) fs(key string) string    { return filepath.Join(m.dir, key, "fs") }
-func (m mounts) users(key string) string { return filepath.Join(m.dir, key, "users") }
+func (m mounts) tree(stack string) string       { return filepath.Join(m.dir, stack) }
+func (m mounts) layer(stack, key string) string { return filepath.Join(m.dir, stack, key) }
+func (m mounts) users(stack string) string      { return filepath.Join(m.dir, stack, "users") }
 
 // user is the name of a root filesystem among the users.
-func (m mounts) user(key, rootfs string) string {
+func (m mounts) user(stack, rootfs string) string {
 	sum := sha256.Sum256([]byte(rootfs))
-	return filepath.Join(m.users(key), hex.EncodeToString(sum[:16]))
+	return filepath.Join(m.users(stack), hex.EncodeToString(sum[:16]))
 }
 
-// mounted returns the layers as what is mounted of them.
-func (m mounts) mounted(layers []backend.Layer, uses []use) []backend.Layer {
-	keys := make(map[string]string, len(uses))
-	for _, u := range uses {
-		keys[u.layer.Path] = u.key
-	}
-	layers = slices.Clone(layers)
-	for i := range layers {
-		layers[i].Path = m.fs(keys[layers[i].Path])
-	}
-	return layers
-}
-
-// enter makes the root filesystem a user of the layer, and mounts that if it is not.
-func (m mounts) enter(ctx context.Context, u use, rootfs string) error {
-	lock, err := m.lockNew(ctx, u.key)
+// enter makes the root filesystem a user of the stack, all of which is mounted then.
+func (m mounts) enter(ctx context.Context, s stack, rootfs string) error {
+	entered, err := m.addUser(s.name, rootfs)
 	if err != nil {
 		return err
 	}
-	err = m.addUser(u.key, rootfs)
-	if err == nil {
-		err = disk.At("erofs: the user is recorded")
+	if entered {
+		if missing, err := m.missing(s); len(missing) == 0 || err != nil {
+			return err
+		}
 	}
-	there := false
-	if err == nil {
-		there, err = m.isMounted(u.key)
-	}
-	err = errors.Join(err, lock.Unlock())
-	if there || err != nil {
+	lock, err := m.lock(ctx)
+	if err != nil {
 		return err
 	}
-	// It has a user by now, and so will not be removed.
-	if lock, err = filelock.Directory(ctx, m.key(u.key), filelock.Exclusive); err != nil {
-		return err
-	}
-	if there, err = m.isMounted(u.key); !there && err == nil {
-		err = m.attach(u)
-	}
-	return errors.Join(err, lock.Unlock())
+	return errors.Join(m.complete(s, rootfs, entered), lock.Unlock())
 }
 
-// lockNew takes the lock of a mount, shared, and makes its directory if there is none.
-func (m mounts) lockNew(ctx context.Context, key string) (*filelock.Lock, error) {
-	for {
-		lock, err := filelock.Directory(ctx, m.key(key), filelock.Shared)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return lock, err
-		}
-		if err := disk.MkdirAll(m.key(key), 0o700); err != nil {
+// addUser records a user, and reports whether there is a tree to use.
+func (m mounts) addUser(stack, rootfs string) (entered bool, err error) {
+	err = disk.Symlink(rootfs, m.user(stack, rootfs))
+	if isMissing(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, disk.At("erofs: the user is recorded")
+}
+
+// missing returns the layers of the stack that are not mounted in its tree. Those that are
+// stay, if it has a user.
+func (m mounts) missing(s stack) (missing []keyed, err error) {
+	for _, l := range s.layers {
+		there, err := isMounted(m.layer(s.name, l.key))
+		if err != nil {
 			return nil, err
 		}
-	}
-}
-
-// addUser records a user. Who has just removed the last one has the directory removed, too.
-func (m mounts) addUser(key, rootfs string) error {
-	for {
-		err := disk.Symlink(rootfs, m.user(key, rootfs))
-		if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := disk.Mkdir(m.users(key), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+		if !there {
+			missing = append(missing, l)
 		}
 	}
+	return missing, nil
 }
 
-func (m mounts) isMounted(key string) (bool, error) {
-	is, err := mount.IsRoot(m.fs(key))
-	if errors.Is(err, fs.ErrNotExist) {
+func isMounted(path string) (bool, error) {
+	is, err := mount.IsRoot(path)
+	if isMissing(err) {
 		return false, nil
 	}
 	return is, err
 }
 
-// attach mounts a layer. Its lock is held, exclusively.
-func (m mounts) attach(u use) error {
-	if err := disk.Mkdir(m.fs(u.key), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+// lock takes the lock of all trees, and makes their directory if there is none.
+func (m mounts) lock(ctx context.Context) (*filelock.Lock, error) {
+	for {
+		lock, err := filelock.Directory(ctx, m.dir, filelock.Exclusive)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return lock, err
+		}
+		if err := disk.MkdirAll(m.dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// complete mounts what is missing of a stack, and makes the root filesystem its user unless
+// it is. The lock is held.
+func (m mounts) complete(s stack, rootfs string, entered bool) error {
+	if !entered {
+		if err := m.plant(s.name, rootfs); err != nil {
+			return err
+		}
+	}
+	missing, err := m.missing(s)
+	if err != nil || len(missing) == 0 {
 		return err
 	}
-	made, err := m.mount(mount.EROFS{Index: u.index(), Device: u.tar()})
+	entries, err := disk.ReadDir(m.dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(made.Attach(m.fs(u.key)), made.Close(), disk.At("erofs: mounted"))
-}
-
-// leavers bounds how many layers are left at a time. Most of an unmount is a wait for the
-// kernel, which ends several together in hardly more time than one.
-const leavers = 16
-
-// leaveAll makes the root filesystem, which is gone, no user of the mounts any more.
-func (m mounts) leaveAll(ctx context.Context, keys []string, rootfs string) error {
-	errs := make([]error, len(keys))
-	var group errgroup.Group
-	group.SetLimit(leavers)
-	for i, key := range keys {
-		group.Go(func() error {
-			if err := m.leave(ctx, key, rootfs); err != nil {
-				errs[i] = fmt.Errorf("unmount the layer %s: %w", key, err)
-			}
-			return nil
-		})
+	var others []string
+	for _, e := range entries {
+		if e.Name() != s.name {
+			others = append(others, e.Name())
+		}
 	}
-	_ = group.Wait() // nobody returns any
-	return errors.Join(errs...)
+	for _, l := range missing {
+		if err := m.attach(s.name, l, others); err != nil {
+			return fmt.Errorf("mount the layer %s: %w", l.path, err)
+		}
+	}
+	return nil
 }
 
-// leave makes the root filesystem, which is gone, no user any more, and unmounts the layer
-// if there are no others. That it was none is no error.
-func (m mounts) leave(ctx context.Context, key, rootfs string) error {
-	if err := disk.Remove(m.user(key, rootfs)); err != nil && !isMissing(err) {
+// plant makes the tree of a stack, unless there is one, with its first user. The lock is
+// held.
+func (m mounts) plant(stack, rootfs string) error {
+	there, err := isMounted(m.tree(stack))
+	if err == nil && !there {
+		err = m.mountTree(m.tree(stack))
+	}
+	for entered := false; err == nil && !entered; {
+		// Somebody who leaves may remove it again before there is a user.
+		if err = disk.Mkdir(m.users(stack), 0o700); err == nil || errors.Is(err, fs.ErrExist) {
+			entered, err = m.addUser(stack, rootfs)
+		}
+	}
+	return err
+}
+
+// mountTree mounts an empty file system, which is of this host until somebody unmounts it:
+// neither a reboot nor a power cut leaves records without the mounts that they speak of.
+func (m mounts) mountTree(path string) error {
+	if err := disk.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	tree, err := mount.New("tmpfs", "berth", []mount.Option{{Key: "mode", Value: "0700"}}, mount.NoDev|mount.NoSuid|mount.NoExec)
+	if err != nil {
+		return err
+	}
+	// What is mounted in it need not be in all the mount namespaces that follow the host's.
+	return errors.Join(tree.Attach(path), tree.Close(), mount.MakePrivate(path), disk.At("erofs: the tree is mounted"))
+}
+
+// attach mounts a layer in the tree of a stack: what one of the others has mounted, so that
+// all share what the kernel holds of its files in memory. The lock is held.
+func (m mounts) attach(stack string, l keyed, others []string) error {
+	at := m.layer(stack, l.key)
+	if err := disk.Mkdir(at, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	made, err := m.cloneOf(l.key, others)
+	if made == nil && err == nil {
+		made, err = m.mount(mount.EROFS{Index: l.index(), Device: l.tar()})
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(made.Attach(at), made.Close(), disk.At("erofs: mounted"))
+}
+
+// cloneOf returns a further mount of a layer that one of the stacks has; nil: none has it.
+func (m mounts) cloneOf(key string, stacks []string) (*mount.Detached, error) {
+	for _, stack := range stacks {
+		there, err := isMounted(m.layer(stack, key))
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			return mount.Clone(m.layer(stack, key), false)
+		}
+	}
+	return nil, nil
+}
+
+// leave makes the root filesystem, which is gone, no user of the stack any more, and
+// unmounts that if there are no others. That it was none is no error.
+func (m mounts) leave(ctx context.Context, stack, rootfs string) error {
+	if err := disk.Remove(m.user(stack, rootfs)); err != nil && !isMissing(err) {
 		return err
 	}
 	if err := disk.At("erofs: the user is forgotten"); err != nil {
 		return err
 	}
-	if others, err := m.removeUsers(key); others || err != nil {
+	if others, err := m.removeUsers(stack); others || err != nil {
 		return err
 	}
-	lock, err := filelock.Directory(ctx, m.key(key), filelock.Exclusive)
+	lock, err := filelock.Directory(ctx, m.dir, filelock.Exclusive)
 	if isMissing(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	others, err := m.removeUsers(key) // who came before the lock was taken
+	others, err := m.removeUsers(stack) // who came before the lock was taken
 	if !others && err == nil {
-		err = m.detach(key)
+		err = m.detach(stack)
 	}
 	return errors.Join(err, lock.Unlock())
 }
 
 // removeUsers removes the directory of the users unless there are some.
-func (m mounts) removeUsers(key string) (others bool, err error) {
-	switch err := disk.Rmdir(m.users(key)); {
+func (m mounts) removeUsers(stack string) (others bool, err error) {
+	switch err := disk.Rmdir(m.users(stack)); {
 	case err == nil, isMissing(err):
 		return false, nil
 	case errors.Is(err, unix.ENOTEMPTY):
@@ -181,17 +231,16 @@ func (m mounts) removeUsers(key string) (others bool, err error) {
 	}
 }
 
-// detach unmounts a layer that nobody uses and removes its directory. Its lock is held,
-// exclusively.
-func (m mounts) detach(key string) error {
-	if err := mount.Detach(m.fs(key)); err != nil {
+// detach unmounts the tree of a stack that nobody uses. The lock is held.
+func (m mounts) detach(stack string) error {
+	if err := mount.Detach(m.tree(stack)); err != nil {
 		return err
 	}
 	if err := disk.At("erofs: unmounted"); err != nil {
 		return err
 	}
-	if err := disk.Rmdir(m.fs(key)); err != nil && !isMissing(err) {
+	if err := disk.Rmdir(m.tree(stack)); err != nil && !isMissing(err) {
 		return err
 	}
-	return disk.Rmdir(m.key(key))
+	return nil
 }

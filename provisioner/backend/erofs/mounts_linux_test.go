@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"berth/internal/disk"
@@ -60,17 +61,31 @@ func (r *rig) destroy(name string) {
 	}
 }
 
-// mounted checks how many layers are mounted.
-func (r *rig) mounted(want int) {
+// mounted checks how many stacks are mounted, with how many layers together, and how many
+// file systems these are of.
+func (r *rig) mounted(stacks, layers, different int) {
 	r.t.Helper()
-	points, err := mounttest.Points(r.mounts)
-	if err != nil || len(points) != want {
-		r.t.Errorf("mounted are %q, %v; want %d", points, err, want)
+	of := make(map[string]int)
+	devices := make(map[string]bool)
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(r.mounts))
+	for _, m := range mounts {
+		of[m.FSType]++
+		if m.FSType == "erofs" {
+			devices[fmt.Sprint(m.Major, ":", m.Minor)] = true
+		}
+	}
+	if err != nil || of["tmpfs"] != stacks || of["erofs"] != layers || len(devices) != different {
+		r.t.Errorf("mounted are %v, of %d different layers, %v; want %d stacks with %d layers, %d different ones", of, len(devices), err, stacks, layers, different)
 	}
 	entries, err := os.ReadDir(r.mounts)
-	if err != nil && !errors.Is(err, os.ErrNotExist) || len(entries) != want {
-		r.t.Errorf("directories of mounts are %v, %v; want %d", entries, err, want)
+	if err != nil && !errors.Is(err, os.ErrNotExist) || len(entries) != stacks {
+		r.t.Errorf("directories of stacks are %v, %v; want %d", entries, err, stacks)
 	}
+}
+
+func (r *rig) nothingMounted() {
+	r.t.Helper()
+	r.mounted(0, 0, 0)
 }
 
 func (r *rig) reads(name, file string) {
@@ -83,14 +98,19 @@ func (r *rig) reads(name, file string) {
 func TestALayerIsMountedOnceAndAsLongAsItIsUsed(t *testing.T) {
 	r := newRig(t)
 	r.provision("a", r.layers[0], r.layers[1])
-	r.mounted(2)
+	r.mounted(1, 2, 2)
+	r.provision("same", r.layers[0], r.layers[1])
+	r.mounted(1, 2, 2)
 	r.provision("b", r.layers[0], r.layers[2])
-	r.mounted(3)
+	r.mounted(2, 4, 3)
 	r.destroy("a")
-	r.mounted(2)
+	r.mounted(2, 4, 3)
+	r.reads("same", "file-1")
+	r.destroy("same")
+	r.mounted(1, 2, 2)
 	r.reads("b", "file-0")
 	r.destroy("b")
-	r.mounted(0)
+	r.nothingMounted()
 }
 
 func TestACopyThatTookThePlaceOfAnotherIsMountedItself(t *testing.T) {
@@ -102,16 +122,16 @@ func TestACopyThatTookThePlaceOfAnotherIsMountedItself(t *testing.T) {
 	}
 	layer := backendtest.Tree{backendtest.File("new", "content")}.WriteEROFS(t, path)
 	r.provision("new", layer)
-	r.mounted(2)
+	r.mounted(2, 2, 2)
 	r.reads("old", "file-0")
 	r.reads("new", "new")
 	r.destroy("old")
-	r.mounted(1)
+	r.mounted(1, 1, 1)
 	r.destroy("new")
-	r.mounted(0)
+	r.nothingMounted()
 }
 
-// reboot unmounts everything. Records stay.
+// reboot unmounts everything. Records on disk stay.
 func (r *rig) reboot() {
 	r.t.Helper()
 	if err := errors.Join(mounttest.DetachBelow(r.dir), mounttest.DetachBelow(r.mounts)); err != nil {
@@ -125,38 +145,50 @@ func TestAfterAReboot(t *testing.T) {
 	r.reboot()
 	r.provision("b", r.layers...)
 	r.reads("b", "file-0")
-	r.mounted(3)
+	r.mounted(1, 3, 3)
 	r.destroy("a")
-	r.mounted(3)
+	r.mounted(1, 3, 3)
 	r.destroy("b")
-	r.mounted(0)
+	r.nothingMounted()
 
-	// The record is one that a power cut has torn.
+	// The power cut has taken the record, too.
 	r.provision("a", r.layers...)
-	r.provision("b", r.layers[0])
-	if err := os.Truncate(recordPath(r.rootfs("a"), r.dir), 10); err != nil {
+	r.reboot()
+	if err := unix.Removexattr(state.Scratch(r.dir, r.rootfs("a")), recordName); err != nil {
 		t.Fatal(err)
 	}
-	r.reboot()
 	r.destroy("a")
-	r.used(1)
+	r.provision("b", r.layers...)
+	r.reads("b", "file-0")
 	r.destroy("b")
-	r.mounted(0)
+	r.nothingMounted()
 }
 
-// used checks that so many layers have users.
-func (r *rig) used(want int) {
-	r.t.Helper()
-	users, err := filepath.Glob(filepath.Join(r.mounts, "*", "users", "*"))
-	if err != nil || len(users) != want {
-		r.t.Errorf("users are %q, %v; want %d", users, err, want)
+func TestWhatSomebodyHasUnmountedIsMountedAgain(t *testing.T) {
+	r := newRig(t)
+	r.provision("a", r.layers...)
+	points, err := filepath.Glob(filepath.Join(r.mounts, "*", "*-*"))
+	if err != nil || len(points) != 3 {
+		t.Fatalf("layers are at %q, %v", points, err)
 	}
+	if err := unix.Unmount(points[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	r.provision("b", r.layers...)
+	r.mounted(1, 3, 3)
+	for i := range r.layers {
+		r.reads("a", fmt.Sprint("file-", i))
+		r.reads("b", fmt.Sprint("file-", i))
+	}
+	r.destroy("a")
+	r.destroy("b")
+	r.nothingMounted()
 }
 
 // Whichever step is the last before the process is killed: Destroy removes everything, and
-// one that is killed itself the next one.
+// one that is killed itself the next one. Others, with the same layers or with some of them,
+// are as before, and can be made at any time.
 func TestKilledAtAnyStep(t *testing.T) {
-	r := newRig(t)
 	// killed does what a process does until it is killed at the n-th step, and reports
 	// whether it came as far.
 	killed := func(n int, do func()) bool {
@@ -171,26 +203,50 @@ func TestKilledAtAnyStep(t *testing.T) {
 		do()
 		return int(taken.Load()) >= n
 	}
-	r.provision("other", r.layers[0])
+	r := newRig(t)
 	provision := func() { _ = r.Provision(t.Context(), r.layers, r.rootfs("a"), r.dir) }
 	destroy := func() { _, _ = r.Destroy(t.Context(), r.rootfs("a"), r.dir) }
-	for n := 1; killed(n, provision); n++ {
-		r.destroy("a")
-		r.mounted(1)
-	}
-	r.destroy("a")
-	for n := 1; ; n++ {
-		r.provision("a", r.layers...)
-		came := killed(n, destroy)
-		r.destroy("a")
-		r.mounted(1)
-		if !came {
-			break
+	for _, other := range [][]backend.Layer{nil, r.layers[:1], r.layers} {
+		asBefore := func() {
+			t.Helper()
+			if len(other) > 0 {
+				r.mounted(1, len(other), len(other))
+				r.reads("other", "file-0")
+			} else {
+				r.nothingMounted()
+			}
 		}
+		if len(other) > 0 {
+			r.provision("other", other...)
+		}
+		for n := 1; ; n++ {
+			came := killed(n, provision)
+			r.destroy("a")
+			asBefore()
+			if !came {
+				break
+			}
+		}
+		for n := 1; ; n++ {
+			r.provision("a", r.layers...)
+			came := killed(n, destroy)
+			r.destroy("a")
+			asBefore()
+
+			r.provision("a", r.layers...)
+			killed(n, destroy)
+			r.provision("b", r.layers...)
+			r.destroy("a")
+			r.reads("b", "file-2")
+			r.destroy("b")
+			asBefore()
+			if !came {
+				break
+			}
+		}
+		r.destroy("other")
+		r.nothingMounted()
 	}
-	r.reads("other", "file-0")
-	r.destroy("other")
-	r.mounted(0)
 }
 
 // What a process of TestSeveralProcesses is told.
@@ -224,7 +280,7 @@ func TestSeveralProcesses(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	r.mounted(0)
+	r.nothingMounted()
 }
 
 func startAndStop(t *testing.T, root, name string) {
