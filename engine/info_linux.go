@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/internal/cgroup"
+	"berth/provisioner/backend"
 )
 
 // Info is what a host can do.
@@ -28,6 +29,7 @@ type Ability struct {
 	Reason  string `json:"reason,omitempty"` // why not
 	Needs   string `json:"needs,omitempty"`  // of the host and of other isolators
 	Default bool   `json:"default,omitempty"`
+	Means   string `json:"means,omitempty"` // by which it works, if they are not the usual ones
 
 	// Of a backend: whether its root filesystems can be those of user namespaces, and why not.
 	UserNamespaces       bool   `json:"user_namespaces,omitempty"`
@@ -80,6 +82,8 @@ func (i *Images) backendAbilities(ctx context.Context, asked string) (abilities 
 		a := Ability{Name: b.name, Works: true, Default: b.name == asked}
 		if err := i.probeBackend(ctx, b.name); err != nil {
 			a.Works, a.Reason = false, err.Error()
+		} else if e, ok := i.Provisioner.Backends[b.name].(backend.Explainer); ok {
+			a.Means = e.Means()
 		}
 		if err := i.probeMapped(ctx, b.name); err != nil {
 			a.UserNamespacesReason = err.Error()

@@ -63,6 +63,9 @@ func printAbilities(table io.Writer, header string, abilities []engine.Ability) 
 		if a.Default {
 			works += " (default)"
 		}
+		if a.Means != "" {
+			works += ", " + a.Means
+		}
 		if a.Needs != "" {
 			works += "\t" + a.Needs
 		}
