@@ -26,7 +26,7 @@ import (
 // to wait, beside the same launch through the library.
 func BenchmarkAgentLaunch(b *testing.B) {
 	s := newLaunches(b)
-	a := startAgent(b, s.disk+"/agent", s.image)
+	a := s.startAgent(b)
 	ten := func(one func() error) work { return times(starts, one) }
 	contest{title: "Launch to exit of `true`, through the agent", disk: s.disk, per: starts, rounds: 15, contenders: []contender{
 		{"LAUNCH_CONTAINER, WAIT_CONTAINER", nil, func(*testing.B) (work, func()) { return ten(a.launchAndWait), a.removeAll }},
@@ -42,7 +42,7 @@ func BenchmarkAgentWithIdleContainers(b *testing.B) {
 		count = 100
 	}
 	s := newLaunches(b)
-	a := startAgent(b, s.disk+"/agent", s.image)
+	a := s.startAgent(b)
 	var parallel sync.WaitGroup
 	for range 20 {
 		parallel.Go(func() {
@@ -85,11 +85,12 @@ type agent struct {
 	there []string
 }
 
-func startAgent(b *testing.B, dir string, image *v1.Image) *agent {
+// startAgent starts one whose directories lie where those of the library do.
+func (s *launches) startAgent(b *testing.B) *agent {
 	b.Helper()
 	command := testrig.Berth(b)
-	command.WorkDir = dir
-	a := &agent{Client: client.New(filepath.Join(command.RuntimeDir, "agent.sock")), tb: b, process: command.Start("agent"), image: image}
+	command.WorkDir, command.RuntimeDir = s.disk+"/agent", s.run+"/agent"
+	a := &agent{Client: client.New(filepath.Join(command.RuntimeDir, "agent.sock")), tb: b, process: command.Start("agent"), image: s.image}
 	b.Cleanup(func() {
 		a.Close()
 		a.process.Signal(syscall.SIGTERM)
