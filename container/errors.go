@@ -23,3 +23,25 @@ var (
 	// ErrDenied: credentials are missing or insufficient.
 	ErrDenied = errors.New("access denied")
 )
+
+var classes = []error{ErrNotFound, ErrExists, ErrInvalid, ErrFailedPrecondition, ErrNotSupported, ErrUnavailable, ErrDenied}
+
+// ClassOf returns the class of an error, as one of the values above; nil: it has none. Of one
+// with several classes it is the first in the order above.
+func ClassOf(err error) error {
+	return firstClass(func(class error) bool { return errors.Is(err, class) })
+}
+
+// ClassNamed returns the class whose text this is; nil: there is none.
+func ClassNamed(name string) error {
+	return firstClass(func(class error) bool { return class.Error() == name })
+}
+
+func firstClass(fits func(error) bool) error {
+	for _, class := range classes {
+		if fits(class) {
+			return class
+		}
+	}
+	return nil
+}

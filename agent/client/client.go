@@ -56,6 +56,8 @@ type Error struct {
 	Text string
 	// Exit is the exit code for a command that was not executed: 126 or 127; else 0.
 	Exit int
+	// Class is that of the error as the agent has named it; nil: it has not.
+	Class error
 }
 
 // ExitCode is that of a command-line tool that ends for the error.
@@ -63,8 +65,12 @@ func (e *Error) ExitCode() int { return cmp.Or(e.Exit, container.ExitFailure) }
 
 func (e *Error) Error() string { return e.Text }
 
-// Is makes an error of the class that its code stands for.
+// Is makes an error of the class that the agent has named, or else of that which its code
+// stands for.
 func (e *Error) Is(class error) bool {
+	if e.Class != nil {
+		return class == e.Class
+	}
 	return class != nil && class == map[int]error{
 		http.StatusAccepted: container.ErrExists, http.StatusBadRequest: container.ErrInvalid, http.StatusNotFound: container.ErrNotFound,
 		http.StatusConflict: container.ErrFailedPrecondition, http.StatusForbidden: container.ErrDenied,
@@ -74,7 +80,7 @@ func (e *Error) Is(class error) bool {
 
 // Call asks, and returns the answer, which is empty where the call has none; code tells
 // the successes apart (200, 202). *Error: the agent has refused. ErrUnavailable: no agent
-// answers, or it has not finished its recovery.
+// answers, it has not finished its recovery, or a peer of it has failed.
 func (c *Client) Call(ctx context.Context, call *v1.Call) (response *v1.Response, code int, err error) {
 	// Each berth run asks whether there is an agent, and mostly there is none. Then the
 	// message and all of package http are not needed.
@@ -119,7 +125,7 @@ func (c *Client) do(request *http.Request) (*http.Response, error) {
 	defer answer.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(answer.Body, 64<<10))
 	exit, _ := strconv.Atoi(answer.Header.Get("Berth-Exit-Code"))
-	return nil, &Error{answer.StatusCode, strings.TrimSpace(string(text)), exit}
+	return nil, &Error{answer.StatusCode, strings.TrimSpace(string(text)), exit, container.ClassNamed(answer.Header.Get("Berth-Error"))}
 }
 
 // lost says that there is no agent, if that is why a request has failed.
@@ -227,21 +233,23 @@ func (s *Stream) Close() error { return s.body.Close() }
 // Input is the way to the standard input of a container.
 type Input struct {
 	pipe *io.PipeWriter
-	done chan error
+	done chan struct{} // closed when the agent has answered, and then there is this:
+	err  error
 }
 
 // Input attaches to the input of a container. Whether that could be shows at the first
-// Send that fails, and in Close.
+// Send that fails, by Done, and in Close.
 func (c *Client) Input(ctx context.Context, id *v1.ContainerID) (*Input, error) {
 	reader, writer := io.Pipe()
-	in := &Input{writer, make(chan error, 1)}
+	in := &Input{pipe: writer, done: make(chan struct{})}
 	go func() { // ends with the answer
 		answer, err := c.post(ctx, reader, http.Header{"Content-Type": {recordMedia}, "Message-Content-Type": {protobufMedia}, "Accept": {protobufMedia}})
 		if err == nil {
 			err = answer.Body.Close()
 		}
 		reader.CloseWithError(errEnded)
-		in.done <- err
+		in.err = err
+		close(in.done)
 	}()
 	return in, in.send(&v1.Call_AttachContainerInput{Type: v1.Call_AttachContainerInput_CONTAINER_ID.Enum(), ContainerId: id})
 }
@@ -289,5 +297,9 @@ func (in *Input) Resize(rows, columns uint16) error {
 // Close leaves the input as it is, and returns what the agent had to say.
 func (in *Input) Close() error {
 	in.pipe.Close()
-	return <-in.done
+	<-in.done
+	return in.err
 }
+
+// Done is closed when the agent takes no more: Close tells why.
+func (in *Input) Done() <-chan struct{} { return in.done }

@@ -83,7 +83,7 @@ func (s *Server) launch(ctx context.Context, id container.ID, request containeri
 	case errors.Is(err, container.ErrExists) && s.isThere(ctx, id):
 		return &answered{code: http.StatusAccepted}, nil
 	}
-	refused := failed(http.StatusBadRequest, "%v", err) // Mesos: whatever the reason
+	refused := failed(http.StatusBadRequest, "%w", err) // Mesos: whatever the reason
 	var unstarted interface{ ExitCode() int }
 	if errors.As(err, &unstarted) {
 		refused.exit = unstarted.ExitCode()
@@ -221,7 +221,7 @@ func (s *Server) kill(ctx context.Context, id container.ID, number *int32) (*ans
 	case errors.Is(err, container.ErrNotFound):
 		return nil, failed(http.StatusNotFound, "Container '%s' cannot be found (or is already killed)", id)
 	case err != nil:
-		return nil, failed(http.StatusInternalServerError, "%v", err)
+		return nil, failed(http.StatusInternalServerError, "%w", err)
 	}
 	return &answered{}, nil
 }
@@ -275,7 +275,7 @@ func (s *Server) removeNestedContainer(ctx context.Context, c *call) (*answered,
 func (s *Server) remove(ctx context.Context, id container.ID) (*answered, error) {
 	err := s.Containers.Remove(ctx, id)
 	if errors.Is(err, container.ErrFailedPrecondition) {
-		return nil, failed(http.StatusInternalServerError, "%v", err) // Mesos: while it runs
+		return nil, failed(http.StatusInternalServerError, "%w", err) // Mesos: while it runs
 	}
 	return &answered{}, err
 }

@@ -29,16 +29,17 @@ type spoken struct {
 
 // failure is an answer that is not a success.
 type failure struct {
-	code int
-	text string
+	error // that it tells of
+	code  int
 	// exit is what a command-line tool exits with for it; 0: nothing in particular.
 	exit int
 }
 
-func (f *failure) Error() string { return f.text }
+// Unwrap makes it of the class of its error.
+func (f *failure) Unwrap() error { return f.error }
 
 func failed(code int, format string, args ...any) *failure {
-	return &failure{code: code, text: fmt.Sprintf(format, args...)}
+	return &failure{error: fmt.Errorf(format, args...), code: code}
 }
 
 // negotiate finds out what is spoken, by the headers alone.

@@ -130,6 +130,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if spoken.records {
+		// Or else a refusal would wait for the end of the request.
+		w.Header().Set("Connection", "close")
+	}
 	c, err := readCall(w, r, spoken)
 	if err != nil {
 		return err
@@ -188,6 +192,10 @@ func (a *answered) status() int {
 // command-line tools tell apart what is not executable and what is not found.
 const exitHeader = "Berth-Exit-Code"
 
+// classHeader has the class of the error that a call was refused for, such as "already exists",
+// where there is one: the status, which is as Mesos has it, says less.
+const classHeader = "Berth-Error"
+
 // refuse answers a call that has failed, with one sentence.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
@@ -197,6 +205,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var f *failure
 	if errors.As(err, &f) && f.exit != 0 {
 		w.Header().Set(exitHeader, strconv.Itoa(f.exit))
+	}
+	if class := container.ClassOf(err); class != nil {
+		w.Header().Set(classHeader, class.Error())
 	}
 	if code == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", http.MethodPost)

@@ -188,7 +188,7 @@ func (s *Server) attachInput(ctx context.Context, c *call) (*answered, error) {
 	}
 	input, err := s.Containers.AttachInput(ctx, id)
 	if errors.Is(err, container.ErrExists) {
-		return nil, failed(http.StatusConflict, "Multiple input connections are not allowed")
+		return nil, &failure{error: multipleInputs{err}, code: http.StatusConflict}
 	}
 	if errors.Is(err, containerizer.ErrClosed) { // Mesos: as of a container that has ended
 		return nil, failed(http.StatusInternalServerError, "%v", err)
@@ -210,6 +210,12 @@ func (s *Server) attachInput(ctx context.Context, c *call) (*answered, error) {
 		}
 	}
 }
+
+// multipleInputs says in the words of Mesos that an input has a writer.
+type multipleInputs struct{ error }
+
+func (multipleInputs) Error() string   { return "Multiple input connections are not allowed" }
+func (m multipleInputs) Unwrap() error { return m.error }
 
 // take carries out one record of an input.
 func (s *Server) take(ctx context.Context, id container.ID, input containerizer.Input, c *v1.Call) error {

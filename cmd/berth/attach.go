@@ -70,7 +70,17 @@ func attach(ctx context.Context, agent *client.Client, c *v1.Response_GetContain
 	select {
 	case <-s.done:
 	case <-left:
-		return errors.Join(stream.Close(), tty.part())
+		// The next one who attaches is to find the input free.
+		if s.input != nil {
+			err = s.input.Close()
+		}
+		return errors.Join(err, stream.Close(), tty.part())
+	case err := <-s.refused():
+		err = errors.Join(err, stream.Close())
+		if tty != nil {
+			err = errors.Join(err, tty.part())
+		}
+		return err
 	}
 	if tty != nil {
 		err = tty.part()

@@ -102,12 +102,30 @@ func (s *session) feed(ctx context.Context) error {
 	if err != nil {
 		return nil // it has ended already
 	}
+	s.input = input
 	go func() {
 		if _, err := io.Copy(input, os.Stdin); err == nil {
 			_ = input.CloseWrite()
 		}
 	}()
 	return nil
+}
+
+// refused returns when the agent takes no input any more. An error says that somebody else has
+// the input; one that has ended leaves the output to be shown.
+func (s *session) refused() <-chan error {
+	refused := make(chan error, 1)
+	if s.input == nil {
+		return refused
+	}
+	go func() { // ends with the container, or with berth
+		<-s.input.Done()
+		if err := s.input.Close(); errors.Is(err, container.ErrExists) {
+			refused <- fmt.Errorf("attach to the input of %s: %w: somebody is attached to it, and there is one writer at a time; with --no_stdin you see what the container says",
+				idText(s.id), container.ErrFailedPrecondition)
+		}
+	}()
+	return refused
 }
 
 // Wait implements keeper.

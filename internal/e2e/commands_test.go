@@ -259,6 +259,18 @@ func TestAttach(t *testing.T) {
 	window.awaitRaw(true)
 	window.enter("again\r")
 	window.expect("got again")
+
+	// A second writer is told so, with a terminal and without; he may look on.
+	second := openWindow(t, w.Command, "attach", "w-tty")
+	before = second.settings()
+	second.expect("somebody is attached to it, and there is one writer at a time; with --no_stdin")
+	second.ends(125)
+	if second.settings() != before {
+		t.Error("the terminal is not as it was")
+	}
+	w.refuses([]string{"attach", "w-tty"}, "attach to the input of w-tty", "one writer at a time", "--no_stdin")
+	window.enter("more\r")
+	window.expect("got more")
 	window.enter("\x04")
 	window.ends(0)
 

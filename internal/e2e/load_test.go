@@ -172,7 +172,7 @@ func (g *generations) launch(id, command string) {
 		_, _, err := g.client.Call(context.Background(), launchOf(rootID(id), g.image, script(command)))
 		return err
 	})
-	if err != nil && !(again && strings.Contains(err.Error(), "already exists")) {
+	if err != nil && !(again && errors.Is(err, container.ErrExists)) {
 		g.Errorf("launch %s: %v", id, err)
 	}
 }

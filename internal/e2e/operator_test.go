@@ -21,6 +21,7 @@ import (
 
 	"berth/agent/client"
 	v1 "berth/api/v1"
+	"berth/container"
 	"berth/internal/recordio"
 	"berth/internal/testrig"
 )
@@ -89,6 +90,17 @@ func (o *operator) call(call *v1.Call) (int, []byte) {
 		o.Fatal(err)
 	}
 	return answer.StatusCode, body
+}
+
+// isOfItsClass: of a call that is refused with 400 the client knows the class all the same.
+func (o *operator) isOfItsClass(b *testrig.Command, call *v1.Call, class error) {
+	o.Helper()
+	agent := client.New(filepath.Join(b.RuntimeDir, "agent.sock"))
+	defer agent.Close()
+	var refused *client.Error
+	if _, _, err := agent.Call(o.Context(), call); !errors.As(err, &refused) || refused.Code != 400 || !errors.Is(err, class) {
+		o.Errorf("%s: %v; want 400 and %v", call.GetType(), err, class)
+	}
 }
 
 // expect asks what is to be answered by a status, and some words.
@@ -278,6 +290,7 @@ func TestOperatorLaunchesWaitsKillsAndRemoves(t *testing.T) {
 			}
 		}
 		o.expect(killOf(web, nil), 404, "cannot be found (or is already killed)")
+		o.expect(launchOf(web, image, script("true")), 400, "already exists")
 
 		read := &v1.Call{Type: v1.Call_READ_FILE.Enum(), ReadFile: &v1.Call_ReadFile{Path: proto.String(""), Offset: proto.Uint64(1), Length: proto.Uint64(3)}}
 		all.GetContainers.ShowEnded = proto.Bool(true)
@@ -300,6 +313,12 @@ func TestOperatorLaunchesWaitsKillsAndRemoves(t *testing.T) {
 		o.expect(list, 404, "no sandbox")
 		o.expect(launchOf(web, image, &v1.CommandInfo{Shell: proto.Bool(false), Value: proto.String("/no/such/program")}), 400, "/no/such/program")
 		o.expect(launchOf(web, "127.0.0.1:1/no/such:image", nil), 400, "no/such")
+		o.isOfItsClass(b, launchOf(web, "127.0.0.1:1/no/such:image", nil), container.ErrUnavailable)
+		o.isOfItsClass(b, launchOf(web, "127.0.0.1:1/NO", nil), container.ErrInvalid)
+		o.expect(launchOf(web, image, script("true")), 200, "")
+		o.answer(waitOf(web))
+		o.isOfItsClass(b, launchOf(web, image, script("true")), container.ErrExists)
+		o.expect(removeOf(web), 200, "")
 		unsaid := launchOf(web, image, script("true"))
 		unsaid.LaunchContainer.Limits = nil
 		o.expect(unsaid, 400, "No cpus resource given")
@@ -362,6 +381,15 @@ func TestOperatorAttachesToStreams(t *testing.T) {
 		hasSaid(o.T, b, "cat", "one\ntwo\n") // the connection is there
 		if code, text := o.input(rootID("cat"), typed("no\n")); code != 409 || !strings.Contains(text, "Multiple input connections") {
 			o.Errorf("a second input: %d %q", code, text)
+		}
+		// Who has not ended his stream is told, too, and by a class.
+		second, err := client.New(filepath.Join(b.RuntimeDir, "agent.sock")).Input(o.Context(), rootID("cat"))
+		if err != nil {
+			o.Fatal(err)
+		}
+		<-second.Done()
+		if err := second.Close(); !errors.Is(err, container.ErrExists) {
+			o.Errorf("a second input that goes on: %v", err)
 		}
 		if err := held.Close(); err != nil {
 			o.Error(err)
