@@ -69,9 +69,7 @@ func newLaunches(b *testing.B) *launches {
 	reg := testrig.Registry(b)
 	testrig.BusyboxImage(b, reg, "busybox:1")
 	name := reg.Direct() + "/busybox:1"
-	s := &launches{disk: testrig.LoopFS(b, "ext4", 2<<10), run: b.TempDir()}
-	setUp(b, []string{"mount", "-t", "tmpfs", "berth-bench", s.run})
-	b.Cleanup(func() { setUp(b, []string{"umount", s.run}) })
+	s := &launches{disk: testrig.LoopFS(b, "ext4", 2<<10), run: tmpfs(b)}
 	s.rootfs = testrig.SkopeoUmoci(b, name, s.disk)
 	s.buildFloor(b)
 	binaries, err := testrig.Binaries()

@@ -16,27 +16,48 @@ import (
 // starts is how many runs are one measurement: one alone is too short for the noise.
 const starts = 10
 
-// BenchmarkRunTrue measures start to exit of `true` from an image that is in the store.
+// BenchmarkRunTrue measures start to exit of `true` from an image that is in the store,
+// by the command lines that people use. Those of daemons do little themselves.
 func BenchmarkRunTrue(b *testing.B) {
 	testrig.RequireRoot(b)
 	reg := testrig.Registry(b)
 	testrig.BusyboxImage(b, reg, "busybox:1")
 	image := reg.Direct() + "/busybox:1"
-	disk := testrig.LoopFS(b, "ext4", 2<<10)
+	disk, run := testrig.LoopFS(b, "ext4", 4<<10), tmpfs(b)
 	program := testrig.Berth(b)
 	runs := func(command []string) func(*testing.B) (work, func()) {
 		return func(*testing.B) (work, func()) {
 			return programs(slices.Repeat([][]string{command}, starts)...), nothing
 		}
 	}
-	setUp(b, berth(program, disk+"/berth", "pull", image))
-	contenders := []contender{{"berth", nil, runs(berth(program, disk+"/berth", "run", image, "true"))}}
-	if _, err := exec.LookPath("podman"); err == nil {
-		b.Cleanup(func() { detach(b, disk+"/podman") })
-		setUp(b, podman(disk+"/podman", "pull", "--quiet", "--tls-verify=false", image))
+	var contenders []contender
+	for _, backend := range []string{"erofs", "overlay"} {
+		command := func(name string, args ...string) []string {
+			return slices.Concat([]string{program.Path, name, "--work_dir=" + disk + "/" + backend, "--runtime_dir=" + run + "/" + backend,
+				"--image_provisioner_backend=" + backend}, args)
+		}
+		setUp(b, command("pull", image))
+		contenders = append(contenders, contender{"berth run, " + backend, nil,
+			runs(command("run", "--cgroups_root="+program.CgroupsRoot, image, "true"))})
 	}
-	contenders = append(contenders, contender{"podman", []string{"podman"},
-		runs(podman(disk+"/podman", "run", "--rm", "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096", image, "true"))})
+	podman := func(args ...string) []string { return podman(disk+"/podman", args...) }
+	ctr, docker := startContainerd(b, disk), startDocker(b, disk)
+	b.Cleanup(func() { detach(b, disk+"/podman") })
+	for program, pull := range map[string][]string{
+		"podman": podman("pull", "--quiet", "--tls-verify=false", image),
+		"ctr":    ctr("images", "pull", "--plain-http", "--snapshotter", "overlayfs", image),
+		"docker": docker("pull", "--quiet", image),
+	} {
+		if _, err := exec.LookPath(program); err == nil {
+			setUp(b, pull)
+		}
+	}
+	contenders = append(contenders,
+		contender{"podman run", []string{"podman"},
+			runs(podman("run", "--rm", "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096", image, "true"))},
+		contender{"ctr run", []string{"ctr", "containerd"},
+			runs(ctr("run", "--rm", "--net-host", "--snapshotter", "overlayfs", image, "bench", "true"))},
+		contender{"docker run", []string{"docker", "dockerd"}, runs(docker("run", "--rm", "--network=host", image, "true"))})
 	rootfs := testrig.SkopeoUmoci(b, image, disk)
 	for _, runtime := range []string{"crun", "runc"} {
 		bundle := filepath.Join(disk, runtime+"-bundle")
@@ -44,9 +65,18 @@ func BenchmarkRunTrue(b *testing.B) {
 			makeBundle(b, runtime, bundle, rootfs)
 		}
 		contenders = append(contenders, contender{runtime + " of a bundle", []string{runtime},
-			runs([]string{runtime, "--root", disk + "/" + runtime + "-state", "run", "--bundle", bundle, "bench"})})
+			runs([]string{runtime, "--root", run + "/" + runtime, "run", "--bundle", bundle, "bench"})})
 	}
-	contest{title: "Start to exit of `true`", disk: disk, per: starts, contenders: contenders}.run(b)
+	contest{title: "Start to exit of `true` from an image in the store", disk: disk, per: starts, contenders: contenders}.run(b)
+}
+
+// tmpfs makes a directory as /run is: it holds what programs know of what runs.
+func tmpfs(b *testing.B) string {
+	b.Helper()
+	dir := b.TempDir()
+	setUp(b, []string{"mount", "-t", "tmpfs", "berth-bench", dir})
+	b.Cleanup(func() { setUp(b, []string{"umount", dir}) })
+	return dir
 }
 
 // setUp runs a command that is not measured.
