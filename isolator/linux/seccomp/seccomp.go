@@ -39,7 +39,7 @@ type Options struct {
 type Isolator struct {
 	Options
 	kernel   string
-	standard *seccomp.Profile // of those that say nothing
+	standard compiler // of those that say nothing
 
 	mu sync.Mutex
 	// compiled has the programs of standard, by the capabilities that they are for: most
@@ -47,9 +47,12 @@ type Isolator struct {
 	compiled map[capability.Set]*seccomp.Program
 }
 
+// compiler makes the program of a profile.
+type compiler func(seccomp.Target) (*seccomp.Program, error)
+
 // New returns the isolator. ErrInvalid, ErrNotFound: the operator's profile.
 func New(o Options) (*Isolator, error) {
-	i := &Isolator{Options: o, standard: seccomp.Default(), compiled: map[capability.Set]*seccomp.Program{}}
+	i := &Isolator{Options: o, standard: seccomp.CompileDefault, compiled: map[capability.Set]*seccomp.Program{}}
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
 		return nil, err
@@ -58,9 +61,11 @@ func New(o Options) (*Isolator, error) {
 	if o.ProfileName == "" {
 		return i, nil
 	}
-	if i.standard, err = i.named(o.ProfileName); err != nil {
+	named, err := i.named(o.ProfileName)
+	if err != nil {
 		return nil, fmt.Errorf("--seccomp_profile_name: %w", err)
 	}
+	i.standard = named.Compile
 	return i, nil
 }
 
@@ -92,8 +97,8 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 
 // program returns that of a container; nil: none.
 func (i *Isolator) program(c *isolator.Container) (*seccomp.Program, error) {
-	profile, err := i.chosen(c.Config)
-	if err != nil || profile == nil {
+	wanted, profile, err := i.chosen(c.Config)
+	if err != nil || !wanted {
 		return nil, err
 	}
 	if err := Supported(); err != nil {
@@ -104,7 +109,7 @@ func (i *Isolator) program(c *isolator.Container) (*seccomp.Program, error) {
 		return nil, err
 	}
 	target := seccomp.Target{Arch: runtime.GOARCH, Kernel: i.kernel, Capabilities: set}
-	if profile != i.standard {
+	if profile != nil {
 		return profile.Compile(target)
 	}
 	i.mu.Lock()
@@ -112,29 +117,31 @@ func (i *Isolator) program(c *isolator.Container) (*seccomp.Program, error) {
 	if program := i.compiled[set]; program != nil {
 		return program, nil
 	}
-	program, err := profile.Compile(target)
+	program, err := i.standard(target)
 	if err == nil {
 		i.compiled[set] = program
 	}
 	return program, err
 }
 
-// chosen returns the profile of a request; nil: it wants none.
-func (i *Isolator) chosen(config *v1.ContainerConfig) (*seccomp.Profile, error) {
+// chosen reports whether a request wants a filter, and of which profile; nil: of standard.
+func (i *Isolator) chosen(config *v1.ContainerConfig) (wanted bool, profile *seccomp.Profile, err error) {
 	info, brought := config.GetContainerInfo().GetLinuxInfo().GetSeccomp(), config.GetSecurity().GetSeccompProfile()
 	switch {
 	case info == nil && brought == "":
-		return i.standard, nil
+		return true, nil, nil
 	case info != nil && brought != "", info.GetUnconfined() && info.ProfileName != nil:
-		return nil, fmt.Errorf("%w: it is one of: no filter (unconfined), a profile by its name, a profile", container.ErrInvalid)
+		return false, nil, fmt.Errorf("%w: it is one of: no filter (unconfined), a profile by its name, a profile", container.ErrInvalid)
 	case brought != "":
-		return seccomp.Parse([]byte(brought))
+		profile, err = seccomp.Parse([]byte(brought))
+		return true, profile, err
 	case info.GetUnconfined():
-		return nil, nil
+		return false, nil, nil
 	case info.GetProfileName() == "":
-		return nil, fmt.Errorf("%w: there is neither a name of a profile nor unconfined", container.ErrInvalid)
+		return false, nil, fmt.Errorf("%w: there is neither a name of a profile nor unconfined", container.ErrInvalid)
 	}
-	return i.named(info.GetProfileName())
+	profile, err = i.named(info.GetProfileName())
+	return true, profile, err
 }
 
 // named reads a profile of the directory. A name that leads elsewhere is none.
