@@ -168,6 +168,15 @@ func MakePrivate(path string) error {
 	return nil
 }
 
+// MakeReadOnly makes the mount at path read-only, and none below it.
+func MakeReadOnly(path string) error {
+	err := disk.MountSetattr(unix.AT_FDCWD, path, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if err != nil {
+		return &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+	}
+	return nil
+}
+
 // Set adds attributes; with recursive, to the mounts below too.
 func (d *Detached) Set(attr Attr, recursive bool) error {
 	flags := uint(unix.AT_EMPTY_PATH)

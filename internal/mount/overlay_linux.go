@@ -114,11 +114,11 @@ func (o Overlay) linkOptions() string {
 	return options
 }
 
-// AttachMapped mounts the overlay, which has an Upper, at target so that the owners of its
-// files are those that a user namespace, given by a descriptor, makes of the owners that
-// the layers have. Overlayfs cannot be idmapped, but it takes layers that are. Upper and
-// Work are in one directory. The files of the calling thread have an owner that the
-// namespace has, or nothing can be written.
+// AttachMapped mounts the overlay at target so that the owners of its files are those that a
+// user namespace, given by a descriptor, makes of the owners that the layers have. Overlayfs
+// cannot be idmapped, but it takes layers that are. Upper, if there is one, and Work are in
+// one directory. The files of the calling thread have an owner that the namespace has, or
+// nothing can be written.
 //
 // ErrCannotMap: a file system of the layers cannot be idmapped. ErrOldKernel.
 func (o Overlay) AttachMapped(target string, namespace int) (err error) {
@@ -132,19 +132,23 @@ func (o Overlay) AttachMapped(target string, namespace int) (err error) {
 		}
 		files = append(files, fileOption{"lowerdir+", fd})
 	}
-	// Both of one mount, as the kernel wants them.
-	scratch, err := m.clone(filepath.Dir(o.Upper))
-	if err != nil {
-		return err
-	}
-	for key, path := range map[string]string{"upperdir": o.Upper, "workdir": o.Work} {
-		fd, err := m.open(scratch, filepath.Base(path))
+	var options []Option
+	if o.Upper != "" {
+		options = append(options, Option{"volatile", ""})
+		// Both of one mount, as the kernel wants them.
+		scratch, err := m.clone(filepath.Dir(o.Upper))
 		if err != nil {
 			return err
 		}
-		files = append(files, fileOption{key, fd})
+		for key, path := range map[string]string{"upperdir": o.Upper, "workdir": o.Work} {
+			fd, err := m.open(scratch, filepath.Base(path))
+			if err != nil {
+				return err
+			}
+			files = append(files, fileOption{key, fd})
+		}
 	}
-	overlay, err := newOf("overlay", "berth", files, []Option{{"volatile", ""}}, 0)
+	overlay, err := newOf("overlay", "berth", files, options, 0)
 	// Linux 6.13 and later do not know the layers, those before not the descriptors.
 	if (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBADF)) && !kernelHasDetachedLayers() {
 		return ErrOldKernel

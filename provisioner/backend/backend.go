@@ -64,6 +64,14 @@ type Sharer interface {
 	SharedIn(dir string) Backend
 }
 
+// Viewer is a backend that needs less for a root filesystem which nobody writes to.
+type Viewer interface {
+	// ProvisionReadOnly is Provision, or with a range of ids that is not the host's
+	// Mapper.ProvisionMapped, but that whatever would change something in rootfs fails with
+	// EROFS. Nothing of it is ephemeral.
+	ProvisionReadOnly(ctx context.Context, layers []Layer, rootfs, dir string, ids container.IDRange) error
+}
+
 // Explainer is a backend that may have to do its work by other means than usual.
 type Explainer interface {
 	// Means says what those are on this host, and what they are for want of; empty: the usual

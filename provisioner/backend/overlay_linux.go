@@ -19,6 +19,10 @@ type Overlay struct {
 	Attach func(o mount.Overlay, target string) error
 }
 
+// Stacking is Overlay.Stack, Overlay.Show, or what else makes a root filesystem of layers
+// where MakeDirectories has prepared it.
+type Stacking func(layers []Layer, rootfs, dir string, ids container.IDRange) error
+
 // MaxOverlayLayers is OVL_MAX_STACK of the kernel.
 const MaxOverlayLayers = 500
 
@@ -67,12 +71,24 @@ func (Overlay) MakeDirectories(rootfs, dir string) error {
 // MakeDirectories makes is there. With ids, it is for a container with that user namespace:
 // the layers are idmapped, and so is the upper directory.
 func (v Overlay) Stack(layers []Layer, rootfs, dir string, ids container.IDRange) error {
+	return v.stack(layers, rootfs, dir, ids, false)
+}
+
+// Show is Stack, but that nobody can write to the root filesystem. It mostly goes without an
+// upper directory.
+func (v Overlay) Show(layers []Layer, rootfs, dir string, ids container.IDRange) error {
+	return v.stack(layers, rootfs, dir, ids, true)
+}
+
+func (v Overlay) stack(layers []Layer, rootfs, dir string, ids container.IDRange, readOnly bool) error {
 	seen, err := Visible(layers)
 	if err != nil {
 		return err
 	}
 	o := overlayPlan(seen, rootfs, dir)
-	if err := makeWritable(o, layers); err != nil {
+	if readOnly && len(o.Lowers) > 1 && AsTheyAre(layers) { // the least that overlayfs stacks
+		o.Upper, o.Work = "", ""
+	} else if err := makeWritable(o, layers); err != nil {
 		return err
 	}
 	if err := checkTypes(o, seen); err != nil {
@@ -80,8 +96,11 @@ func (v Overlay) Stack(layers []Layer, rootfs, dir string, ids container.IDRange
 	}
 	if !ids.IsHost() {
 		err = attachMapped(o, layers, rootfs, ids)
-	} else if err = v.Attach(o, rootfs); err == nil {
+	} else if err = v.Attach(o, rootfs); err == nil && o.Upper != "" {
 		err = RestoreImplied(layers, rootfs)
+	}
+	if err == nil && readOnly {
+		err = mount.MakeReadOnly(rootfs)
 	}
 	if errors.Is(err, syscall.EINVAL) {
 		return fmt.Errorf("mount %s: %w: is the file system of %s fit to hold an overlay's upper directory? see `berth info`, or use --image_provisioner_backend=copy",
@@ -95,8 +114,10 @@ func (v Overlay) Stack(layers []Layer, rootfs, dir string, ids container.IDRange
 
 // attachMapped mounts the overlay for a container with a user namespace.
 func attachMapped(o mount.Overlay, layers []Layer, rootfs string, ids container.IDRange) (err error) {
-	if err := MakeImplied(layers, o.Upper); err != nil {
-		return err
+	if o.Upper != "" {
+		if err := MakeImplied(layers, o.Upper); err != nil {
+			return err
+		}
 	}
 	namespace, err := idmap.Namespace(ids)
 	if err != nil {

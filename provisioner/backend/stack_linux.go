@@ -54,6 +54,12 @@ func TopFirst(layers []Layer) []Layer {
 // it, also when that layer has it only because names go through it. Such a directory gets,
 // in the writable layer, the attributes that the layers below give it.
 
+// AsTheyAre reports whether there is no such directory: every one has the attributes of the
+// topmost layer that has it.
+func AsTheyAre(layers []Layer) bool {
+	return !slices.ContainsFunc(layers[1:], func(l Layer) bool { return len(l.Implied) > 0 })
+}
+
 // RestoreRoot does so for the root: the writable directory stands in front of all layers.
 // It has no extended attributes that its directory has handed down.
 func RestoreRoot(layers []Layer, writable string) error {

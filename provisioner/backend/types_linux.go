@@ -18,7 +18,10 @@ import (
 // those of the layers will be seen: overlayfs knows them by the type that a directory
 // entry has. Where entries have none, it mounts nevertheless.
 func checkTypes(o mount.Overlay, layers []Layer) error {
-	dirs := []string{filepath.Dir(o.Upper)}
+	var dirs []string
+	if o.Upper != "" {
+		dirs = append(dirs, filepath.Dir(o.Upper))
+	}
 	for _, l := range layers {
 		if l.Whiteouts {
 			dirs = append(dirs, l.Path)

@@ -67,6 +67,16 @@ func Run(t *testing.T, factory func() backend.Backend, traits Traits) {
 	if traits.FileSystem == "" {
 		traits.FileSystem = usualFileSystem
 	}
+	run(t, factory, traits)
+	if _, ok := factory().(backend.Viewer); ok {
+		traits.Writable = false
+		t.Run("read-only", func(t *testing.T) {
+			run(t, func() backend.Backend { return viewer{factory()} }, traits)
+		})
+	}
+}
+
+func run(t *testing.T, factory func() backend.Backend, traits Traits) {
 	s := &suite{Traits: traits, factory: factory, dir: mounttest.FileSystem(t, traits.FileSystem)}
 	for _, checks := range [][]check{stacking, attributes, writing, destroying, provisioning, faults} {
 		for _, c := range checks {
@@ -76,6 +86,21 @@ func Run(t *testing.T, factory func() backend.Backend, traits Traits) {
 		}
 	}
 	t.Run("for a user namespace", s.checkMap)
+}
+
+// viewer makes every root filesystem read-only.
+type viewer struct {
+	backend.Backend
+}
+
+func (v viewer) Ephemeral(string, string) []string { return nil }
+
+func (v viewer) Provision(ctx context.Context, layers []backend.Layer, rootfs, dir string) error {
+	return v.ProvisionMapped(ctx, layers, rootfs, dir, container.IDRange{})
+}
+
+func (v viewer) ProvisionMapped(ctx context.Context, layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
+	return v.Backend.(backend.Viewer).ProvisionReadOnly(ctx, layers, rootfs, dir, ids)
 }
 
 // suite is a backend under test.

@@ -6,16 +6,17 @@
 //
 //	<dir>/<stack>                 a tmpfs
 //	<dir>/<stack>/<layer>         each of the layers, mounted
-//	<dir>/<stack>/users/<user>    for each root filesystem that has them, a link to that
+//	<dir>/<stack>/users/<rootfs>  for each root filesystem that has them, a link to that
+//	<dir>/<rootfs>                a link to the stack that the root filesystem may use
 //
 // So what says who uses mounts is where these are, and goes with them: by one unmount when
 // the last user has gone, or with the host. Of a layer that other stacks have, too, there is
 // a mount in the tree of each, all of one file system. The name of a layer in there says
 // which copy it is: one that took the place of a broken copy is another one.
 //
-// Which stack a root filesystem may use is recorded in its scratch directory before it uses
-// any. So whatever ends a process, or the host, Destroy finds what it has used; Provision
-// mounts again what a reboot has unmounted.
+// The last of these is there before the root filesystem uses any mounts. So whatever ends a
+// process, Destroy finds what it has used. A reboot ends the mounts; what it leaves of the
+// links, should dir outlive it, Destroy removes, too, and Provision mounts again.
 package erofs
 
 import (
@@ -26,13 +27,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/container"
-	"berth/internal/disk"
 	"berth/internal/mount"
 	"berth/layer"
 	"berth/provisioner/backend"
 )
 
-// Backend is the erofs backend. Root filesystems are writable.
+// Backend is the erofs backend.
 type Backend struct {
 	mounts    mounts
 	overlay   backend.Overlay
@@ -81,7 +81,17 @@ func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs,
 // ProvisionMapped implements backend.Mapper: the overlay has idmapped copies of the mounts,
 // which all share.
 func (b *Backend) ProvisionMapped(ctx context.Context, layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
-	err := b.provision(ctx, layers, rootfs, dir, ids)
+	return named(b.provision(ctx, layers, rootfs, dir, ids, b.overlay.Stack))
+}
+
+// ProvisionReadOnly implements backend.Viewer: a single layer is mounted at rootfs itself,
+// and above several ones there is no upper directory.
+func (b *Backend) ProvisionReadOnly(ctx context.Context, layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
+	return named(b.provision(ctx, layers, rootfs, dir, ids, b.show))
+}
+
+// named says whose error it is, and what to do.
+func named(err error) error {
 	if errors.Is(err, unix.ENODEV) {
 		err = fmt.Errorf("%w by this kernel: %w; use --image_provisioner_backend=overlay or copy", container.ErrNotSupported, err)
 	}
@@ -91,7 +101,7 @@ func (b *Backend) ProvisionMapped(ctx context.Context, layers []backend.Layer, r
 	return nil
 }
 
-func (b *Backend) provision(ctx context.Context, layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
+func (b *Backend) provision(ctx context.Context, layers []backend.Layer, rootfs, dir string, ids container.IDRange, stack backend.Stacking) error {
 	if err := b.overlay.Check(layers); err != nil {
 		return err
 	}
@@ -102,32 +112,44 @@ func (b *Backend) provision(ctx context.Context, layers []backend.Layer, rootfs,
 	if err := b.overlay.MakeDirectories(rootfs, dir); err != nil {
 		return err
 	}
-	if err := record(s, rootfs, dir); err != nil {
-		return err
-	}
-	if err := disk.At("erofs: recorded"); err != nil {
+	if err := b.mounts.begin(s, rootfs); err != nil {
 		return err
 	}
 	if err := b.mounts.enter(ctx, s, rootfs); err != nil {
 		return err
 	}
-	return b.overlay.Stack(s.of(layers, b.mounts), rootfs, dir, ids)
+	return stack(s.of(layers, b.mounts), rootfs, dir, ids)
+}
+
+// show makes a read-only root filesystem of mounted layers.
+func (b *Backend) show(layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
+	only := len(backend.TopFirst(layers)) == 1
+	if !only || layers[0].Whiteouts || !backend.AsTheyAre(layers) {
+		return b.overlay.Show(layers, rootfs, dir, ids)
+	}
+	if err := cover(layers[0].Path, rootfs, ids); err != nil {
+		return err
+	}
+	return mount.ShareFromHost(rootfs)
+}
+
+// cover mounts a mounted layer at rootfs, too.
+func cover(layer, rootfs string, ids container.IDRange) (err error) {
+	if !ids.IsHost() {
+		return backend.CoverMapped(layer, rootfs, ids, func(*mount.Detached) error { return nil })
+	}
+	clone, err := mount.Clone(layer, false)
+	if err != nil {
+		return err
+	}
+	return errors.Join(clone.Attach(rootfs), clone.Close())
 }
 
 // Destroy implements backend.Backend.
 func (b *Backend) Destroy(ctx context.Context, rootfs, dir string) (bool, error) {
-	existed, err := b.overlay.Destroy(rootfs, dir, func() error { return b.release(ctx, rootfs, dir) })
+	existed, err := b.overlay.Destroy(rootfs, dir, func() error { return b.mounts.end(ctx, rootfs) })
 	if err != nil {
 		return existed, fmt.Errorf("erofs backend: %w", err)
 	}
 	return existed, nil
-}
-
-// release gives back the mounts of a root filesystem, which is gone.
-func (b *Backend) release(ctx context.Context, rootfs, dir string) error {
-	stack, err := recorded(rootfs, dir)
-	if stack == "" || err != nil {
-		return err
-	}
-	return b.mounts.leave(ctx, stack, rootfs)
 }

@@ -30,10 +30,48 @@ func (m mounts) tree(stack string) string       { return filepath.Join(m.dir, st
 func (m mounts) layer(stack, key string) string { return filepath.Join(m.dir, stack, key) }
 func (m mounts) users(stack string) string      { return filepath.Join(m.dir, stack, "users") }
 
-// user is the name of a root filesystem among the users.
+// user is the link of a root filesystem among the users of a stack.
 func (m mounts) user(stack, rootfs string) string {
+	return filepath.Join(m.users(stack), nameOf(rootfs))
+}
+
+// nameOf is the name of a root filesystem, by its path.
+func nameOf(rootfs string) string {
 	sum := sha256.Sum256([]byte(rootfs))
-	return filepath.Join(m.users(stack), hex.EncodeToString(sum[:16]))
+	return hex.EncodeToString(sum[:16])
+}
+
+// record is the link that says which stack a root filesystem may use.
+func (m mounts) record(rootfs string) string { return filepath.Join(m.dir, nameOf(rootfs)) }
+
+// begin records the stack that a root filesystem is going to use: by one call that is whole
+// or not there.
+func (m mounts) begin(s stack, rootfs string) error {
+	for {
+		err := disk.Symlink(s.name, m.record(rootfs))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, disk.At("erofs: recorded"))
+		}
+		if err := disk.MkdirAll(m.dir, 0o700); err != nil {
+			return err
+		}
+	}
+}
+
+// end has a root filesystem, which is gone, use nothing any more.
+func (m mounts) end(ctx context.Context, rootfs string) error {
+	stack := make([]byte, 2*sha256.Size)
+	n, err := disk.Readlinkat(unix.AT_FDCWD, m.record(rootfs), stack)
+	if isMissing(err) {
+		return nil
+	}
+	if err != nil {
+		return &fs.PathError{Op: "readlink", Path: m.record(rootfs), Err: err}
+	}
+	if err := m.leave(ctx, string(stack[:n]), rootfs); err != nil {
+		return err
+	}
+	return disk.Remove(m.record(rootfs))
 }
 
 // enter makes the root filesystem a user of the stack, all of which is mounted then.
@@ -120,7 +158,7 @@ func (m mounts) complete(s stack, rootfs string, entered bool) error {
 	}
 	var others []string
 	for _, e := range entries {
-		if e.Name() != s.name {
+		if e.IsDir() && e.Name() != s.name {
 			others = append(others, e.Name())
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -77,9 +78,38 @@ func (r *rig) mounted(stacks, layers, different int) {
 	if err != nil || of["tmpfs"] != stacks || of["erofs"] != layers || len(devices) != different {
 		r.t.Errorf("mounted are %v, of %d different layers, %v; want %d stacks with %d layers, %d different ones", of, len(devices), err, stacks, layers, different)
 	}
-	entries, err := os.ReadDir(r.mounts)
-	if err != nil && !errors.Is(err, os.ErrNotExist) || len(entries) != stacks {
-		r.t.Errorf("directories of stacks are %v, %v; want %d", entries, err, stacks)
+	trees, err := os.ReadDir(r.mounts)
+	trees = slices.DeleteFunc(trees, func(e os.DirEntry) bool { return !e.IsDir() })
+	if err != nil && !errors.Is(err, os.ErrNotExist) || len(trees) != stacks {
+		r.t.Errorf("trees are %v, %v; want %d", trees, err, stacks)
+	}
+	// Whoever uses a stack is recorded.
+	var users, recorded []string
+	for _, tree := range trees {
+		links, err := filepath.Glob(filepath.Join(r.mounts, tree.Name(), "users", "*"))
+		if err != nil {
+			r.t.Error(err)
+		}
+		for _, link := range links {
+			users = append(users, filepath.Base(link)+" of "+tree.Name())
+		}
+	}
+	links, err := filepath.Glob(filepath.Join(r.mounts, "*"))
+	if err != nil {
+		r.t.Error(err)
+	}
+	for _, link := range links {
+		if stack, err := os.Readlink(link); err == nil {
+			recorded = append(recorded, filepath.Base(link)+" of "+stack)
+		}
+	}
+	for _, user := range users {
+		if !slices.Contains(recorded, user) {
+			r.t.Errorf("a user that is not recorded is %s; recorded are %q", user, recorded)
+		}
+	}
+	if stacks == 0 && len(recorded) > 0 {
+		r.t.Errorf("recorded are still %q", recorded)
 	}
 }
 
@@ -154,7 +184,7 @@ func TestAfterAReboot(t *testing.T) {
 	// The power cut has taken the record, too.
 	r.provision("a", r.layers...)
 	r.reboot()
-	if err := unix.Removexattr(state.Scratch(r.dir, r.rootfs("a")), recordName); err != nil {
+	if err := os.Remove(r.Backend.mounts.record(r.rootfs("a"))); err != nil {
 		t.Fatal(err)
 	}
 	r.destroy("a")
@@ -167,11 +197,11 @@ func TestAfterAReboot(t *testing.T) {
 func TestWhatSomebodyHasUnmountedIsMountedAgain(t *testing.T) {
 	r := newRig(t)
 	r.provision("a", r.layers...)
-	points, err := filepath.Glob(filepath.Join(r.mounts, "*", "*-*"))
-	if err != nil || len(points) != 3 {
-		t.Fatalf("layers are at %q, %v", points, err)
+	s, err := stackOf(r.layers)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := unix.Unmount(points[0], 0); err != nil {
+	if err := unix.Unmount(r.Backend.mounts.layer(s.name, s.layers[1].key), 0); err != nil {
 		t.Fatal(err)
 	}
 	r.provision("b", r.layers...)

@@ -15,7 +15,6 @@ import (
 	"berth/internal/disk"
 	"berth/layer"
 	"berth/provisioner/backend"
-	"berth/state"
 )
 
 // stack is the layers of all root filesystems that have just these.
@@ -62,29 +61,6 @@ func (s stack) of(layers []backend.Layer, m mounts) []backend.Layer {
 		layers[i].Path = points[layers[i].Path]
 	}
 	return layers
-}
-
-// recordName is an extended attribute of a root filesystem's scratch directory, which has
-// the name of its stack: made by one call that is whole or not there, and gone with the
-// directory. What can hold an overlay's upper directory has such attributes.
-const recordName = "trusted.berth.stack"
-
-// record writes which stack a root filesystem may use.
-func record(s stack, rootfs, dir string) error {
-	return disk.Lsetxattr(state.Scratch(dir, rootfs), recordName, []byte(s.name), 0)
-}
-
-// recorded returns the name of the stack that a root filesystem may use; empty: none.
-func recorded(rootfs, dir string) (string, error) {
-	name := make([]byte, 2*sha256.Size)
-	n, err := disk.Lgetxattr(state.Scratch(dir, rootfs), recordName, name)
-	if isMissing(err) || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
-		return "", nil
-	}
-	if err != nil {
-		return "", &fs.PathError{Op: "getxattr", Path: state.Scratch(dir, rootfs), Err: err}
-	}
-	return string(name[:n]), nil
 }
 
 func isMissing(err error) bool {

@@ -12,7 +12,7 @@ import (
 	"berth/provisioner/backend"
 )
 
-// Backend is the overlay backend. Root filesystems are writable.
+// Backend is the overlay backend.
 type Backend struct {
 	overlay backend.Overlay
 }
@@ -37,12 +37,21 @@ func (b *Backend) Provision(ctx context.Context, layers []backend.Layer, rootfs,
 // ProvisionMapped implements backend.Mapper: the layers are idmapped, and so is the upper
 // directory.
 func (b *Backend) ProvisionMapped(_ context.Context, layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
+	return b.provision(layers, rootfs, dir, ids, b.overlay.Stack)
+}
+
+// ProvisionReadOnly implements backend.Viewer: there is no upper directory.
+func (b *Backend) ProvisionReadOnly(_ context.Context, layers []backend.Layer, rootfs, dir string, ids container.IDRange) error {
+	return b.provision(layers, rootfs, dir, ids, b.overlay.Show)
+}
+
+func (b *Backend) provision(layers []backend.Layer, rootfs, dir string, ids container.IDRange, stack backend.Stacking) error {
 	err := b.overlay.Check(layers)
 	if err == nil {
 		err = b.overlay.MakeDirectories(rootfs, dir)
 	}
 	if err == nil {
-		err = b.overlay.Stack(layers, rootfs, dir, ids)
+		err = stack(layers, rootfs, dir, ids)
 	}
 	if err != nil {
 		return fmt.Errorf("overlay backend: %w", err)
