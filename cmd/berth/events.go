@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 	"berth/agent/client"
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/containerizer"
 )
 
 func eventsCommand() *cobra.Command {
@@ -48,6 +50,19 @@ func eventsCommand() *cobra.Command {
 	return cmd
 }
 
+// eventColour is red for what should not have happened, as far as berth knows.
+func eventColour(e *v1.Event) colour {
+	switch {
+	case e.GetType() == "container."+string(containerizer.LaunchFailed), e.Termination != nil && terminationOf(e.GetTermination()).ExitCode() != 0:
+		return red
+	case e.GetType() == "container."+string(containerizer.Launched):
+		return green
+	case e.ContainerId == nil:
+		return cyan
+	}
+	return plain
+}
+
 func printEvent(e *v1.Event, asJSON bool) error {
 	if e.GetType() == "heartbeat" {
 		return nil
@@ -59,7 +74,7 @@ func printEvent(e *v1.Event, asJSON bool) error {
 		}
 		return printLine(string(text))
 	}
-	line := time.Unix(0, e.GetTime().GetNanoseconds()).Format("15:04:05.000") + "  " + e.GetType()
+	line := time.Unix(0, e.GetTime().GetNanoseconds()).Format("15:04:05.000") + "  " + paint(os.Stdout, eventColour(e), e.GetType())
 	if e.ContainerId != nil {
 		line += "  " + idText(e.GetContainerId())
 	}

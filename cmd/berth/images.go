@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,8 +39,7 @@ layers; of the disk, UNIQUE goes with the image, and SHARED others need too.`,
 }
 
 func printImages(images []provisioner.ImageUsage) error {
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "IMAGE\tPLATFORM\tID\tLAYERS\tSIZE\tUNIQUE\tSHARED\tPULLED")
+	table := newTable("IMAGE\tPLATFORM\tID\tLAYERS\tSIZE\tUNIQUE\tSHARED\tPULLED")
 	for _, i := range images {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", i.Reference, orDash(i.Platform), short(i.ID), len(i.Layers),
 			humanBytes(i.Size), humanBytes(i.Unique), humanBytes(i.Shared), i.Pulled.Local().Format(time.DateTime))

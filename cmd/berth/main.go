@@ -89,7 +89,7 @@ func execute(args []string) int {
 	if errors.As(err, &status) {
 		return int(status)
 	}
-	fmt.Fprintf(os.Stderr, "berth: %v\n", err)
+	_ = complain(red, "berth:", err.Error()) // there is nobody else to be told
 	return exitCode(err)
 }
 

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,10 +45,10 @@ func printContainers(list []*v1.Response_GetContainers_Container) error {
 	slices.SortFunc(list, func(a, b *v1.Response_GetContainers_Container) int {
 		return slices.Compare(strings.Split(idText(a.GetContainerId()), "."), strings.Split(idText(b.GetContainerId()), "."))
 	})
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "ID\tIMAGE\tCOMMAND\tSTATE\tSINCE")
+	table := newTable("ID\tIMAGE\tCOMMAND\t" + paint(os.Stdout, bold, "STATE") + "\tSINCE")
 	for _, c := range list {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", treeID(c.GetContainerId()), orDash(imageOf(c)), orDash(commandOf(c)), stateOf(c), sinceOf(c))
+		state := paint(os.Stdout, stateColour(c), stateOf(c))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", treeID(c.GetContainerId()), orDash(imageOf(c)), orDash(commandOf(c)), state, sinceOf(c))
 	}
 	return table.Flush()
 }
@@ -113,6 +112,19 @@ func stateOf(c *v1.Response_GetContainers_Container) string {
 	default:
 		return fmt.Sprintf("exit %d", t.ExitCode())
 	}
+}
+
+// stateColour is green for what runs, red for what ended otherwise than it was to.
+func stateColour(c *v1.Response_GetContainers_Container) colour {
+	switch {
+	case c.Termination != nil && terminationOf(c.GetTermination()).ExitCode() == 0:
+		return faint
+	case c.Termination != nil:
+		return red
+	case c.GetState() == string(container.Running):
+		return green
+	}
+	return yellow
 }
 
 // sinceOf is how long a container has been in its state.

@@ -5,8 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,8 +36,7 @@ func topCommand() *cobra.Command {
 }
 
 func printProcesses(all []*v1.Response_GetProcesses_Process) error {
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "PID\tPARENT\tUSER\tCPU\tMEMORY\tSINCE\tCOMMAND")
+	table := newTable("PID\tPARENT\tUSER\tCPU\tMEMORY\tSINCE\tCOMMAND")
 	for _, p := range all {
 		fmt.Fprintf(table, "%d\t%d\t%s\t%.2fs\t%s\t%s\t%s\n", p.GetPid(), p.GetParent(), p.GetUser(), p.GetCpuSeconds(), humanBytes(int64(p.GetRssBytes())),
 			age(time.Since(time.Unix(0, p.GetStarted().GetNanoseconds()))), printable(p.GetCommand()))

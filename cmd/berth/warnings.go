@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 )
 
@@ -16,7 +15,7 @@ func warn(err error) {
 		return
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") { // joined errors have one each
-		fmt.Fprintf(os.Stderr, "berth: warning: %s\n", line)
+		_ = complain(yellow, "berth: warning:", line)
 	}
 }
 
@@ -36,8 +35,7 @@ func (w warningLines) Handle(_ context.Context, r slog.Record) error {
 		line = line.with(a)
 		return true
 	})
-	_, err := fmt.Fprintf(os.Stderr, "berth: warning: %s%s\n", r.Message, line.attributes)
-	return err
+	return complain(yellow, "berth: warning:", r.Message+line.attributes)
 }
 
 func (w warningLines) WithAttrs(attributes []slog.Attr) slog.Handler {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -282,6 +284,55 @@ func TestAttach(t *testing.T) {
 	onlooker.Wait()
 	if table := w.does("ps"); !strings.Contains(table, "w-busy") {
 		t.Errorf("ps:\n%s", table)
+	}
+}
+
+// At a terminal states, events and errors have colours, unless the user wants none; elsewhere
+// nothing has.
+func TestColoursAreForTerminals(t *testing.T) {
+	w := newWorkshop(t)
+	w.does("run", "-d", "--name", "w-failed", w.image, "--", "sh", "-c", "exit 3")
+	w.prints("3\n", "wait", "w-failed")
+	w.does("run", "-d", "--name", "w-runs", w.image, "--", "sleep", "1000")
+	const escape, end = "\x1b[", "\x1b[00m"
+	for _, args := range [][]string{{"ps", "-a"}, {"images"}, {"top", "w-runs"}, {"attach", "w-nosuch"}} {
+		if r := w.Run(args...); strings.Contains(r.Stdout+r.Stderr, escape) {
+			t.Errorf("%q into a file: %q", args, r.Stdout+r.Stderr)
+		}
+	}
+	open := func(env []string, args ...string) *window {
+		t.Helper()
+		b := *w.Command
+		b.Env = append(slices.Clone(b.Env), env...)
+		return openWindow(t, &b, args...)
+	}
+	terminal := []string{"TERM=xterm", "NO_COLOR="}
+	window := open(terminal, "ps", "-a")
+	for _, words := range []string{escape + "01mID", "STATE", "SINCE" + end, "w-failed", escape + "31mexit 3" + end, "w-runs", escape + "32mrunning" + end} {
+		window.expect(words)
+	}
+	window.ends(0)
+	lines := strings.Split(regexp.MustCompile("\x1b\\[[0-9]+m").ReplaceAllString(window.text(), ""), "\n")
+	if at := strings.Index(lines[0], "STATE"); strings.LastIndex(lines[1], "exit 3") != at || strings.Index(lines[2], "running") != at {
+		t.Errorf("the table is not aligned:\n%s", strings.Join(lines, "\n"))
+	}
+	window = open(terminal, "attach", "w-nosuch")
+	window.expect(escape + "31mberth:" + end + " ")
+	window.ends(125)
+	window = open(terminal, "events")
+	await(t, func() bool {
+		w.Run("exec", "w-runs", "false")
+		return strings.Contains(window.text(), escape+"31mcontainer.ended"+end)
+	})
+	window.enter("\x03")
+	window.ends(0)
+	for _, env := range [][]string{{"TERM=xterm", "NO_COLOR=1"}, {"TERM=dumb"}} {
+		window = open(env, "ps", "-a")
+		window.expect("running")
+		window.ends(0)
+		if strings.Contains(window.text(), escape) {
+			t.Errorf("with %q: %q", env, window.text())
+		}
 	}
 }
 
