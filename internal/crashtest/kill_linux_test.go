@@ -205,7 +205,7 @@ func TestKilledBesideAnother(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := w.newScene(t, "", "overlay")
+			s := w.newScene(t, "", dies.backend)
 			dies.ready(s)
 			clean, err := child{Place: s.place, Operation: dies.name}.run()
 			if err != nil {

@@ -23,7 +23,7 @@ type operation struct {
 	variation bool
 	// ready makes what the operation needs, of whatever an earlier one has left.
 	ready func(s *scene)
-	// mends is the file that is broken before it.
+	// mends says which faults there are before it.
 	mends []string
 	// run is the operation. It runs in this process or in another one.
 	run func(ctx context.Context, e *engine.Engine, p place) error
@@ -150,13 +150,16 @@ var operations = []operation{
 		},
 	},
 	{
-		name: "repair", backend: "overlay", mends: []string{"data"}, places: 8,
-		ready: func(s *scene) { s.present("one"); s.damage("one", "data") },
-		run: func(ctx context.Context, e *engine.Engine, p place) error {
-			_, err := e.Images.Provisioner.Repair(ctx)
-			return err
-		},
-		done: func(s *scene) { s.wantImage("one", true) },
+		name: "repair", backend: "overlay", mends: []string{treeDamaged}, places: 8,
+		ready: func(s *scene) { s.present("one"); s.damage("one") },
+		run:   repair,
+		done:  func(s *scene) { s.wantImage("one", true) },
+	},
+	{
+		name: "repair a tar", backend: "erofs", variation: true, mends: []string{tarDamaged}, places: 8,
+		ready: func(s *scene) { s.present("one"); s.damage("one") },
+		run:   repair,
+		done:  func(s *scene) { s.wantImage("one", true) },
 	},
 	{
 		name: "check", backend: "erofs", variation: true,
@@ -202,6 +205,11 @@ func destroyOne(ctx context.Context, e *engine.Engine, _ place) error {
 	return err
 }
 
+func repair(ctx context.Context, e *engine.Engine, _ place) error {
+	_, err := e.Images.Provisioner.Repair(ctx)
+	return err
+}
+
 // destroyed also lets recovery remove an empty directory, which Destroy may leave to it.
 func destroyed(s *scene) {
 	s.Helper()
@@ -209,10 +217,20 @@ func destroyed(s *scene) {
 	s.wantNoContainer()
 }
 
+// What check says when one of damageable has another byte.
+const (
+	treeDamaged  = `"data": its content has changed`
+	tarDamaged   = "its tar " // has another digest, or is none any more
+	indexDamaged = "its index has changed"
+)
+
+// damageable are the files of a layer, by what check says when one of them has another byte.
+var damageable = map[string]string{treeDamaged: "tree/fs/data", tarDamaged: "erofs/tar", indexDamaged: "erofs/index"}
+
 // layerFile finds a file in the layers of an image.
 func layerFile(p place, layers []image.Digest, name string) (string, error) {
 	for _, id := range layers {
-		path := p.store("layers", id.String(), "tree/fs", name)
+		path := p.store("layers", id.String(), name)
 		if _, err := os.Lstat(path); err == nil {
 			return path, nil
 		}

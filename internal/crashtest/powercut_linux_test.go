@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,9 @@ import (
 // fewestCuts is how many power cuts each file system gets, at least.
 var fewestCuts = ordinarily(30, 1000)
 
+// machines are the backends of the machines whose power fails: one for each form of layers.
+var machines = []string{"erofs", "overlay"}
+
 // Whenever the power fails, no layer is visible and wrong afterwards, what was said to
 // be done is done, and nobody has to lend a hand.
 func TestPowerCuts(t *testing.T) {
@@ -31,14 +35,16 @@ func TestPowerCuts(t *testing.T) {
 		t.Run(fstype, func(t *testing.T) {
 			random := random(t)
 			// Files can be cloned here, at one moment, while they are written to.
-			outside := testrig.LoopFS(t, "xfs", 6000)
+			outside, file := filepath.Join(testrig.TempDir(t), "mnt"), filepath.Join(testrig.TempMemory(t), "image")
+			testrig.MakeFS(t, "xfs", file, 6000)
+			testrig.MountFS(t, "xfs", file, outside)
 			cuts, lies := 0, 0
-			for cuts < fewestCuts {
-				m := &machine{scene: w.newScene(t, filepath.Join(testrig.TempDir(t), "mnt"), "overlay"),
+			for n := 0; n < len(machines) || cuts < fewestCuts; n++ {
+				m := &machine{scene: w.newScene(t, filepath.Join(testrig.TempDir(t), "mnt"), machines[n%len(machines)]),
 					fstype: fstype, outside: outside, random: random, known: make(map[string]bool)}
 				m.live()
 				for _, c := range m.cuts {
-					t.Run(c.name, func(t *testing.T) {
+					t.Run(m.Backend+" "+c.name, func(t *testing.T) {
 						if c.examine(t, m) {
 							lies++
 						}
@@ -67,7 +73,7 @@ type machine struct {
 	when func(disk.Step) bool
 	// known is what was said of images: that they are there, or that they are not.
 	known map[string]bool
-	// broken is the file that is being mended.
+	// broken says which faults are being mended.
 	broken []string
 }
 
@@ -132,9 +138,9 @@ func (m *machine) writeBack() {
 }
 
 // durable says at which steps something becomes durable, or has just become so: at every
-// second one of these.
+// fourth one of these.
 func (m *machine) durable(step disk.Step) bool {
-	if m.random.IntN(ordinarily(2, 1)) != 0 {
+	if m.random.IntN(ordinarily(4, 1)) != 0 {
 		return false
 	}
 	switch step.Op {
@@ -178,15 +184,12 @@ func (m *machine) oneByOne() {
 	m.changes("one", false, m.prune)
 	m.told("appc", false)
 	m.failsAt(nil)
-	m.damage("three", "data")
+	fault := m.damage("three")
 	m.mu.Lock()
-	m.broken = []string{"data"}
+	m.broken = []string{fault}
 	m.mu.Unlock()
 	m.failsAt(m.durable)
-	m.changes("", false, func(ctx context.Context, e *engine.Engine, _ place) error {
-		_, err := e.Images.Provisioner.Repair(ctx)
-		return err
-	})
+	m.changes("", false, repair)
 	m.mu.Lock()
 	m.broken = nil
 	m.mu.Unlock()
@@ -263,18 +266,17 @@ func (c cut) examine(t *testing.T, m *machine) (lied bool) {
 			t.Error(err)
 		}
 	}()
-	s := m.newScene(t, dir, "overlay")
+	s := m.newScene(t, dir, m.Backend)
 	s.Runtime = testrig.TempDir(t)
 	broken := c.broken
 	if m.random.IntN(3) == 0 {
-		if found := s.lie(); found != nil {
-			broken, lied = found, true
+		if found := s.lie(m.random); found != nil {
+			broken, lied = slices.Concat(broken, found), true
 		}
 	}
 	s.in(func(ctx context.Context, e *engine.Engine) error {
 		for _, fault := range faultsOf(ctx, e) {
-			mended := len(broken) > 0 && strings.Contains(fault, `"data": its content has changed`)
-			if !mended && !c.removes(s, fault) {
+			if !isOne(fault, broken) && !c.removes(s, fault) {
 				t.Errorf("visible and wrong: %s", fault)
 			}
 		}
@@ -304,8 +306,8 @@ func (c cut) removes(s *scene, fault string) bool {
 
 // lie makes the disk one that did not keep its word: a byte of what it said was stable is
 // wrong. It does so where berth is to expect it, because the store was open when the
-// power failed, and returns what is broken now.
-func (s *scene) lie() (broken []string) {
+// power failed, and returns which fault there is now.
+func (s *scene) lie(random *rand.Rand) (broken []string) {
 	s.Helper()
 	session, err := os.ReadFile(s.store("session"))
 	if err != nil || !strings.HasPrefix(string(session), "open") {
@@ -319,19 +321,23 @@ func (s *scene) lie() (broken []string) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	files, err := filepath.Glob(s.store("layers/*/tree/fs/data"))
-	if err != nil {
-		s.Fatal(err)
-	}
-	for _, file := range files {
-		layer, _, _ := strings.Cut(strings.TrimPrefix(file, s.store("layers")+"/"), "/")
-		if !strings.Contains(string(record), layer) {
-			continue
-		}
-		if err := flip(file); err != nil {
+	faults := slices.Sorted(maps.Keys(damageable))
+	random.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+	for _, fault := range faults {
+		files, err := filepath.Glob(s.store("layers/*", damageable[fault]))
+		if err != nil {
 			s.Fatal(err)
 		}
-		return []string{"data"}
+		for _, file := range files {
+			layer, _, _ := strings.Cut(strings.TrimPrefix(file, s.store("layers")+"/"), "/")
+			if !strings.Contains(string(record), layer) {
+				continue
+			}
+			if err := flip(file); err != nil {
+				s.Fatal(err)
+			}
+			return []string{fault}
+		}
 	}
 	return nil
 }

@@ -2,13 +2,13 @@ package crashtest
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +17,7 @@ import (
 	"berth/engine"
 	"berth/image"
 	"berth/internal/testrig"
+	"berth/layer"
 	"berth/provisioner/store"
 )
 
@@ -27,6 +28,8 @@ type workshop struct {
 	acis        string
 	launcherDir string
 	cgroupsRoot string
+	// memory is where the file systems lie: what the disk below them does is not the matter.
+	memory string
 	// moved says that the tag "moving" names the image two, not one.
 	moved atomic.Bool
 	// tree is what a root filesystem of the image one holds.
@@ -38,7 +41,7 @@ func newWorkshop(t *testing.T) *workshop {
 	testrig.RequireRoot(t)
 	berth := testrig.Berth(t)
 	w := &workshop{registry: testrig.Registry(t), references: make(map[string]string),
-		launcherDir: filepath.Dir(berth.Path), cgroupsRoot: berth.CgroupsRoot}
+		launcherDir: filepath.Dir(berth.Path), cgroupsRoot: berth.CgroupsRoot, memory: testrig.TempMemory(t)}
 	for _, variant := range testrig.SmallVariants {
 		w.references[variant] = testrig.SmallImage(t, w.registry, "small:"+variant, variant)
 	}
@@ -97,11 +100,10 @@ type scene struct {
 func (w *workshop) newScene(t *testing.T, dir, backend string) *scene {
 	t.Helper()
 	if dir == "" {
-		base := testrig.TempDir(t)
-		dir = filepath.Join(base, "mnt")
-		testrig.MakeFS(t, "ext4", filepath.Join(base, "image"), 24)
-		// A sync need not reach a disk: here no power fails.
-		testrig.MountFS(t, "ext4", filepath.Join(base, "image"), dir, "barrier=0")
+		dir = filepath.Join(testrig.TempDir(t), "mnt")
+		file := filepath.Join(w.memory, rand.Text())
+		testrig.MakeFS(t, "ext4", file, 24)
+		testrig.MountFS(t, "ext4", file, dir)
 	}
 	return &scene{t, w, place{Dir: dir, LauncherDir: w.launcherDir, CgroupsRoot: w.cgroupsRoot, Backend: backend, References: w.references, ACIs: w.acis}}
 }
@@ -214,20 +216,25 @@ func (s *scene) record(e *engine.Engine, name string) (store.Record, bool) {
 	return recorded[at], true
 }
 
-// damage changes a byte of a file in the layers of an image.
-func (s *scene) damage(name, file string) {
+// damage changes a byte of an image's content, in the form that the backend has.
+func (s *scene) damage(name string) (fault string) {
 	s.Helper()
 	s.in(func(_ context.Context, e *engine.Engine) error {
 		rec, ok := s.record(e, name)
 		if !ok {
 			return container.ErrNotFound
 		}
-		path, err := layerFile(s.place, rec.Layers, file)
+		fault = treeDamaged
+		if e.Images.Provisioner.Form() == layer.EROFS {
+			fault = tarDamaged
+		}
+		path, err := layerFile(s.place, rec.Layers, damageable[fault])
 		if err != nil {
 			return err
 		}
 		return flip(path)
 	})
+	return fault
 }
 
 func (s *scene) wantImage(name string, present bool) {
@@ -323,7 +330,7 @@ func faultsOf(ctx context.Context, e *engine.Engine) (faults []string) {
 }
 
 // recovers starts a process in the place, which finds all in order, or puts it so. Only
-// the file that an operation is to mend may still be broken.
+// what an operation is to mend may still be broken.
 func (s *scene) recovers(broken ...string) {
 	s.Helper()
 	s.in(func(ctx context.Context, e *engine.Engine) error {
@@ -331,7 +338,7 @@ func (s *scene) recovers(broken ...string) {
 			s.Errorf("recover: %v", err)
 		}
 		for _, fault := range faultsOf(ctx, e) {
-			if len(broken) == 0 || !strings.Contains(fault, strconv.Quote(broken[0])+": its content has changed") {
+			if !isOne(fault, broken) {
 				s.Error(fault)
 			}
 		}
@@ -341,6 +348,11 @@ func (s *scene) recovers(broken ...string) {
 	if err != nil || len(left) > 0 {
 		s.Errorf("nobody is at work, and left are %q, %v", left, err)
 	}
+}
+
+// isOne reports whether a fault is one of those.
+func isOne(fault string, those []string) bool {
+	return slices.ContainsFunc(those, func(one string) bool { return strings.Contains(fault, one) })
 }
 
 // outcome is what an operation has made of the place and of the host.

@@ -73,6 +73,17 @@ func TempDir(tb testing.TB) string {
 	return dir
 }
 
+// TempMemory makes a temporary directory in memory, which goes with the test. It takes as much
+// memory as what is in it. What is synced there costs nothing, and is not to outlive anything.
+func TempMemory(tb testing.TB) string {
+	tb.Helper()
+	dir := TempDir(tb)
+	if err := unix.Mount("berth-rig", dir, "tmpfs", 0, ""); err != nil {
+		tb.Fatalf("mount a tmpfs on %s: %v", dir, err)
+	}
+	return dir
+}
+
 // removeTree unmounts what is mounted at or below dir, then removes dir.
 func removeTree(dir string) error {
 	if err := unmountBelow(dir); err != nil {
