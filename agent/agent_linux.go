@@ -128,8 +128,9 @@ func lockAgent(path string) (*filelock.Lock, error) {
 	return lock, nil
 }
 
-// patience is how long a clone may take to execute.
-const patience = 5 * time.Second
+// patience is how long a clone may take to execute: where a hundred processes want a processor
+// that is seconds.
+const patience = 30 * time.Second
 
 // isDead reports whether a process that a lock names is not there any more.
 func isDead(pid []byte) bool {

@@ -149,6 +149,7 @@ type Containerizer interface {
 	Usage(ctx context.Context, id container.ID) (*v1.ResourceStatistics, error)
 
 	// Remove forgets an ended container: its termination, its sandbox, and those of the
-	// containers nested in it. It may be repeated. ErrFailedPrecondition: it has not ended.
+	// containers nested in it. It may be repeated. ErrFailedPrecondition: it has not ended, or
+	// is another process's.
 	Remove(ctx context.Context, id container.ID) error
 }

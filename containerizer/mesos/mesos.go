@@ -388,6 +388,9 @@ func (c *Containerizer) Containers() []container.ID {
 // Remove implements containerizer.Containerizer.
 func (c *Containerizer) Remove(ctx context.Context, id container.ID) error {
 	e, err := c.find(id)
+	if errors.Is(err, container.ErrNotFound) && c.recorded(id) {
+		return fmt.Errorf("remove container %s: %w: it belongs to another berth process, or has not been taken up again", id, container.ErrFailedPrecondition)
+	}
 	if errors.Is(err, container.ErrNotFound) {
 		return nil
 	}

@@ -133,8 +133,11 @@ func (l *launch) takeOver(ctx context.Context, kinds ...containerizer.Keeper) (b
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		l.keeper, err = filelock.Acquire(ctx, l.records.Keeper(), filelock.Exclusive)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return false, fmt.Errorf("%w: its keeper, the process %d, is dead, but one that it cloned has not executed its program in %v; recover again", container.ErrUnavailable, pid, patience)
+		}
 	}
-	if errors.Is(err, filelock.ErrHeld) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, filelock.ErrHeld) {
 		return false, nil
 	}
 	if err != nil {
@@ -144,8 +147,9 @@ func (l *launch) takeOver(ctx context.Context, kinds ...containerizer.Keeper) (b
 	return true, l.signKeeper(l.req.Keeper)
 }
 
-// patience is how long a clone may take to execute.
-const patience = time.Second
+// patience is how long a clone may take to execute: where a hundred processes want a processor
+// that is seconds.
+const patience = 30 * time.Second
 
 // signKeeper writes the kind, and the process that has locked it, which is this one.
 func (l *launch) signKeeper(kind containerizer.Keeper) error {

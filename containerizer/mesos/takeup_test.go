@@ -11,11 +11,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/internal/filelock"
 )
 
 func asAgent(p *parts) { p.agent = true }
@@ -62,6 +64,9 @@ func TestAnAgentThatComesBackTakesUpWhatRuns(t *testing.T) {
 	if _, err := r.Destroy(t.Context(), id); !errors.Is(err, container.ErrFailedPrecondition) {
 		t.Errorf("Destroy by another process: %v", err)
 	}
+	if err := r.Remove(t.Context(), id); !errors.Is(err, container.ErrFailedPrecondition) {
+		t.Errorf("Remove by another process: %v", err)
+	}
 	r.agent()
 	status, err := r.Status(t.Context(), id)
 	if err != nil || status.State != container.Running || syscall.Kill(status.Pid, 0) != nil {
@@ -87,6 +92,24 @@ func TestAnAgentThatComesBackTakesUpWhatRuns(t *testing.T) {
 		if got, err := r.Wait(t.Context(), id); err != nil || got.ExitCode() != 9 {
 			t.Errorf("%+v, %v", got, err)
 		}
+	}
+	r.gone(id)
+}
+
+// A process that an agent cloned as it was killed has its locks until it executes its program.
+func TestAnAgentWaitsForTheClonesOfTheOneBefore(t *testing.T) {
+	r, id := newRig(t), mustID(t, "c")
+	r.diesAfter(helper{ID: "c", Args: []string{"sleep", "1000"}})
+	var clone *filelock.Lock
+	soon(t, "the lock of its keeper", func() (ok bool) {
+		var err error
+		clone, err = filelock.Try(r.Layout.Container(id).Keeper(), filelock.Exclusive)
+		return err == nil
+	})
+	time.AfterFunc(1500*time.Millisecond, func() { _ = clone.Unlock() })
+	r.agent()
+	if status, err := r.Status(t.Context(), id); err != nil || status.State != container.Running {
+		t.Errorf("%+v, %v", status, err)
 	}
 	r.gone(id)
 }
