@@ -12,7 +12,9 @@ import (
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/image"
+	imagevolume "berth/isolator/volume/image"
 	"berth/layer"
+	"berth/provisioner"
 	"berth/provisioner/store"
 )
 
@@ -112,10 +114,14 @@ func (i *Images) List(ctx context.Context) ([]store.Record, error) {
 	return all, errors.Join(errs...)
 }
 
-// provisionVolumes makes a root filesystem of each image for the volumes of a container
-// and returns their paths.
-func (i *Images) provisionVolumes(ctx context.Context, id container.ID, images []*v1.Image, ids container.IDRange) ([]string, error) {
-	all, err := i.Provisioner.ProvisionAll(ctx, id, images, ids)
+// provisionVolumes makes a root filesystem for each volume of a container and returns their
+// paths.
+func (i *Images) provisionVolumes(ctx context.Context, id container.ID, volumes []imagevolume.Volume, ids container.IDRange) ([]string, error) {
+	var wanted []provisioner.Wanted
+	for _, v := range volumes {
+		wanted = append(wanted, provisioner.Wanted(v))
+	}
+	all, err := i.Provisioner.ProvisionAll(ctx, id, wanted, ids)
 	if err != nil {
 		return nil, err
 	}

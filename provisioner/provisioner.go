@@ -95,11 +95,19 @@ func New(o Options) (*Provisioner, error) {
 // ErrFailedPrecondition when another Provision or a Destroy has the container, or what
 // an earlier one of the same id has left cannot be removed.
 func (p *Provisioner) Provision(ctx context.Context, id container.ID, img *v1.Image) (*Rootfs, error) {
-	all, err := p.ProvisionAll(ctx, id, []*v1.Image{img}, container.IDRange{})
+	all, err := p.ProvisionAll(ctx, id, []Wanted{{Image: img}}, container.IDRange{})
 	if err != nil {
 		return nil, err
 	}
 	return all[0], nil
+}
+
+// Wanted is a root filesystem to be made.
+type Wanted struct {
+	Image *v1.Image
+	// ReadOnly says that nobody writes to it, so that the backend may leave out what is needed
+	// for that. With a backend that cannot it may be writable.
+	ReadOnly bool
 }
 
 // ProvisionAll does what Provision does for each of several images, in their order, and
@@ -107,7 +115,7 @@ func (p *Provisioner) Provision(ctx context.Context, id container.ID, img *v1.Im
 // filesystems the owners are those of the container's range of ids; the range is
 // that of all of them, and no business of Destroy. ErrNotSupported, too: the backend, or a
 // file system, cannot do that.
-func (p *Provisioner) ProvisionAll(ctx context.Context, id container.ID, images []*v1.Image, ids container.IDRange) ([]*Rootfs, error) {
+func (p *Provisioner) ProvisionAll(ctx context.Context, id container.ID, wanted []Wanted, ids container.IDRange) ([]*Rootfs, error) {
 	if err := p.clear(ctx, id); err != nil {
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
@@ -116,11 +124,11 @@ func (p *Provisioner) ProvisionAll(ctx context.Context, id container.ID, images 
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
 	defer end()
-	from, err := p.storesOf(images)
+	from, err := p.storesOf(wanted)
 	if err != nil {
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
-	all, err := p.provision(ctx, id, from, images, ids)
+	all, err := p.provision(ctx, id, from, wanted, ids)
 	if why := context.Cause(ctx); errors.Is(why, errDestroyed) {
 		// What failed for it, if anything, says only that it was cancelled.
 		return nil, fmt.Errorf("provision %s: %w", id, why)
@@ -128,11 +136,11 @@ func (p *Provisioner) ProvisionAll(ctx context.Context, id container.ID, images 
 	return all, err
 }
 
-func (p *Provisioner) storesOf(images []*v1.Image) ([]store.Store, error) {
-	stores := make([]store.Store, len(images))
-	for i, img := range images {
+func (p *Provisioner) storesOf(wanted []Wanted) ([]store.Store, error) {
+	stores := make([]store.Store, len(wanted))
+	for i, w := range wanted {
 		var err error
-		if stores[i], err = p.storeOf(img); err != nil {
+		if stores[i], err = p.storeOf(w.Image); err != nil {
 			return nil, err
 		}
 	}
@@ -147,12 +155,14 @@ func (p *Provisioner) storeOf(img *v1.Image) (store.Store, error) {
 	return s, nil
 }
 
-func (p *Provisioner) provision(ctx context.Context, id container.ID, from []store.Store, images []*v1.Image, ids container.IDRange) (_ []*Rootfs, err error) {
-	to, err := p.stacker(ids)
-	if err != nil {
-		return nil, fmt.Errorf("provision %s: %w", id, err)
+func (p *Provisioner) provision(ctx context.Context, id container.ID, from []store.Store, wanted []Wanted, ids container.IDRange) (_ []*Rootfs, err error) {
+	to := make([]backend.Backend, len(wanted))
+	for i, w := range wanted {
+		if to[i], err = p.stacker(ids, w.ReadOnly); err != nil {
+			return nil, fmt.Errorf("provision %s: %w", id, err)
+		}
 	}
-	found, err := getAll(ctx, from, images, to.Form())
+	found, err := getAll(ctx, from, wanted, p.Form())
 	defer func() { err = errors.Join(err, releaseAll(found)) }()
 	if err != nil {
 		return nil, err
@@ -162,7 +172,7 @@ func (p *Provisioner) provision(ctx context.Context, id container.ID, from []sto
 		if pull := found[i].Pull; pull != nil && pull.Warning != "" {
 			p.Log.Warn("image "+found[i].Reference, slog.String("warning", pull.Warning))
 		}
-		if all[i], err = p.stack(ctx, id, found[i], to); err != nil {
+		if all[i], err = p.stack(ctx, id, found[i], to[i]); err != nil {
 			return nil, fmt.Errorf("provision %s: %w", id, p.withRemedy(err))
 		}
 	}
@@ -173,15 +183,18 @@ func (p *Provisioner) provision(ctx context.Context, id container.ID, from []sto
 func (p *Provisioner) Form() layer.Form { return p.Backends[p.Backend].Form() }
 
 // stacker is the backend for root filesystems of a range.
-func (p *Provisioner) stacker(ids container.IDRange) (backend.Backend, error) {
+func (p *Provisioner) stacker(ids container.IDRange, readOnly bool) (backend.Backend, error) {
 	to := p.Backends[p.Backend]
-	if ids.IsHost() {
-		return to, nil
-	}
-	mapper, ok := to.(backend.Mapper)
-	if !ok {
+	mapper, canMap := to.(backend.Mapper)
+	if !ids.IsHost() && !canMap {
 		return nil, fmt.Errorf("the backend %s: %w: it cannot make root filesystems for user namespaces: leave --userns out, or use --image_provisioner_backend=overlay or copy",
 			p.Backend, container.ErrNotSupported)
+	}
+	if viewer, ok := to.(backend.Viewer); ok && readOnly {
+		return viewed{to, viewer, ids}, nil
+	}
+	if ids.IsHost() {
+		return to, nil
 	}
 	return mapped{to, mapper, ids}, nil
 }
@@ -197,19 +210,32 @@ func (m mapped) Provision(ctx context.Context, layers []backend.Layer, rootfs, d
 	return m.mapper.ProvisionMapped(ctx, layers, rootfs, dir, m.ids)
 }
 
+// viewed makes read-only root filesystems of a range.
+type viewed struct {
+	backend.Backend
+	viewer backend.Viewer
+	ids    container.IDRange
+}
+
+func (v viewed) Ephemeral(string, string) []string { return nil }
+
+func (v viewed) Provision(ctx context.Context, layers []backend.Layer, rootfs, dir string) error {
+	return v.viewer.ProvisionReadOnly(ctx, layers, rootfs, dir, v.ids)
+}
+
 // getAll gets images side by side. The caller owes their release also after an error;
 // those that are nil were not found.
-func getAll(ctx context.Context, from []store.Store, images []*v1.Image, form layer.Form) ([]*store.Image, error) {
-	found := make([]*store.Image, len(images))
-	if len(images) == 1 { // mostly, and to start a goroutine takes as long as to find it
+func getAll(ctx context.Context, from []store.Store, wanted []Wanted, form layer.Form) ([]*store.Image, error) {
+	found := make([]*store.Image, len(wanted))
+	if len(wanted) == 1 { // mostly, and to start a goroutine takes as long as to find it
 		var err error
-		found[0], err = from[0].Get(ctx, images[0], form)
+		found[0], err = from[0].Get(ctx, wanted[0].Image, form)
 		return found, err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for i, img := range images {
+	for i, w := range wanted {
 		group.Go(func() (err error) {
-			found[i], err = from[i].Get(ctx, img, form)
+			found[i], err = from[i].Get(ctx, w.Image, form)
 			return err
 		})
 	}
@@ -244,7 +270,7 @@ func (p *Provisioner) stack(ctx context.Context, id container.ID, found *store.I
 	}
 	dir := p.Paths.BackendDir(id, p.Backend)
 	path := state.Rootfs(dir, rand.Text())
-	if err := p.record(id, path, found); err != nil {
+	if err := p.record(id, path, found, to); err != nil {
 		return nil, fmt.Errorf("record its layers: %w", err)
 	}
 	if err := disk.At("provision: recorded"); err != nil {

@@ -13,6 +13,7 @@ import (
 	"berth/image"
 	"berth/internal/atomicfile"
 	"berth/internal/disk"
+	"berth/provisioner/backend"
 	"berth/provisioner/store"
 	"berth/state"
 )
@@ -45,8 +46,8 @@ type layersRecord struct {
 	Rootfses map[string]Use `json:"rootfses"`
 }
 
-// record adds a root filesystem to the container's record, before it is made.
-func (p *Provisioner) record(id container.ID, rootfs string, found *store.Image) error {
+// record adds a root filesystem to the container's record, before it is made by a backend.
+func (p *Provisioner) record(id container.ID, rootfs string, found *store.Image, to backend.Backend) error {
 	rec, err := p.readRecord(id)
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func (p *Provisioner) record(id container.ID, rootfs string, found *store.Image)
 	dir := p.Paths.BackendDir(id, p.Backend)
 	rec.Rootfses[filepath.Base(rootfs)] = Use{
 		Backend: p.Backend, Image: found.Reference, Platform: found.Platform, Layers: found.Layers,
-		Ephemeral: p.Backends[p.Backend].Ephemeral(rootfs, dir),
+		Ephemeral: to.Ephemeral(rootfs, dir),
 	}
 	data, err := json.Marshal(rec)
 	if err != nil {

@@ -3,14 +3,19 @@ package provisioner_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/layer"
+	"berth/provisioner"
 	"berth/provisioner/store"
 )
 
@@ -32,11 +37,11 @@ func (m meeting) Get(ctx context.Context, img *v1.Image, form layer.Form) (*stor
 	}
 }
 
-func (b *bench) several(names ...string) (images []*v1.Image) {
+func (b *bench) several(names ...string) (wanted []provisioner.Wanted) {
 	for _, name := range names {
-		images = append(images, b.Image(name))
+		wanted = append(wanted, provisioner.Wanted{Image: b.Image(name)})
 	}
-	return images
+	return wanted
 }
 
 func TestSeveralImagesAreGotSideBySide(t *testing.T) {
@@ -80,7 +85,7 @@ func TestOneOfSeveralThatFailsEndsTheOthers(t *testing.T) {
 		}
 	}
 	unknown := &v1.Image{Type: v1.Image_APPC.Enum()}
-	if _, err := b.ProvisionAll(t.Context(), id(t, "c"), slices.Concat(b.several("one"), []*v1.Image{unknown}), container.IDRange{}); !errors.Is(err, container.ErrNotSupported) {
+	if _, err := b.ProvisionAll(t.Context(), id(t, "c"), append(b.several("one"), provisioner.Wanted{Image: unknown}), container.IDRange{}); !errors.Is(err, container.ErrNotSupported) {
 		t.Errorf("of an unknown type: %v", err)
 	}
 	b.wantContainers(t)
@@ -104,4 +109,40 @@ func TestOneOfSeveralThatCannotBeStacked(t *testing.T) {
 	}
 	b.wantDestroyed(t, "c", true)
 	b.wantContainers(t)
+}
+
+// What nobody writes to is read-only, and has nothing that counts towards a disk quota; with
+// a backend that makes no difference it is what it always is.
+func TestSomeOfSeveralAreReadOnly(t *testing.T) {
+	for _, c := range []struct {
+		backend string
+		differs bool
+	}{{"overlay", true}, {"copy", false}} {
+		t.Run(c.backend, func(t *testing.T) {
+			b := newBench(t, c.backend)
+			wanted := b.several("one", "one")
+			wanted[1].ReadOnly = true
+			all, err := b.ProvisionAll(t.Context(), id(t, "c"), wanted, container.IDRange{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			uses, err := b.Uses()
+			if err != nil || len(uses) != 2 {
+				t.Fatalf("the uses are %+v, %v", uses, err)
+			}
+			for i, rootfs := range all {
+				wantFile(t, rootfs.Path, topFile("one"))
+				readOnly := wanted[i].ReadOnly && c.differs
+				if err := os.WriteFile(filepath.Join(rootfs.Path, "new"), nil, 0o600); errors.Is(err, unix.EROFS) != readOnly {
+					t.Errorf("read-only: %v; to write in it returned %v", readOnly, err)
+				}
+				used := uses[slices.IndexFunc(uses, func(u provisioner.Use) bool { return u.Rootfs == rootfs.Path })]
+				if !slices.Equal(used.Ephemeral, rootfs.Ephemeral) || readOnly != (len(rootfs.Ephemeral) == 0) {
+					t.Errorf("read-only: %v; ephemeral are %q, recorded %q", readOnly, rootfs.Ephemeral, used.Ephemeral)
+				}
+			}
+			b.wantDestroyed(t, "c", true)
+			b.wantContainers(t)
+		})
+	}
 }

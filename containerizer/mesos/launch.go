@@ -25,6 +25,7 @@ import (
 	"berth/isolator"
 	"berth/launcher"
 	"berth/launcher/plan"
+	"berth/provisioner"
 	"berth/state"
 )
 
@@ -181,7 +182,7 @@ func (l *launch) provision(ctx context.Context) error {
 		return fmt.Errorf("launch %s: user namespace: %w", l.id, err)
 	}
 	if img := config.GetContainerInfo().GetMesos().GetImage(); img != nil {
-		made, err := l.Provisioner.ProvisionAll(ctx, l.id, []*v1.Image{img}, l.container.IDs)
+		made, err := l.Provisioner.ProvisionAll(ctx, l.id, []provisioner.Wanted{{Image: img}}, l.container.IDs)
 		if err != nil {
 			return err
 		}

@@ -95,8 +95,12 @@ func (w world) open(change func(*parts)) (*Containerizer, *linux.Launcher, error
 		cpu.New(l), mem.New(l, false, slog.New(slog.DiscardHandler)), pids.New(l), devices.New(l, host, nil), runtime.New(v1.Image_DOCKER), ipc.New(ipc.Options{}), pid.New(false), uts.New(), user.New(), cni.New(w.networks(layout, l)),
 		sandboxpath.New(sandboxpath.Options{SandboxDirectory: sandboxDir, Sandbox: layout.Sandbox}),
 		hostpath.New(hostpath.Options{SandboxDirectory: sandboxDir}), secret.New(secret.Options{SandboxDirectory: sandboxDir}),
-		imagevolume.New(imagevolume.Options{SandboxDirectory: sandboxDir, Provision: func(ctx context.Context, id container.ID, images []*v1.Image, ids container.IDRange) (paths []string, err error) {
-			all, err := made.ProvisionAll(ctx, id, images, ids)
+		imagevolume.New(imagevolume.Options{SandboxDirectory: sandboxDir, Provision: func(ctx context.Context, id container.ID, volumes []imagevolume.Volume, ids container.IDRange) (paths []string, err error) {
+			var wanted []provisioner.Wanted
+			for _, v := range volumes {
+				wanted = append(wanted, provisioner.Wanted(v))
+			}
+			all, err := made.ProvisionAll(ctx, id, wanted, ids)
 			for _, rootfs := range all {
 				paths = append(paths, rootfs.Path)
 			}

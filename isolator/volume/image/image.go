@@ -21,10 +21,16 @@ import (
 type Options struct {
 	// SandboxDirectory is where a container with an image finds its sandbox.
 	SandboxDirectory string
-	// Provision makes a root filesystem of each image and returns their paths. Whoever
+	// Provision makes a root filesystem for each volume and returns their paths. Whoever
 	// removes the container's own root filesystem removes these with it, also after an
 	// error.
-	Provision func(ctx context.Context, id container.ID, images []*v1.Image, ids container.IDRange) ([]string, error)
+	Provision func(ctx context.Context, id container.ID, volumes []Volume, ids container.IDRange) ([]string, error)
+}
+
+// Volume is what a volume shows.
+type Volume struct {
+	Image    *v1.Image
+	ReadOnly bool
 }
 
 // Isolator implements isolator.Isolator.
@@ -45,20 +51,20 @@ func (i *Isolator) Prepare(ctx context.Context, c *isolator.Container) (*isolato
 }
 
 func (i *Isolator) prepare(ctx context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	var images []*v1.Image
+	var volumes []Volume
 	hasImage := func(v *v1.Volume) bool { return v.Image != nil }
 	info, err := isolator.EachVolume(c.Config, i.SandboxDirectory, hasImage, func(_ *isolator.LaunchInfo, m *plan.Mount, v *v1.Volume) error {
 		m.SubPath = v.GetImagePath()
 		m.Flags |= plan.NoDev | plan.NoSuid
 		m.Provisioned = true
-		images = append(images, v.Image)
+		volumes = append(volumes, Volume{v.Image, m.Flags&plan.ReadOnly != 0})
 		return nil
 	})
 	if info == nil || err != nil {
 		return nil, err
 	}
 	// Not before all that can be refused was: nothing has been pulled until now.
-	paths, err := i.Provision(ctx, c.ID, images, c.IDs)
+	paths, err := i.Provision(ctx, c.ID, volumes, c.IDs)
 	if err != nil {
 		return nil, err
 	}

@@ -16,10 +16,15 @@ import (
 	"berth/launcher/plan"
 )
 
-// provision names root filesystems by their container and image.
-func provision(_ context.Context, id container.ID, images []*v1.Image, _ container.IDRange) (paths []string, err error) {
-	for i, img := range images {
-		paths = append(paths, fmt.Sprintf("/provisioned/%s/%d/%s", id, i, img.GetDocker().GetName()))
+// provision names root filesystems by their container and image, and those that nobody writes
+// to by that.
+func provision(_ context.Context, id container.ID, volumes []Volume, _ container.IDRange) (paths []string, err error) {
+	for i, v := range volumes {
+		path := fmt.Sprintf("/provisioned/%s/%d/%s", id, i, v.Image.GetDocker().GetName())
+		if v.ReadOnly {
+			path += "/read-only"
+		}
+		paths = append(paths, path)
 	}
 	return paths, nil
 }
@@ -65,7 +70,7 @@ func TestPrepare(t *testing.T) {
 	got, err := newIsolator().Prepare(t.Context(), &isolator.Container{ID: id, Config: config("/rootfs", volume("a", "/v", v1.Volume_RO), other, part)})
 	const quiet = plan.NoDev | plan.NoSuid
 	want := &isolator.LaunchInfo{Volumes: []plan.Mount{
-		{Target: "/v", Source: "/provisioned/c/0/a", Flags: plan.ReadOnly | quiet, Provisioned: true},
+		{Target: "/v", Source: "/provisioned/c/0/a/read-only", Flags: plan.ReadOnly | quiet, Provisioned: true},
 		{Target: "/box/w", Source: "/provisioned/c/1/b", SubPath: "/models/small", Flags: quiet, Provisioned: true},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
@@ -91,7 +96,7 @@ func TestABadRequestIsNotProvisioned(t *testing.T) {
 
 func TestAFailureToProvisionIsThatOfTheVolume(t *testing.T) {
 	cause := errors.New("the cause")
-	i := New(Options{Provision: func(context.Context, container.ID, []*v1.Image, container.IDRange) ([]string, error) {
+	i := New(Options{Provision: func(context.Context, container.ID, []Volume, container.IDRange) ([]string, error) {
 		return nil, cause
 	}})
 	if got, err := i.Prepare(t.Context(), &isolator.Container{Config: config("/rootfs", volume("a", "/v", v1.Volume_RO))}); got != nil || !errors.Is(err, cause) {
