@@ -4,8 +4,6 @@ import (
 	"context"
 	"path/filepath"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	v1 "berth/api/v1"
 	"berth/layer"
 	"berth/provisioner"
@@ -36,7 +34,7 @@ func newProcess(t reporter, dir, backendName string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := registry.NewClient(registry.Options{Keychain: authn.NewMultiKeychain()})
+	client := registry.NewClient(registry.Options{Keychain: &registry.DockerConfig{}})
 	images, err := docker.New(docker.Options{Dir: layout.DockerStore(), Layers: layers, Registry: client})
 	if err != nil {
 		t.Fatal(err)

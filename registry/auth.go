@@ -4,10 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"strings"
-
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 
 	"berth/container"
 )
@@ -89,7 +85,7 @@ func (c *Client) renew(ctx context.Context, s *session, e endpoint, used grant, 
 
 // authorize answers a 401.
 func (c *Client) authorize(ctx context.Context, e endpoint, answer *reply) (grant, error) {
-	credentials, err := c.credentials(ctx, e)
+	credentials, err := c.keychain.Resolve(ctx, e.registry, e.repository)
 	if err != nil {
 		return grant{}, fmt.Errorf("look up credentials for %s: %w", e.registry, err)
 	}
@@ -111,34 +107,15 @@ func (c *Client) authorize(ctx context.Context, e endpoint, answer *reply) (gran
 		answer.place(), container.ErrDenied)
 }
 
-func (c *Client) credentials(ctx context.Context, e endpoint) (*authn.AuthConfig, error) {
-	repository, err := name.NewRepository(e.registry + "/" + e.repository)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", container.ErrInvalid, err)
-	}
-	authenticator, err := authn.Resolve(ctx, c.keychain, repository)
-	if err != nil {
-		return nil, err
-	}
-	return authn.Authorization(ctx, authenticator)
-}
-
 func bearerGrant(token string, credentials bool) grant {
 	return grant{header: "Bearer " + token, secrets: []string{token}, credentials: credentials}
 }
 
 // basicGrant is false, and the zero grant, without a name or password.
-func basicGrant(a *authn.AuthConfig) (grant, bool) {
-	pair := a.Username + ":" + a.Password
-	encoded := base64.StdEncoding.EncodeToString([]byte(pair))
-	if pair == ":" {
-		if a.Auth == "" {
-			return grant{}, false
-		}
-		encoded = a.Auth
-		decoded, _ := base64.StdEncoding.DecodeString(encoded)
-		pair = string(decoded)
+func basicGrant(c Credentials) (grant, bool) {
+	if c.Username == "" && c.Password == "" {
+		return grant{}, false
 	}
-	_, password, _ := strings.Cut(pair, ":")
-	return grant{header: "Basic " + encoded, secrets: []string{encoded, password}, credentials: true}, true
+	encoded := base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password))
+	return grant{header: "Basic " + encoded, secrets: []string{encoded, c.Password}, credentials: true}, true
 }

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/sync/errgroup"
 
 	"berth/container"
@@ -40,7 +39,7 @@ func guarded(authorization, challenge string, requests *atomic.Int32) http.Handl
 // noSecrets fails if an error tells a secret.
 func noSecrets(t *testing.T, err error) {
 	t.Helper()
-	encoded, _ := basicGrant(&authn.AuthConfig{Username: "bob", Password: secretPassword})
+	encoded, _ := basicGrant(Credentials{Username: "bob", Password: secretPassword})
 	for _, secret := range append(encoded.secrets, secretToken, identityToken) {
 		if err != nil && strings.Contains(err.Error(), secret) {
 			t.Errorf("the error tells a secret: %v", err)
@@ -49,11 +48,11 @@ func noSecrets(t *testing.T, err error) {
 }
 
 func bob(registry string) user {
-	return user{registry, authn.AuthConfig{Username: "bob", Password: secretPassword}}
+	return user{registry, Credentials{Username: "bob", Password: secretPassword}}
 }
 
 func TestBasic(t *testing.T) {
-	want, _ := basicGrant(&authn.AuthConfig{Username: "bob", Password: secretPassword})
+	want, _ := basicGrant(Credentials{Username: "bob", Password: secretPassword})
 	var requests atomic.Int32
 	host := serve(t, guarded(want.header, `Basic realm="r"`, &requests))
 	n := mustName(t, host+"/a:b")
@@ -68,11 +67,6 @@ func TestBasic(t *testing.T) {
 		t.Errorf("%d requests for 3 manifests, want one more", got)
 	}
 
-	encoded := newTestClient(user{host, authn.AuthConfig{Auth: strings.TrimPrefix(want.header, "Basic ")}})
-	if _, err := encoded.Manifest(context.Background(), n); err != nil {
-		t.Fatal(err)
-	}
-
 	requests.Store(0)
 	_, err := newTestClient(anonymous).Manifest(context.Background(), n)
 	check(t, err, container.ErrDenied, "asks for a password", "no credentials for "+host, "docker login "+host, "config.json")
@@ -80,7 +74,7 @@ func TestBasic(t *testing.T) {
 		t.Errorf("%d requests without credentials", got)
 	}
 
-	_, err = newTestClient(user{host, authn.AuthConfig{Username: "bob", Password: "wrong"}}).Manifest(context.Background(), n)
+	_, err = newTestClient(user{host, Credentials{Username: "bob", Password: "wrong"}}).Manifest(context.Background(), n)
 	check(t, err, container.ErrDenied, "UNAUTHORIZED: log in", "wrong or not sufficient")
 	if got := requests.Load(); got != 2 {
 		t.Errorf("%d requests with wrong credentials", got)
@@ -128,7 +122,7 @@ func (s *tokenServer) challenge() string {
 
 func TestBearer(t *testing.T) {
 	for name, c := range map[string]struct {
-		config    authn.AuthConfig
+		config    Credentials
 		anonymous bool
 		answer    string
 		ask       string
@@ -136,8 +130,8 @@ func TestBearer(t *testing.T) {
 		"password":                     {config: bob("").config, ask: "GET /token?account=x&scope=repository%3Aa%3Apull%2Cpush&service=the+registry"},
 		"anonymous":                    {anonymous: true, ask: "GET /token?account=x&scope=repository%3Aa%3Apull%2Cpush&service=the+registry"},
 		"the name that OAuth2 has":     {config: bob("").config, answer: `{"access_token":"` + secretToken + `"}`, ask: "GET /token?account=x&scope=repository%3Aa%3Apull%2Cpush&service=the+registry"},
-		"identity token":               {config: authn.AuthConfig{IdentityToken: identityToken}, ask: "POST /token?account=x&client_id=berth&grant_type=refresh_token&refresh_token=" + identityToken + "&scope=repository%3Aa%3Apull%2Cpush&service=the+registry"},
-		"a token in the configuration": {config: authn.AuthConfig{RegistryToken: secretToken}},
+		"identity token":               {config: Credentials{IdentityToken: identityToken}, ask: "POST /token?account=x&client_id=berth&grant_type=refresh_token&refresh_token=" + identityToken + "&scope=repository%3Aa%3Apull%2Cpush&service=the+registry"},
+		"a token in the configuration": {config: Credentials{RegistryToken: secretToken}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tokens := startTokenServer(t)
@@ -206,13 +200,13 @@ func TestExpiredTokenIsRenewed(t *testing.T) {
 func TestBearerRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		challenge func(tokens *tokenServer) string
-		config    authn.AuthConfig
+		config    Credentials
 		answer    string
 		class     error
 		says      string
 	}{
-		"wrong password":               {config: authn.AuthConfig{Username: "bob", Password: "wrong"}, class: container.ErrDenied, says: "who are you"},
-		"wrong identity token":         {config: authn.AuthConfig{IdentityToken: "wrong"}, class: container.ErrDenied, says: "POST"},
+		"wrong password":               {config: Credentials{Username: "bob", Password: "wrong"}, class: container.ErrDenied, says: "who are you"},
+		"wrong identity token":         {config: Credentials{IdentityToken: "wrong"}, class: container.ErrDenied, says: "POST"},
 		"no credentials":               {class: container.ErrDenied, says: "docker login"},
 		"token that does not help":     {config: bob("").config, answer: `{"token":"useless"}`, class: container.ErrDenied, says: "wrong or not sufficient"},
 		"answer without a token":       {config: bob("").config, answer: `{}`, class: container.ErrInvalid, says: "no token"},
@@ -253,7 +247,7 @@ func TestBearerRefused(t *testing.T) {
 
 // Who is told a secret may say it again, in an error text or a header.
 func TestSecretsThatAreSentBack(t *testing.T) {
-	want, _ := basicGrant(&authn.AuthConfig{Username: "bob", Password: secretPassword})
+	want, _ := basicGrant(Credentials{Username: "bob", Password: secretPassword})
 	for name, said := range map[string]string{
 		"header":   want.header,
 		"password": "bob has " + secretPassword + ", really",
@@ -316,14 +310,15 @@ func TestCancelWhileATokenIsFetched(t *testing.T) {
 	}
 }
 
-// The names under which the docker configuration keeps credentials.
+// A keychain knows registries by the names that images have them by.
 func TestKeychainIsAskedForTheRegistry(t *testing.T) {
 	for in, want := range map[string]string{
-		"alpine":               "index.docker.io",
+		"alpine":               "docker.io",
 		"r.example.com:5000/a": "r.example.com:5000",
 	} {
-		c := newTestClient(user{want, authn.AuthConfig{Username: "bob"}})
-		config, err := c.credentials(context.Background(), mustEndpoint(t, c, in))
+		c := newTestClient(user{want, Credentials{Username: "bob"}})
+		e := mustEndpoint(t, c, in)
+		config, err := c.keychain.Resolve(t.Context(), e.registry, e.repository)
 		if err != nil || config.Username != "bob" {
 			t.Errorf("%s: %+v, %v", in, config, err)
 		}

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"berth/container"
 	"berth/image"
 )
@@ -32,7 +30,7 @@ const (
 type Options struct {
 	// Keychain finds credentials. It is asked only when a registry asks; nil is the
 	// user's docker configuration, credential helpers included.
-	Keychain authn.Keychain
+	Keychain Keychain
 	// Transport carries single requests, nil is NewTransport(). The time to connect
 	// and the time until an answer begins are for it to limit.
 	Transport http.RoundTripper
@@ -68,7 +66,7 @@ type Options struct {
 // authorizations, per repository, as long as it lives.
 type Client struct {
 	*common
-	keychain authn.Keychain
+	keychain Keychain
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -105,14 +103,14 @@ func NewClient(o Options) *Client {
 			hostsDir:       o.HostsDir,
 			registriesConf: o.RegistriesConf,
 		},
-		keychain: cmp.Or[authn.Keychain](o.Keychain, UserCredentials()),
+		keychain: cmp.Or[Keychain](o.Keychain, UserCredentials()),
 		sessions: map[string]*session{},
 	}
 }
 
 // As returns a client that finds credentials in first before it looks where c does. It
 // shares connections with c, but no authorization.
-func (c *Client) As(first authn.Keychain) *Client {
+func (c *Client) As(first Keychain) *Client {
 	return &Client{common: c.common, keychain: inTurn{first, c.keychain}, sessions: map[string]*session{}}
 }
 

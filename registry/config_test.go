@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"berth/container"
 	"berth/image"
 )
@@ -37,14 +35,14 @@ func write(t *testing.T, text string, path ...string) string {
 }
 
 // find looks credentials up as a client does.
-func find(t *testing.T, k authn.Keychain, name string) authn.AuthConfig {
+func find(t *testing.T, k Keychain, name string) Credentials {
 	t.Helper()
-	c := newTestClient(k)
-	auth, err := c.credentials(t.Context(), mustEndpoint(t, c, name))
+	e := mustEndpoint(t, newTestClient(k), name)
+	found, err := k.Resolve(t.Context(), e.registry, e.repository)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return *auth
+	return found
 }
 
 func TestCredentialsAreThoseOfTheHost(t *testing.T) {
@@ -177,30 +175,30 @@ func TestCredentialHelpers(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		config, image string
-		want          authn.AuthConfig
+		want          Credentials
 	}{
-		"the store":              {`{"credsStore":"echo"}`, "r.example.com:5000/a", authn.AuthConfig{Username: "get", Password: "for r.example.com:5000"}},
-		"the store, docker hub":  {`{"credsStore":"echo"}`, "alpine", authn.AuthConfig{Username: "get", Password: "for https://index.docker.io/v1/"}},
-		"a token":                {`{"credHelpers":{"r.example.com":"token"}}`, "r.example.com/a", authn.AuthConfig{IdentityToken: "refresh"}},
-		"a helper before all":    {`{"credsStore":"token","credHelpers":{"r.example.com":"echo"},"auths":{"r.example.com":{"auth":"Ym9iOnNlY3JldA=="}}}`, "r.example.com/a", authn.AuthConfig{Username: "get", Password: "for r.example.com"}},
-		"the empty entry":        {`{"credsStore":"echo","auths":{"r.example.com":{}}}`, "r.example.com/a", authn.AuthConfig{Username: "get", Password: "for r.example.com"}},
-		"it knows none":          {`{"credsStore":"none"}`, "r.example.com/a", authn.AuthConfig{}},
-		"a helper of another":    {`{"credHelpers":{"other.example.com":"broken"}}`, "r.example.com/a", authn.AuthConfig{}},
-		"an entry, and no store": {`{"auths":{"r.example.com":{}}}`, "r.example.com/a", authn.AuthConfig{}},
+		"the store":              {`{"credsStore":"echo"}`, "r.example.com:5000/a", Credentials{Username: "get", Password: "for r.example.com:5000"}},
+		"the store, docker hub":  {`{"credsStore":"echo"}`, "alpine", Credentials{Username: "get", Password: "for https://index.docker.io/v1/"}},
+		"a token":                {`{"credHelpers":{"r.example.com":"token"}}`, "r.example.com/a", Credentials{IdentityToken: "refresh"}},
+		"a helper before all":    {`{"credsStore":"token","credHelpers":{"r.example.com":"echo"},"auths":{"r.example.com":{"auth":"Ym9iOnNlY3JldA=="}}}`, "r.example.com/a", Credentials{Username: "get", Password: "for r.example.com"}},
+		"the empty entry":        {`{"credsStore":"echo","auths":{"r.example.com":{}}}`, "r.example.com/a", Credentials{Username: "get", Password: "for r.example.com"}},
+		"it knows none":          {`{"credsStore":"none"}`, "r.example.com/a", Credentials{}},
+		"a helper of another":    {`{"credHelpers":{"other.example.com":"broken"}}`, "r.example.com/a", Credentials{}},
+		"an entry, and no store": {`{"auths":{"r.example.com":{}}}`, "r.example.com/a", Credentials{}},
 	} {
 		if got := find(t, config(c.config), c.image); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}
 	for _, name := range []string{"broken", "missing", "../echo"} {
-		_, err := config(fmt.Sprintf(`{"credsStore":%q}`, name)).Resolve(resource2{"r.example.com/a"})
+		_, err := config(fmt.Sprintf(`{"credsStore":%q}`, name)).Resolve(t.Context(), "r.example.com", "a")
 		if err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := config(`{"credsStore":"slow"}`).ResolveContext(ctx, resource2{"r.example.com/a"}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := config(`{"credsStore":"slow"}`).Resolve(ctx, "r.example.com", "a"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a helper that does not end: %v", err)
 	}
 }
@@ -219,8 +217,8 @@ func TestAsPutsCredentialsFirst(t *testing.T) {
 		w.Header().Set("Content-Type", image.MediaTypeOCIIndex)
 		io.WriteString(w, emptyIndex)
 	})
-	c := newTestClient(user{host, authn.AuthConfig{Username: "agent", Password: "x"}})
-	alice := c.As(user{host, authn.AuthConfig{Username: "alice", Password: "y"}})
+	c := newTestClient(user{host, Credentials{Username: "agent", Password: "x"}})
+	alice := c.As(user{host, Credentials{Username: "alice", Password: "y"}})
 	none := c.As(anonymous)
 	for _, client := range []*Client{alice, c, none} {
 		if _, err := client.Manifest(t.Context(), mustName(t, host+"/a")); err != nil {

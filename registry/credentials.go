@@ -15,8 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"berth/container"
 	"berth/image"
 )
@@ -28,7 +26,7 @@ const (
 )
 
 // DockerConfig has the credentials of a Docker configuration: config.json, or the older
-// .dockercfg, which is what config.json has as "auths". It implements authn.Keychain.
+// .dockercfg, which is what config.json has as "auths". It implements Keychain.
 type DockerConfig struct {
 	auths   map[string]authEntry
 	store   string            // names a program docker-credential-NAME
@@ -123,39 +121,28 @@ func ReadDockerConfig(value string) (*DockerConfig, error) {
 // configuration must not have programs of this host run.
 func (c *DockerConfig) Entries() *DockerConfig { return &DockerConfig{auths: c.auths} }
 
-// Resolve implements authn.Keychain.
-func (c *DockerConfig) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	return c.ResolveContext(context.Background(), r)
-}
-
-// ResolveContext implements authn.ContextKeychain. A program of the configuration that
-// fails is an error; one that knows no credentials is not.
-func (c *DockerConfig) ResolveContext(ctx context.Context, r authn.Resource) (authn.Authenticator, error) {
-	registry, path := registryKey(r.RegistryStr()), strings.TrimPrefix(r.String(), r.RegistryStr())
+// Resolve implements Keychain. A program of the configuration that fails is an error; one
+// that knows no credentials is not.
+func (c *DockerConfig) Resolve(ctx context.Context, registry, repository string) (Credentials, error) {
+	registry = registryKey(registry)
 	for name, helper := range c.helpers {
 		if helper != "" && registryKey(name) == registry {
 			return askHelper(ctx, helper, name)
 		}
 	}
-	entry := c.find(registry, path)
+	entry := c.find(registry, "/"+repository)
 	if entry == nil && c.store != "" {
 		return askHelper(ctx, c.store, serverOf(registry))
 	}
 	if entry == nil {
-		return authn.Anonymous, nil
+		return Credentials{}, nil
 	}
-	auth, err := entry.decode()
-	switch {
-	case err != nil:
-		return nil, err
-	case *auth == authn.AuthConfig{}:
+	found, err := entry.decode()
+	if err == nil && found == (Credentials{}) && c.store != "" {
 		// `docker login` leaves an empty entry for what it gave to the store.
-		if c.store != "" {
-			return askHelper(ctx, c.store, serverOf(registry))
-		}
-		return authn.Anonymous, nil
+		return askHelper(ctx, c.store, serverOf(registry))
 	}
-	return authn.FromConfig(*auth), nil
+	return found, err
 }
 
 // find returns the entry for a registry, or for the longest beginning of the repository's
@@ -204,30 +191,30 @@ func registryKey(host string) string {
 // serverOf is what credential helpers call a registry.
 func serverOf(registry string) string {
 	if registry == image.DefaultRegistry {
-		return authn.DefaultAuthKey
+		return "https://index.docker.io/v1/"
 	}
 	return registry
 }
 
 // decode returns what the entry says.
-func (e authEntry) decode() (*authn.AuthConfig, error) {
-	auth := &authn.AuthConfig{Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken}
+func (e authEntry) decode() (Credentials, error) {
+	c := Credentials{Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken, RegistryToken: e.RegistryToken}
 	if e.Auth == "" {
-		return auth, nil
+		return c, nil
 	}
 	decoded, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(e.Auth), "="))
 	user, password, found := strings.Cut(strings.TrimRight(string(decoded), "\x00"), ":")
 	if err != nil || !found {
-		return nil, fmt.Errorf("%w: its auth is not the base64 of USER:PASSWORD", container.ErrInvalid)
+		return Credentials{}, fmt.Errorf("%w: its auth is not the base64 of USER:PASSWORD", container.ErrInvalid)
 	}
-	auth.Username, auth.Password = user, password
-	return auth, nil
+	c.Username, c.Password = user, password
+	return c, nil
 }
 
 // askHelper runs docker-credential-NAME, which is told the server on its standard input.
-func askHelper(ctx context.Context, name, server string) (authn.Authenticator, error) {
+func askHelper(ctx context.Context, name, server string) (Credentials, error) {
 	if strings.ContainsRune(name, filepath.Separator) {
-		return nil, fmt.Errorf("%w: a credential helper is named without a path", container.ErrInvalid)
+		return Credentials{}, fmt.Errorf("%w: a credential helper is named without a path", container.ErrInvalid)
 	}
 	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
 	defer cancel()
@@ -239,67 +226,45 @@ func askHelper(ctx context.Context, name, server string) (authn.Authenticator, e
 	err := cmd.Run()
 	switch {
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("run %s: %w", program, context.Cause(ctx))
+		return Credentials{}, fmt.Errorf("run %s: %w", program, context.Cause(ctx))
 	case err != nil && strings.Contains(out.String(), "credentials not found"):
-		return authn.Anonymous, nil
+		return Credentials{}, nil
 	case err != nil: // what it printed may be secret
-		return nil, fmt.Errorf("run %s: %w: %w: try `echo %s | %s get`", program, container.ErrFailedPrecondition, err, server, program)
+		return Credentials{}, fmt.Errorf("run %s: %w: %w: try `echo %s | %s get`", program, container.ErrFailedPrecondition, err, server, program)
 	}
 	var said struct{ Username, Secret string }
 	if json.Unmarshal(out.Bytes(), &said) != nil {
-		return nil, fmt.Errorf("run %s: %w: its answer is not JSON with credentials", program, container.ErrInvalid)
+		return Credentials{}, fmt.Errorf("run %s: %w: its answer is not JSON with credentials", program, container.ErrInvalid)
 	}
-	switch {
-	case said.Username == "" && said.Secret == "":
-		return authn.Anonymous, nil
-	case said.Username == "<token>":
-		return authn.FromConfig(authn.AuthConfig{IdentityToken: said.Secret}), nil
+	if said.Username == "<token>" {
+		return Credentials{IdentityToken: said.Secret}, nil
 	}
-	return authn.FromConfig(authn.AuthConfig{Username: said.Username, Password: said.Secret}), nil
-}
-
-// inTurn asks the second keychain when the first has nothing.
-type inTurn struct{ first, second authn.Keychain }
-
-func (k inTurn) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	return k.ResolveContext(context.Background(), r)
-}
-
-func (k inTurn) ResolveContext(ctx context.Context, r authn.Resource) (authn.Authenticator, error) {
-	found, err := authn.Resolve(ctx, k.first, r)
-	if err != nil || found != authn.Anonymous {
-		return found, err
-	}
-	return authn.Resolve(ctx, k.second, r)
+	return Credentials{Username: said.Username, Password: said.Secret}, nil
 }
 
 // UserCredentials are those of the user: of $DOCKER_CONFIG/config.json or
 // ~/.docker/config.json, or else of $REGISTRY_AUTH_FILE or the auth.json of podman. The
 // file is read whenever a registry asks for credentials, as logins come and go.
-func UserCredentials() authn.Keychain { return userCredentials{} }
+func UserCredentials() Keychain { return userCredentials{} }
 
 type userCredentials struct{}
 
-func (u userCredentials) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	return u.ResolveContext(context.Background(), r)
-}
-
-func (userCredentials) ResolveContext(ctx context.Context, r authn.Resource) (authn.Authenticator, error) {
+func (userCredentials) Resolve(ctx context.Context, registry, repository string) (Credentials, error) {
 	for _, path := range userConfigs() {
 		text, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return Credentials{}, err
 		}
 		config, err := ParseDockerConfig(text)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return Credentials{}, fmt.Errorf("%s: %w", path, err)
 		}
-		return config.ResolveContext(ctx, r)
+		return config.Resolve(ctx, registry, repository)
 	}
-	return authn.Anonymous, nil
+	return Credentials{}, nil
 }
 
 func userConfigs() (paths []string) {

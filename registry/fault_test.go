@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"berth/container"
 	"berth/image"
 )
@@ -355,22 +353,11 @@ func FuzzDockerConfig(f *testing.F) {
 		if config.store != "" || len(config.helpers) > 0 {
 			return // it would run programs
 		}
-		if _, err := config.Resolve(resource2{"r.example.com/a"}); err != nil {
+		if _, err := config.Resolve(t.Context(), "r.example.com", "a"); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
-
-// resource2 is HOST/PATH.
-type resource2 struct{ s string }
-
-func (r resource2) String() string { return r.s }
-func (r resource2) RegistryStr() string {
-	host, _, _ := strings.Cut(r.s, "/")
-	return host
-}
-
-var _ authn.Resource = resource2{}
 
 // A registry that refuses to begin in the middle is asked for the whole again.
 func TestRefusedRangeIsReadAgain(t *testing.T) {

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"berth/container"
 	"berth/image"
 )
@@ -104,7 +102,7 @@ func TestPasswordDoesNotFollowFromTheTokenServer(t *testing.T) {
 	i.serve(t, s.ServeHTTP, "evil.example.net:443")
 	i.serve(t, redirect(307, "https://evil.example.net/token"), "auth.example.com:443")
 	i.serve(t, status(401, "", "", "WWW-Authenticate", `Bearer realm="https://auth.example.com/token"`), "r.example.com:443")
-	for name, config := range map[string]authn.AuthConfig{
+	for name, config := range map[string]Credentials{
 		"password":       bob("").config,
 		"identity token": {IdentityToken: identityToken},
 	} {

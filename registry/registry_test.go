@@ -13,7 +13,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	ggcr "github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -27,19 +26,19 @@ import (
 
 // anonymous is a keychain without credentials: a test must not read those of the
 // user who runs it.
-var anonymous = authn.NewMultiKeychain()
+var anonymous = user{}
 
 // user is a keychain with one entry.
 type user struct {
 	registry string
-	config   authn.AuthConfig
+	config   Credentials
 }
 
-func (u user) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	if r.RegistryStr() != u.registry {
-		return authn.Anonymous, nil
+func (u user) Resolve(_ context.Context, registry, _ string) (Credentials, error) {
+	if registry != u.registry {
+		return Credentials{}, nil
 	}
-	return authn.FromConfig(u.config), nil
+	return u.config, nil
 }
 
 // serve starts a server on the loopback interface and returns its host and port.
@@ -52,7 +51,7 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 	return server.Listener.Addr().String()
 }
 
-func newTestClient(keychain authn.Keychain) *Client {
+func newTestClient(keychain Keychain) *Client {
 	return NewClient(Options{Attempts: 1, Keychain: keychain, Transport: newTestTransport()})
 }
 

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"berth/container"
 	"berth/image"
 )
@@ -102,7 +100,7 @@ func TestBlobSizeWithCredentialsElsewhere(t *testing.T) {
 		}
 		http.Redirect(w, r, "http://"+elsewhere+"/x", http.StatusTemporaryRedirect)
 	})
-	size, err := newTestClient(user{host, authn.AuthConfig{Username: "bob", Password: "secret"}}).BlobSize(t.Context(), mustName(t, host+"/a:b"), blob.Digest)
+	size, err := newTestClient(user{host, Credentials{Username: "bob", Password: "secret"}}).BlobSize(t.Context(), mustName(t, host+"/a:b"), blob.Digest)
 	if err != nil || size != blob.Size {
 		t.Errorf("%d, %v", size, err)
 	}

@@ -9,8 +9,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"berth/container"
 )
 
@@ -22,7 +20,7 @@ type tokenRequest struct {
 	endpoint
 	from        *url.URL // whose challenge it is
 	challenge   challenge
-	credentials *authn.AuthConfig
+	credentials Credentials
 	basic       grant // of the credentials
 }
 

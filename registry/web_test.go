@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -9,16 +10,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"berth/container"
 )
 
 // everybody has a password.
 type everybody struct{}
 
-func (everybody) Resolve(authn.Resource) (authn.Authenticator, error) {
-	return &authn.Basic{Username: "bob", Password: "secret"}, nil
+func (everybody) Resolve(context.Context, string, string) (Credentials, error) {
+	return Credentials{Username: "bob", Password: "secret"}, nil
 }
 
 func TestDownload(t *testing.T) {

@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/klauspost/compress/zstd"
 
@@ -32,7 +31,7 @@ import (
 
 // newClient returns a client that gives up soon and knows no credentials.
 func newClient() *registry.Client {
-	return registry.NewClient(registry.Options{Keychain: authn.NewMultiKeychain(), StallTimeout: 5 * time.Second, Attempts: 1})
+	return registry.NewClient(registry.Options{Keychain: &registry.DockerConfig{}, StallTimeout: 5 * time.Second, Attempts: 1})
 }
 
 // bench is a store on directories of its own.

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"berth/image"
 	"berth/internal/disk"
 	"berth/internal/metrics"
@@ -102,7 +100,7 @@ func TestReportNamesTheSlowStage(t *testing.T) {
 	}{
 		{stages.Connect, func(t *testing.T, b *bench, _ *testRegistry) {
 			slow, err := New(Options{Dir: filepath.Join(b.dir, "docker"), Layers: b.layers,
-				Registry: registry.NewClient(registry.Options{Keychain: authn.NewMultiKeychain(), Transport: slowDial()})})
+				Registry: registry.NewClient(registry.Options{Keychain: &registry.DockerConfig{}, Transport: slowDial()})})
 			if err != nil {
 				t.Fatal(err)
 			}
