@@ -67,7 +67,7 @@ func didYouMean(f *pflag.FlagSet, name string) string {
 
 // nearest asks whether the nearest of some names was meant, if one is near.
 func nearest(typed string, names []string) string {
-	best, least := "", 1+len(strings.TrimPrefix(typed, "--"))/3
+	best, least := "", 1+max(1, len(strings.TrimPrefix(typed, "--"))/3)
 	for _, name := range names {
 		if d := distance(typed, name); d < least {
 			best, least = name, d
@@ -79,24 +79,28 @@ func nearest(typed string, names []string) string {
 	return "; did you mean " + best + "?"
 }
 
-// distance is how many characters are to be put in, left out or replaced to make one name
-// of the other (Levenshtein).
+// distance is how many characters are to be put in, left out, replaced, or exchanged with the
+// next one to make one name of the other (optimal string alignment).
 func distance(a, b string) int {
+	var last []int // of the row before row
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		next := make([]int, len(b)+1)
+		next[0] = i + 1
 		for j := range len(b) {
-			replaced := diagonal
+			replaced := row[j]
 			if a[i] != b[j] {
 				replaced++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
+			next[j+1] = min(replaced, next[j]+1, row[j+1]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], last[j-1]+1)
+			}
 		}
+		last, row = row, next
 	}
 	return row[len(b)]
 }

@@ -87,13 +87,17 @@ func launchFlags(f *pflag.FlagSet, c *engine.Config) {
 	f.StringVar(&c.FrameworksHome, "frameworks_home", c.FrameworksHome, "directory of the relative paths among URIs (default: they are refused)")
 }
 
-// hint adds to the error of a flag that there is not which one was probably meant.
-func hint(f *pflag.FlagSet, err error) error {
+// hint adds to the error of a flag that there is not which one was probably meant, and where
+// all are.
+func hint(c *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
-	if errors.As(err, &unknown) {
-		return fmt.Errorf("%w%s: %w", err, didYouMean(f, unknown.GetSpecifiedName()), container.ErrInvalid)
+	switch {
+	case !errors.As(err, &unknown):
+		return err
+	case !c.HasParent():
+		return fmt.Errorf("%w: %w: it is of no command, for none is named: see `berth --help`", err, container.ErrInvalid)
 	}
-	return err
+	return fmt.Errorf("%w%s: %w: see `%s --help`", err, didYouMean(c.Flags(), unknown.GetSpecifiedName()), container.ErrInvalid, c.CommandPath())
 }
 
 // launcherFlag has --isolation default to what goes with the launcher.
@@ -145,7 +149,6 @@ func (b *byteSize) Set(text string) error {
 func configured(cmd *cobra.Command, flags ...agentFlag) *engine.Config {
 	config := engine.DefaultConfig()
 	bothSpellings(cmd.Flags())
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return hint(cmd.Flags(), err) })
 	for _, add := range flags {
 		add(cmd.Flags(), &config)
 	}

@@ -23,57 +23,71 @@ func main() {
 
 // commands has every sub-command under its name.
 var commands = []struct {
-	name string
-	make func() *cobra.Command
+	name  string
+	make  func() *cobra.Command
+	group string // in the help
 }{
-	{"run", runCommand},
-	{"agent", agentCommand},
-	{"ps", psCommand},
-	{"exec", execCommand},
-	{"attach", attachCommand},
-	{"logs", logsCommand},
-	{"wait", waitCommand},
-	{"kill", killCommand},
-	{"stop", stopCommand},
-	{"rm", rmCommand},
-	{"inspect", inspectCommand},
-	{"stats", statsCommand},
-	{"top", topCommand},
-	{"cp", cpCommand},
-	{"events", eventsCommand},
-	{"pull", pullCommand},
-	{"images", imagesCommand},
-	{"save", saveCommand},
-	{"load", loadCommand},
-	{"rmi", rmiCommand},
-	{"prune", pruneCommand},
-	{"check", checkCommand},
-	{"repair", repairCommand},
-	{"provision", provisionCommand},
-	{"destroy", destroyCommand},
-	{"info", infoCommand},
-	{"version", versionCommand},
+	{"run", runCommand, forContainers},
+	{"agent", agentCommand, forHost},
+	{"ps", psCommand, forContainers},
+	{"exec", execCommand, forContainers},
+	{"attach", attachCommand, forContainers},
+	{"logs", logsCommand, forContainers},
+	{"wait", waitCommand, forContainers},
+	{"kill", killCommand, forContainers},
+	{"stop", stopCommand, forContainers},
+	{"rm", rmCommand, forContainers},
+	{"inspect", inspectCommand, forContainers},
+	{"stats", statsCommand, forContainers},
+	{"top", topCommand, forContainers},
+	{"cp", cpCommand, forContainers},
+	{"events", eventsCommand, forContainers},
+	{"pull", pullCommand, forImages},
+	{"images", imagesCommand, forImages},
+	{"save", saveCommand, forImages},
+	{"load", loadCommand, forImages},
+	{"rmi", rmiCommand, forImages},
+	{"prune", pruneCommand, forImages},
+	{"check", checkCommand, forImages},
+	{"repair", repairCommand, forImages},
+	{"provision", provisionCommand, forHost},
+	{"destroy", destroyCommand, forHost},
+	{"info", infoCommand, forHost},
+	{"version", versionCommand, forHost},
 }
 
 // command has the sub-command that args begin with. For other args (help, completion, a
 // word that is none) it has all: their flags take longer to make than a command to start.
 func command(args ...string) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "berth",
-		Short:         "Run containers from images",
+		Use:   "berth COMMAND [flags] [ARG...]",
+		Short: "Run containers from images",
+		Long: `Run containers from images: those of registries, archives and layouts.
+
+  berth run -it debian -- bash       at this terminal
+  berth run -v /src:/src IMAGE make  and exit with its status
+  berth agent &                      for what is to go on without a terminal:
+  berth run -d --name web IMAGE      then ps, logs, exec, stop, rm
+  berth info                         what this host can do, and why not`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	explain(root)
 	for _, c := range commands {
 		if len(args) > 0 && args[0] == c.name {
-			root.AddCommand(c.make())
+			add(root, c.make(), c.group)
 			return root
 		}
 	}
 	for _, c := range commands {
-		root.AddCommand(c.make())
+		add(root, c.make(), c.group)
 	}
 	return root
+}
+
+func add(root, c *cobra.Command, group string) {
+	c.GroupID, c.Args = group, withUsage(c.Args)
+	root.AddCommand(c)
 }
 
 // execute runs a sub-command and returns the exit code: its own, or 125 with the error

@@ -62,19 +62,23 @@ func manual(c *cobra.Command) []byte {
 	var p bytes.Buffer
 	fmt.Fprintf(&p, ".\\\" Made of the command's help: make man\n.TH %s 1 \"\" berth \"berth manual\"\n", strings.ToUpper(roff(pageOf(c))))
 	fmt.Fprintf(&p, ".SH NAME\n%s \\- %s\n", roff(pageOf(c)), roff(c.Short))
-	synopsis := c.UseLine()
-	if !c.HasParent() {
-		synopsis += " COMMAND [flags] [ARG...]"
-	}
-	fmt.Fprintf(&p, ".SH SYNOPSIS\n%s\n", line(synopsis))
+	fmt.Fprintf(&p, ".SH SYNOPSIS\n%s\n", line(c.UseLine()))
 	if c.Long != "" {
 		p.WriteString(".SH DESCRIPTION\n")
 		prose(&p, c.Long)
 	}
 	if c.HasParent() {
 		c.InitDefaultHelpFlag()
-		p.WriteString(".SH OPTIONS\n")
-		c.LocalFlags().VisitAll(func(f *pflag.Flag) { option(&p, f) })
+		own, agents := splitFlags(c)
+		for _, part := range []struct {
+			title string
+			flags *pflag.FlagSet
+		}{{"OPTIONS", own}, {"OPTIONS OF THE AGENT", agents}} {
+			if part.flags.HasFlags() {
+				fmt.Fprintf(&p, ".SH %s\n", part.title)
+				part.flags.VisitAll(func(f *pflag.Flag) { option(&p, f) })
+			}
+		}
 		p.WriteString(".SH SEE ALSO\n.BR berth (1)\n")
 		return p.Bytes()
 	}

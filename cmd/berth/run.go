@@ -97,7 +97,7 @@ command and is appended to its entrypoint.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		image, rest, err := splitRunArgs(cmd.Flags(), args)
 		if err != nil {
-			return fmt.Errorf("%w: see `berth run --help`", hint(cmd.Flags(), err))
+			return hint(cmd, err)
 		}
 		if help, _ := cmd.Flags().GetBool("help"); help {
 			return cmd.Help()

@@ -209,7 +209,7 @@ func TestExec(t *testing.T) {
 	expect(t, w.Run("exec", "w-pod", "sh", "-c", "kill -9 $$"), 137)
 	w.prints("", "exec", "w-pod", "cat") // no input unless asked for
 	w.refuses([]string{"exec", "-u", "nobody-here", "w-pod", "id"}, "nobody-here")
-	w.refuses([]string{"exec", "w-pod"}, "requires at least 2 arg")
+	w.refuses([]string{"exec", "w-pod"}, "the arguments [\"w-pod\"]", "it is `berth exec ")
 	w.refuses([]string{"exec", "-it", "w-pod", "sh"}, "no terminal", "leave out -t")
 
 	text := strings.Repeat("0123456789abcdef\n", 64<<10)
