@@ -44,6 +44,9 @@ func start(p plan.Plan, s streams) (*child, error) {
 	return started, nil
 }
 
+// cwd is not on the stack, which would be copied to where there is room for it.
+var cwd [unix.PathMax]byte
+
 // enterDirectory changes to the working directory.
 func enterDirectory(dir string) error {
 	r, err := openRoot("", nil)
@@ -61,8 +64,7 @@ func enterDirectory(dir string) error {
 	}
 	// A directory that is not below this root has no name here; a command in it could
 	// climb to the host (CVE-2024-21626).
-	cwd := make([]byte, unix.PathMax)
-	if _, err := unix.Getcwd(cwd); err != nil {
+	if _, err := unix.Getcwd(cwd[:]); err != nil {
 		return err
 	}
 	if cwd[0] != '/' { // "(unreachable)/..."

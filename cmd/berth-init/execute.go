@@ -35,7 +35,20 @@ func execute(file string, p plan.Plan, s streams) (pid, pidFD int, err error) {
 	if err := c.Execute(unix.AT_FDCWD, file, command.Args, command.Env); err != nil {
 		return 0, 0, execError(file, command, err)
 	}
-	pid, pidFD, err = c.Run(calls.Birth{})
+	// Until the execution the command's process shares this one's memory. Whoever may trace
+	// processes of the command's user, as in a PID namespace that others are in, must not get
+	// at it.
+	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err == nil {
+		err = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	}
+	if err != nil {
+		return 0, 0, step("keep others from tracing", err)
+	}
+	pid, pidFD, err = c.Run(calls.Birth{Trusted: true})
+	if dumpable == 1 {
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) // which this process may always do
+	}
 	var failed *calls.Failure
 	if errors.As(err, &failed) && failed.Last {
 		err = execError(file, command, failed.Err)

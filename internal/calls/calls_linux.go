@@ -110,8 +110,9 @@ type Birth struct {
 	Flags uintptr
 	// Trusted: the process uses the memory of this one until the program is executed, where
 	// that is possible, and this one need not be copied for it. Whoever may trace the process
-	// meanwhile can do anything with this one: it must not become another user, lose
-	// capabilities or enter a user namespace, and have no Fork.
+	// meanwhile can do anything with this one. So it must not become another user, lose
+	// capabilities or enter a user namespace, unless this one is not dumpable (prctl(2),
+	// PR_SET_DUMPABLE); then nobody traces it who could not trace this one. It has no Fork.
 	Trusted bool
 }
 
@@ -123,16 +124,15 @@ func (l *List) Run(b Birth) (pid, pidFD int, err error) {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(b.Cgroup.Fd())
 	}
-	fork, out := l.forkCopied, &outcome{}
+	page, err := unix.Mmap(-1, 0, int(unsafe.Sizeof(outcome{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0, 0, &Failure{What: "fork", Err: err}
+	}
+	defer unix.Munmap(page)
+	out := (*outcome)(unsafe.Pointer(&page[0]))
+	fork := l.forkCopied
 	if b.Trusted && sharesMemory {
 		fork = l.forkSharing
-	} else {
-		page, err := unix.Mmap(-1, 0, int(unsafe.Sizeof(outcome{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
-		if err != nil {
-			return 0, 0, &Failure{What: "fork", Err: err}
-		}
-		defer unix.Munmap(page)
-		out = (*outcome)(unsafe.Pointer(&page[0]))
 	}
 	var fd int32
 	syscall.ForkLock.Lock()

@@ -23,7 +23,14 @@ func (l *List) forkSharing(args *cloneArgs, pidFD *int32, out *outcome) (child u
 	if _, _, errno = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 0, 0, uintptr(unsafe.Pointer(&mask)), unsafe.Sizeof(mask), 0, 0); errno != 0 {
 		return 0, errno
 	}
-	return forkAndCallSharing(l.calls, args, &mask, out)
+	child, errno = forkAndCallSharing(l.calls, args, &mask, out)
+	if errno == syscall.ENOSYS || errno == syscall.EINVAL {
+		// A filter that does not know clone3(2), as berth itself may be in a container; or
+		// before Linux 5.5.
+		args.flags &^= unix.CLONE_VM | unix.CLONE_CLEAR_SIGHAND
+		return l.forkCopied(args, pidFD, out)
+	}
+	return child, errno
 }
 
 //go:noinline
