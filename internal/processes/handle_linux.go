@@ -18,16 +18,27 @@ type Handle struct {
 	ending
 }
 
-// Open returns a handle of a process. ErrNotFound: it has ended.
-func Open(id ID) (*Handle, error) {
-	fd, err := unix.PidfdOpen(id.Pid, unix.PIDFD_NONBLOCK)
+// OpenChild returns a handle of a child of this process that nobody has waited for: its number
+// is its own. Its start is not in the ID.
+func OpenChild(pid int) (*Handle, error) {
+	id := ID{Pid: pid}
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
 		return nil, gone(id)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("process %d: pidfd_open: %w", id.Pid, err)
+		return nil, fmt.Errorf("process %d: pidfd_open: %w", pid, err)
 	}
-	h := &Handle{ID: id, fd: os.NewFile(uintptr(fd), "process"), ending: newEnding()}
+	return &Handle{ID: id, fd: os.NewFile(uintptr(fd), "process"), ending: newEnding()}, nil
+}
+
+// Open returns a handle of a process. ErrNotFound: it has ended.
+func Open(id ID) (*Handle, error) {
+	h, err := OpenChild(id.Pid)
+	if err != nil {
+		return nil, err
+	}
+	h.ID = id
 	// Only now: what the descriptor stands for can change no more.
 	if now, err := find(id.Pid); err != nil || now.ID != id {
 		return nil, errors.Join(gone(id), h.fd.Close())

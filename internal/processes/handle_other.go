@@ -26,6 +26,15 @@ func Open(id ID) (*Handle, error) {
 	return h, h.alive()
 }
 
+// OpenChild returns a handle of a child of this process that nobody has waited for.
+func OpenChild(pid int) (*Handle, error) {
+	now, err := find(pid)
+	if err != nil {
+		return nil, err
+	}
+	return Open(now.ID)
+}
+
 func (h *Handle) alive() error {
 	if now, err := find(h.Pid); err != nil || now.ID != h.ID || now.Dead {
 		return gone(h.ID)

@@ -111,11 +111,7 @@ func (e *end) wait(ctx context.Context, await func() error) error {
 
 // awaitEnd waits until there is something to reap, of a child that nobody else reaps.
 func (p *Process) awaitEnd() error {
-	now, err := processes.Look(p.Pid())
-	if err != nil {
-		return err
-	}
-	h, err := processes.Open(now.ID)
+	h, err := processes.OpenChild(p.Pid())
 	if err != nil {
 		return err
 	}
