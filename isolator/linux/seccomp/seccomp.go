@@ -43,9 +43,12 @@ type Isolator struct {
 
 	mu sync.Mutex
 	// compiled has the programs of standard, by the capabilities that they are for: most
-	// containers have the same.
+	// containers have the same. There are at most mostCompiled.
 	compiled map[capability.Set]*seccomp.Program
 }
+
+// mostCompiled bounds what requests with ever other capabilities can have berth keep.
+const mostCompiled = 64
 
 // compiler makes the program of a profile.
 type compiler func(seccomp.Target) (*seccomp.Program, error)
@@ -118,10 +121,14 @@ func (i *Isolator) program(c *isolator.Container) (*seccomp.Program, error) {
 		return program, nil
 	}
 	program, err := i.standard(target)
-	if err == nil {
-		i.compiled[set] = program
+	if err != nil {
+		return nil, err
 	}
-	return program, err
+	if len(i.compiled) >= mostCompiled {
+		clear(i.compiled)
+	}
+	i.compiled[set] = program
+	return program, nil
 }
 
 // chosen reports whether a request wants a filter, and of which profile; nil: of standard.
