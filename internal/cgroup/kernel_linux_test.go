@@ -811,10 +811,10 @@ func TestAnEndedContextStillTriesOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ended, cancel := context.WithCancel(context.Background())
 			cancel()
-			g := newGroup(t, host)
-			if err := g.Kill(ended); err != nil {
+			if err := newGroup(t, host).Kill(ended); err != nil {
 				t.Errorf("Kill of an empty group: %v", err)
 			}
+			g := newGroup(t, host)
 			c := startIn(t, g, "exec sleep 1000")
 			if err := g.Kill(ended); err != nil && !errors.Is(err, context.Canceled) {
 				t.Errorf("Kill: %v", err)

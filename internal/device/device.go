@@ -6,6 +6,7 @@
 package device
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -145,7 +146,9 @@ func Normalize(rules []Rule) []Rule {
 	for d, access := range together {
 		normal = append(normal, Rule{d, access})
 	}
-	slices.SortFunc(normal, func(a, b Rule) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(normal, func(a, b Rule) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Major, b.Major), cmp.Compare(a.Minor, b.Minor))
+	})
 	return normal
 }
 

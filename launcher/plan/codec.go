@@ -36,7 +36,7 @@ func (p Plan) Encode(w io.Writer) error {
 
 // Decode reads a plan of this version.
 func Decode(r io.Reader) (p Plan, err error) {
-	text, err := readAll(r)
+	text, err := readAll(r, usualPlan)
 	if err != nil {
 		return Plan{}, fmt.Errorf("read the plan: %w", err)
 	}
@@ -65,7 +65,7 @@ func (r Report) Encode(w io.Writer) error {
 
 // DecodeReport reads a report up to the end; io.EOF: there is none.
 func DecodeReport(r io.Reader) (report Report, err error) {
-	text, err := readAll(r)
+	text, err := readAll(r, bytes.MinRead)
 	if err != nil {
 		return Report{}, err
 	}
@@ -77,11 +77,11 @@ func DecodeReport(r io.Reader) (report Report, err error) {
 	return report, c.end()
 }
 
-// usualSize is room for the plan of nearly every container: it is read at once.
-const usualSize = 16 << 10
+// usualPlan is room for the plan of nearly every container: it is read at once.
+const usualPlan = 16 << 10
 
-func readAll(r io.Reader) ([]byte, error) {
-	text := bytes.NewBuffer(make([]byte, 0, usualSize))
+func readAll(r io.Reader, usual int) ([]byte, error) {
+	text := bytes.NewBuffer(make([]byte, 0, usual))
 	_, err := text.ReadFrom(io.LimitReader(r, maxSize+1))
 	if err == nil && text.Len() > maxSize {
 		err = fmt.Errorf("it has more than %d bytes", maxSize)
