@@ -41,6 +41,7 @@ type launch struct {
 	parent    *launch // that runs; nil for a root container
 	container *isolator.Container
 	info      isolator.LaunchInfo
+	command   plan.Command // of the forked process
 	made      made
 	process   launcher.Process
 	watch     *watch
@@ -289,13 +290,7 @@ func (l *launch) fork(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("launch %s: %w", l.id, err)
 	}
-	if err := l.recordMade(p.Command); err != nil {
-		return fmt.Errorf("launch %s: %w", l.id, err)
-	}
-	// Not earlier: users are those of the root filesystem.
-	if err := l.giveSandbox(int(p.Command.UID), int(p.Command.GID)); err != nil {
-		return fmt.Errorf("launch %s: give the sandbox to the user: %w", l.id, err)
-	}
+	l.command = p.Command
 	spec := launcher.Spec{
 		Plan:        p,
 		Namespaces:  l.info.Namespaces,
@@ -351,8 +346,16 @@ func (l *launch) kill(ctx context.Context) error {
 }
 
 // isolate starts to watch the waiting process, so that nothing is missed, and lets all
-// isolators act on it at a time.
+// isolators act on it at a time. What else is to be done before it is released is done here,
+// while it starts.
 func (l *launch) isolate(ctx context.Context) error {
+	if err := l.recordMade(l.command); err != nil {
+		return fmt.Errorf("launch %s: %w", l.id, err)
+	}
+	// Not earlier: users are those of the root filesystem.
+	if err := l.giveSandbox(int(l.command.UID), int(l.command.GID)); err != nil {
+		return fmt.Errorf("launch %s: give the sandbox to the user: %w", l.id, err)
+	}
 	isolators := l.supporting(l.container)
 	l.watch = startWatch(isolators, l.id)
 	errs := make([]error, len(isolators))
@@ -393,7 +396,7 @@ func (l *launch) release(ctx context.Context) error {
 func (l *launch) keep(context.Context) error {
 	l.updating.Lock()
 	l.container.Image, l.container.Config = nil, v1.WithoutSecrets(l.container.Config)
-	l.req.Config, l.info = nil, isolator.LaunchInfo{}
+	l.req.Config, l.info, l.command = nil, isolator.LaunchInfo{}, plan.Command{}
 	l.updating.Unlock()
 	if l.parent != nil || l.req.Keeper != containerizer.Agent {
 		return nil
