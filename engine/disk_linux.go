@@ -52,6 +52,6 @@ func (p parts) diskQuota() xfs.Options {
 		Projects: projects, Ledger: p.images.Layout.Projects(), WorkDir: p.images.Layout.Work,
 		Kill: p.config.XFSKillContainers, Headroom: uint64(p.config.XFSQuotaHeadroom),
 		Interval: p.config.ContainerDiskWatchInterval, EnforceRequests: p.config.EnforceContainerDiskQuota,
-		Metrics: p.images.metrics,
+		Log: p.config.log(), Metrics: p.images.metrics,
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 
+	"google.golang.org/protobuf/proto"
+
 	v1 "berth/api/v1"
 	"berth/container"
 )
@@ -90,6 +92,19 @@ func diskLimit(amount float64) (uint64, error) {
 		return 0, fmt.Errorf("disk of %v MiB: %w: it must be from %d to %d MiB", amount, container.ErrInvalid, minDisk, maxDisk)
 	}
 	return uint64(amount * mib), nil
+}
+
+// Report adds the disk to the statistics of its container; used is in bytes, nil: that is not
+// known.
+func (d Disk) Report(used *uint64, to *v1.ResourceStatistics) {
+	s := &v1.DiskStatistics{Persistence: d.Persistence, UsedBytes: used}
+	if d.Limit > 0 {
+		s.LimitBytes = proto.Uint64(d.Limit)
+	}
+	to.DiskStatistics = append(to.DiskStatistics, s)
+	if d.Persistence == nil {
+		to.DiskUsedBytes, to.DiskLimitBytes = s.UsedBytes, s.LimitBytes
+	}
 }
 
 // Exceeded is how a container ends that uses more of the disk than its limit.

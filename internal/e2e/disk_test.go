@@ -6,8 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
+	v1 "berth/api/v1"
 	"berth/internal/testrig"
 )
 
@@ -30,6 +34,42 @@ func TestTheKernelBoundsTheDiskOfAContainer(t *testing.T) {
 	if expect(t, r, 137); !strings.Contains(r.Stderr, "exceeds the limit of 10.0 MiB") {
 		t.Errorf("stderr %q", r.Stderr)
 	}
+}
+
+// What a nested container writes, to its sandbox and to its root filesystem, is of its root
+// container's disk, also after the agent was killed.
+func TestTheKernelBoundsTheDiskOfNestedContainers(t *testing.T) {
+	b := testrig.Berth(t)
+	b.WorkDir = filepath.Join(testrig.QuotaFS(t, "xfs"), "work")
+	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
+	agent := startAgent(t, b, withQuotas)
+	o := newOperator(t, b, true)
+	root := launchOf(rootID("root"), image, script("sleep 1000"))
+	root.LaunchContainer.Limits["disk"] = &v1.Value_Scalar{Value: proto.Float64(10)}
+	o.expect(root, 200, "")
+	const fill = "dd if=/dev/zero of=/root/file bs=1M count=6 2>/dev/null && echo fits; dd if=/dev/zero of=$MESOS_SANDBOX/file bs=1M count=6 2>/dev/null || echo full; rm $MESOS_SANDBOX/file"
+	nested := launchOf(childID("root", "child"), image, script(fill))
+	nested.LaunchContainer.Limits = nil
+	o.expect(nested, 200, "")
+	o.answer(waitOf(childID("root", "child")))
+	hasSaid(t, b, "root.nested/child", "fits\nfull\n")
+	limited := launchOf(childID("root", "limited"), image, script("true"))
+	limited.LaunchContainer.Container.LinuxInfo = &v1.LinuxInfo{ShareCgroups: proto.Bool(false)}
+	limited.LaunchContainer.Limits = map[string]*v1.Value_Scalar{"disk": {Value: proto.Float64(5)}}
+	o.expect(limited, 400, "shares the limit of its root container")
+	agent.Signal(syscall.SIGKILL)
+	agent.Wait()
+	agent = startAgent(t, b, withQuotas)
+	after := launchOf(childID("root", "after"), image, script(fill))
+	after.LaunchContainer.Limits = nil
+	o.expect(after, 200, "")
+	o.answer(waitOf(childID("root", "after")))
+	hasSaid(t, b, "root.nested/after", "fits\nfull\n")
+	agent.Signal(syscall.SIGTERM)
+	expect(t, agent.Wait(), 0)
+	agent = startAgent(t, b, withQuotas, "--recover=cleanup")
+	agent.Signal(syscall.SIGTERM)
+	expect(t, agent.Wait(), 0)
 }
 
 // The files that berth makes for a container and that it can write to are its disk, too.

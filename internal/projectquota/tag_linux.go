@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/disk"
 )
 
 // attributes is struct fsxattr.
@@ -25,6 +27,9 @@ const (
 	setAttributes = 0x401c5820 // FS_IOC_FSSETXATTR
 	inherit       = 0x200      // FS_XFLAG_PROJINHERIT
 )
+
+// PlaceTag is where a test may end this process: before each file that becomes a project's.
+const PlaceTag = "project quota: a file becomes the project's"
 
 // Tag makes a directory, and all directories and files in it, those of a project; what is
 // made in it later is so by itself. Links are not followed.
@@ -54,6 +59,9 @@ func tag(root *os.Root, name string, p Project, directory bool) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	a, err := attributesOf(f)
 	if err != nil {
+		return err
+	}
+	if err := disk.At(PlaceTag); err != nil {
 		return err
 	}
 	a.project = uint32(p)

@@ -15,8 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	v1 "berth/api/v1"
 	"berth/container"
 	"berth/isolator"
@@ -111,24 +109,8 @@ func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
 // Watch implements isolator.Watcher. That a container cannot be measured is no reason to end
 // it.
 func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limitation, error) {
-	ticker := time.NewTicker(i.Interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-ticker.C:
-		}
-		limitation, err := i.measure(ctx, id)
-		switch {
-		case ctx.Err() != nil:
-			return nil, nil
-		case err != nil:
-			i.Log.Warn("the disk of a container was not measured", slog.String("container", id.String()), slog.Any("error", err))
-		case limitation != nil:
-			return limitation, nil
-		}
-	}
+	rounds := isolator.Rounds{Interval: i.Interval, Log: i.Log, Undone: "the disk of a container was not measured"}
+	return rounds.Watch(ctx, id, func() (*container.Limitation, error) { return i.measure(ctx, id) })
 }
 
 func (i *Isolator) of(id container.ID) *measured {
@@ -193,12 +175,8 @@ func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStat
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for n, d := range m.disks {
-		if d.Limit == 0 {
-			continue
-		}
-		to.DiskStatistics = append(to.DiskStatistics, &v1.DiskStatistics{Persistence: d.Persistence, LimitBytes: proto.Uint64(d.Limit), UsedBytes: m.used[n]})
-		if d.Persistence == nil {
-			to.DiskLimitBytes, to.DiskUsedBytes = proto.Uint64(d.Limit), m.used[n]
+		if d.Limit > 0 {
+			d.Report(m.used[n], to)
 		}
 	}
 	return nil

@@ -2,20 +2,23 @@
 
 // Package xfs is the isolator disk/xfs: the kernel bounds what a container has on the
 // disk, by a project quota of XFS or ext4. A write beyond the limit fails (EDQUOT, or
-// ENOSPC where XFS says so). Each container has a project, and each persistent volume.
+// ENOSPC where XFS says so). Each root container has a project, which is that of the
+// containers nested in it, too, and each persistent volume has one.
 package xfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"math"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -44,6 +47,8 @@ type Options struct {
 	Interval time.Duration
 	// EnforceRequests: also the disk that a container requests is its limit.
 	EnforceRequests bool
+	// Log takes why a container was not looked at.
+	Log *slog.Logger
 	// Metrics gets how many projects there are, and how many of them are free.
 	Metrics *metrics.Set
 }
@@ -55,7 +60,15 @@ type Isolator struct {
 	ledger *ledger
 
 	mu         sync.Mutex
-	containers map[container.ID][]quota
+	containers map[container.ID]counted
+}
+
+// counted is what is known of a container: its quotas, that of its own space first; of a
+// nested one, which has none, the project of its root container.
+type counted struct {
+	quotas  []quota
+	nested  bool
+	project projectquota.Project // in which its files count; 0: in none
 }
 
 // quota is a disk and its project.
@@ -66,7 +79,7 @@ type quota struct {
 
 // New returns the isolator.
 func New(o Options) *Isolator {
-	i := &Isolator{Options: o, ledger: &ledger{o.Ledger, o.Projects}, containers: map[container.ID][]quota{}}
+	i := &Isolator{Options: o, ledger: &ledger{o.Ledger, o.Projects}, containers: map[container.ID]counted{}}
 	o.Metrics.Gauge("containerizer/mesos/disk/project_ids_total", func() float64 { return float64(o.Projects.size()) })
 	o.Metrics.Gauge("containerizer/mesos/disk/project_ids_free", func() float64 { return float64(o.Projects.size() - i.ledger.used()) })
 	return i
@@ -75,35 +88,106 @@ func New(o Options) *Isolator {
 // Probe implements isolator.Prober.
 func (i *Isolator) Probe(context.Context) error { return projectquota.Check(i.WorkDir) }
 
-// Supports implements isolator.Supporter: what is nested has files of its own, on which
-// nobody set a limit.
-func (i *Isolator) Supports() isolator.Support { return isolator.Support{} }
+// Supports implements isolator.Supporter: what is nested counts for the root container. What
+// somebody writes who looks into it does not, or nobody could look into one that is full.
+func (i *Isolator) Supports() isolator.Support {
+	return isolator.Support{Nested: true, SharedCgroups: true}
+}
 
 // Prepare implements isolator.Isolator. Persistent volumes were made by then.
 func (i *Isolator) Prepare(ctx context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
-	quotas, err := i.quotas(ctx, c)
-	if err != nil {
+	if err := i.count(ctx, c); err != nil {
 		return nil, fmt.Errorf("disk/xfs: %w", err)
 	}
-	i.remember(c.ID, quotas)
 	return nil, nil
 }
 
 // Isolate implements isolator.Enforcer: by now other isolators have made what they have to.
-func (i *Isolator) Isolate(_ context.Context, c *isolator.Container, _ int) error {
-	quotas := i.of(c.ID)
-	if len(quotas) == 0 || quotas[0].project == 0 {
-		return nil
-	}
-	for _, dir := range i.Further(c.ID) {
-		if !onOneFileSystem(dir, quotas[0].Directories[0]) {
-			continue
-		}
-		if err := projectquota.Tag(dir, quotas[0].project); err != nil {
-			return fmt.Errorf("disk/xfs: %w", err)
-		}
+func (i *Isolator) Isolate(ctx context.Context, c *isolator.Container, _ int) error {
+	if err := i.countFurther(ctx, c.ID); err != nil {
+		return fmt.Errorf("disk/xfs: %w", err)
 	}
 	return nil
+}
+
+// count makes what a container has on the disk a project's, with the limits that there are to be.
+func (i *Isolator) count(ctx context.Context, c *isolator.Container) error {
+	if c.Parent != nil {
+		return i.countNested(ctx, c)
+	}
+	quotas, err := i.quotas(ctx, c)
+	if err != nil {
+		return err
+	}
+	i.remember(c.ID, counted{quotas: quotas, project: quotas[0].project})
+	return nil
+}
+
+// countNested makes a nested container's files those of the project of its root container. A file
+// has one project, so that they could not be bounded for themselves without being out of
+// bounds for the root container.
+func (i *Isolator) countNested(ctx context.Context, c *isolator.Container) error {
+	if err := unlimited(c); err != nil {
+		return err
+	}
+	root := c.Parent
+	for root.Parent != nil {
+		root = root.Parent
+	}
+	of := i.of(root.ID)
+	i.remember(c.ID, counted{nested: true, project: of.project})
+	if of.project == 0 {
+		return nil
+	}
+	directories := c.Config.GetEphemeralVolumes()
+	if own := c.Config.GetDirectory(); own != "" {
+		directories = append([]string{own}, directories...)
+	}
+	return i.tag(ctx, of.project, i.countable(directories))
+}
+
+// unlimited refuses a limit of a nested container's own.
+func unlimited(c *isolator.Container) error {
+	if limit, limited := c.Config.GetLimits()["disk"]; limited && !math.IsInf(limit.GetValue(), 1) {
+		return fmt.Errorf("disk of %v MiB for a nested container: %w: it shares the limit of its root container; disk/du has limits for each", limit.GetValue(), container.ErrNotSupported)
+	}
+	return nil
+}
+
+// countFurther is count for what the request of a container does not name.
+func (i *Isolator) countFurther(ctx context.Context, id container.ID) error {
+	of := i.of(id)
+	if of.project == 0 {
+		return nil
+	}
+	return i.tag(ctx, of.project, i.countable(i.Further(id)))
+}
+
+// tag makes directories, and all that is in them, a project's, unless they are already.
+func (i *Isolator) tag(ctx context.Context, p projectquota.Project, directories []string) error {
+	if len(directories) == 0 {
+		return nil
+	}
+	pending, err := i.ledger.add(ctx, p, directories)
+	if err != nil || len(pending) == 0 {
+		return err
+	}
+	return i.finish(ctx, p, pending)
+}
+
+// finish tags directories that the ledger has.
+func (i *Isolator) finish(ctx context.Context, p projectquota.Project, directories []string) error {
+	for _, dir := range directories {
+		if err := projectquota.Tag(dir, p); err != nil {
+			return err
+		}
+	}
+	return i.ledger.finish(ctx, p, directories)
+}
+
+// countable are those of the directories that are there, on the file system that has quotas.
+func (i *Isolator) countable(directories []string) []string {
+	return slices.DeleteFunc(slices.Clone(directories), func(dir string) bool { return !onOneFileSystem(dir, i.WorkDir) })
 }
 
 // onOneFileSystem reports whether two directories are, if both are there.
@@ -113,26 +197,30 @@ func onOneFileSystem(one, other string) bool {
 	return errA == nil && errB == nil && a.Sys().(*syscall.Stat_t).Dev == b.Sys().(*syscall.Stat_t).Dev
 }
 
-// Recover implements isolator.Recoverer: directories tell whose they are, and those of
-// containers that were launched without this isolator become a project's.
+// Recover implements isolator.Recoverer: directories tell whose they are. Those of containers
+// that were launched without this isolator become a project's, and what another process has
+// begun is finished.
 func (i *Isolator) Recover(ctx context.Context, living []*isolator.Container) error {
+	// What is nested in a container comes after that.
+	living = slices.SortedStableFunc(slices.Values(living), func(a, b *isolator.Container) int {
+		return cmp.Compare(len(a.ID.Values()), len(b.ID.Values()))
+	})
 	for _, c := range living {
-		quotas, err := i.quotas(ctx, c)
-		if err != nil {
+		if err := errors.Join(i.count(ctx, c), i.countFurther(ctx, c.ID)); err != nil {
 			return fmt.Errorf("disk/xfs: container %s: %w", c.ID, err)
 		}
-		i.remember(c.ID, quotas)
 	}
 	return nil
 }
 
-func (i *Isolator) remember(id container.ID, quotas []quota) {
+func (i *Isolator) remember(id container.ID, c counted) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.containers[id] = quotas
+	i.containers[id] = c
 }
 
-func (i *Isolator) of(id container.ID) []quota {
+// of returns what is known of a container; the zero value: nothing.
+func (i *Isolator) of(id container.ID) counted {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.containers[id]
@@ -165,18 +253,16 @@ func (i *Isolator) project(ctx context.Context, directories []string) (projectqu
 	if errors.Is(err, fs.ErrNotExist) { // a sandbox that nobody has
 		return 0, nil
 	}
-	if err != nil || i.Projects.has(p) {
-		return p, err
+	if err != nil {
+		return 0, err
+	}
+	if i.Projects.has(p) {
+		return p, i.tag(ctx, p, directories)
 	}
 	if p, err = i.ledger.take(ctx, directories); err != nil {
 		return 0, err
 	}
-	for _, dir := range directories {
-		if err := projectquota.Tag(dir, p); err != nil {
-			return 0, err
-		}
-	}
-	return p, nil
+	return p, i.finish(ctx, p, directories)
 }
 
 func (i *Isolator) enforces(d isolator.Disk) bool {
@@ -206,71 +292,79 @@ func (i *Isolator) Update(_ context.Context, c *isolator.Container) error {
 		return fmt.Errorf("disk/xfs: %w", err)
 	}
 	before := i.of(c.ID)
-	if before == nil {
-		return fmt.Errorf("disk/xfs: container %s: %w", c.ID, container.ErrNotFound)
+	switch {
+	case before.nested:
+		err = unlimited(c)
+	case before.quotas == nil:
+		err = fmt.Errorf("container %s: %w", c.ID, container.ErrNotFound)
+	default:
+		own := before.quotas[0]
+		own.Limit, own.Enforced = disks[0].Limit, disks[0].Enforced
+		if err = i.limit(own); err == nil {
+			before.quotas = append([]quota{own}, before.quotas[1:]...)
+			i.remember(c.ID, before)
+		}
 	}
-	own := before[0]
-	own.Limit, own.Enforced = disks[0].Limit, disks[0].Enforced
-	if err := i.limit(own); err != nil {
+	if err != nil {
 		return fmt.Errorf("disk/xfs: %w", err)
 	}
-	i.remember(c.ID, append([]quota{own}, before[1:]...))
 	return nil
 }
 
 // Watch implements isolator.Watcher. Also without Kill it looks: on ext4 the kernel lets a
-// process with CAP_SYS_RESOURCE exceed a limit.
+// process with CAP_SYS_RESOURCE exceed a limit. That nobody could look is no reason to end a
+// container, and what is nested has no limit.
 func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limitation, error) {
-	ticker := time.NewTicker(i.Interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-ticker.C:
+	if i.of(id).nested {
+		return nil, nil
+	}
+	rounds := isolator.Rounds{Interval: i.Interval, Log: i.Log, Undone: "the disk of a container was not looked at"}
+	return rounds.Watch(ctx, id, func() (*container.Limitation, error) { return i.look(id) })
+}
+
+func (i *Isolator) look(id container.ID) (*container.Limitation, error) {
+	for _, q := range i.of(id).quotas {
+		if q.project == 0 || !i.enforces(q.Disk) {
+			continue
 		}
-		for _, q := range i.of(id) {
-			if q.project == 0 || !i.enforces(q.Disk) {
-				continue
-			}
-			usage, err := projectquota.UsageOf(q.Directories[0], q.project)
-			switch {
-			case errors.Is(err, fs.ErrNotExist): // its directories are gone, and so is it
-				return nil, nil
-			case err != nil:
-				return nil, fmt.Errorf("disk/xfs: %w", err)
-			case usage.Used > q.Limit:
-				return q.Exceeded(usage.Used), nil
-			}
+		used, err := q.used()
+		if err != nil {
+			return nil, err
+		}
+		if used > q.Limit {
+			return q.Exceeded(used), nil
 		}
 	}
+	return nil, nil
+}
+
+// used asks the kernel. ErrNotFound: the directories are gone.
+func (q quota) used() (uint64, error) {
+	usage, err := projectquota.UsageOf(q.Directories[0], q.project)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", container.ErrNotFound, err)
+	}
+	return usage.Used, err
 }
 
 // Usage implements isolator.Meter.
 func (i *Isolator) Usage(_ context.Context, id container.ID, to *v1.ResourceStatistics) error {
-	quotas := i.of(id)
-	if quotas == nil {
+	of := i.of(id)
+	if of.nested { // it is in that of its root container
+		return nil
+	}
+	if of.quotas == nil {
 		return fmt.Errorf("disk/xfs: container %s: %w", id, container.ErrNotFound)
 	}
-	for _, q := range quotas {
+	for _, q := range of.quotas {
 		if q.project == 0 {
 			continue
 		}
-		usage, err := projectquota.UsageOf(q.Directories[0], q.project)
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("disk/xfs: container %s: %w: %w", id, container.ErrNotFound, err)
-		}
+		used, err := q.used()
 		if err != nil {
-			return fmt.Errorf("disk/xfs: %w", err)
+			return fmt.Errorf("disk/xfs: container %s: %w", id, err)
 		}
-		s := &v1.DiskStatistics{Persistence: q.Persistence, UsedBytes: proto.Uint64(usage.Used)}
-		if q.Limit > 0 {
-			s.LimitBytes = proto.Uint64(q.Limit)
-		}
-		to.DiskStatistics = append(to.DiskStatistics, s)
-		if q.Persistence == nil {
-			to.DiskUsedBytes, to.DiskLimitBytes = s.UsedBytes, s.LimitBytes
-		}
+		q.Report(&used, to)
 	}
 	return nil
 }

@@ -3,12 +3,15 @@ package xfs
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
+	"berth/internal/disk"
 	"berth/internal/metrics"
 	"berth/internal/projectquota"
 	"berth/internal/testrig"
@@ -47,9 +51,9 @@ func onEach(t *testing.T, test func(t *testing.T, p place)) {
 
 func newPlace(dir string) place {
 	return place{dir, New(Options{
-		Volume:   func(role, id string) string { return filepath.Join(dir, "volumes", role, id) },
-		Further:  func(id container.ID) []string { return []string{filepath.Join(dir, id.String(), "network"), "/proc"} },
-		Projects: Range{5000, 5009}, Ledger: filepath.Join(dir, "projects"), WorkDir: dir, Interval: time.Millisecond, Headroom: 4 * mib,
+		Volume:  func(role, id string) string { return filepath.Join(dir, "volumes", role, id) },
+		Further: func(id container.ID) []string { return []string{filepath.Join(dir, id.String(), "network"), "/proc"} },
+		Log:     slog.Default(), Projects: Range{5000, 5009}, Ledger: filepath.Join(dir, "projects"), WorkDir: dir, Interval: time.Millisecond, Headroom: 4 * mib,
 	})}
 }
 
@@ -214,6 +218,196 @@ func TestProjectsAreKnownAgainAndUsedAgain(t *testing.T) {
 		}
 		if _, err := again.Prepare(t.Context(), &isolator.Container{ID: id, Config: config}); err != nil {
 			t.Errorf("of a project that is free again: %v", err)
+		}
+	})
+}
+
+// A container that was begun is finished by who finds it alive, wherever its beginner was
+// killed; and if nobody does, its project is free once its directories are gone.
+func TestKilledAnywhere(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		killed := errors.New("killed")
+		for step := 0; ; step++ {
+			name := "c" + strconv.Itoa(step)
+			config := p.config(t, name, 10)
+			files := []string{"/sandbox", "/sandbox/dir", "/sandbox/dir/file", "/upper", "/upper/file", "/network", "/network/hosts"}
+			for _, dir := range []string{"/sandbox/dir", "/network"} {
+				if err := os.Mkdir(p.path(name+dir), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, file := range []string{"/sandbox/dir/file", "/upper/file", "/network/hosts"} {
+				if err := os.WriteFile(p.path(name+file), []byte("x"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			id, err := container.ParseID(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &isolator.Container{ID: id, Config: config}
+			var steps atomic.Int64
+			restore := disk.Intercept(func(disk.Step) error {
+				if steps.Add(1) > int64(step) {
+					return killed
+				}
+				return nil
+			})
+			_, err = p.Prepare(t.Context(), c)
+			if err == nil {
+				err = p.Isolate(t.Context(), c, 0)
+			}
+			restore()
+			if err != nil && !errors.Is(err, killed) {
+				t.Fatal(err)
+			}
+			done := err == nil
+
+			again := newPlace(p.dir)
+			if step%3 < 2 || done {
+				if err := again.Recover(t.Context(), []*isolator.Container{c}); err != nil {
+					t.Fatalf("step %d: %v", step, err)
+				}
+				want := again.of(id).project
+				if got := projectsIn(t, p.path(name), files); want == 0 || slices.ContainsFunc(got, func(p projectquota.Project) bool { return p != want }) {
+					t.Errorf("step %d: %q are of the projects %d, want %d", step, files, got, want)
+				}
+				if usage, err := projectquota.UsageOf(p.dir, want); err != nil || usage.Hard != 10*mib {
+					t.Errorf("step %d: %+v, %v", step, usage, err)
+				}
+				if e, err := again.ledger.read(want); err != nil || len(e) != 3 || !e[p.path(name+"/sandbox")] || !e[p.path(name+"/upper")] || !e[p.path(name+"/network")] {
+					t.Errorf("step %d: the ledger has %v, %v", step, e, err)
+				}
+			}
+			if err := os.RemoveAll(p.path(name)); err != nil {
+				t.Fatal(err)
+			}
+			if used := again.ledger.used(); used != 0 {
+				t.Errorf("step %d: %d projects are left", step, used)
+			}
+			if done {
+				t.Logf("%d steps", step)
+				return
+			}
+		}
+	})
+}
+
+// projectsIn returns the projects of files and directories below one.
+func projectsIn(t *testing.T, dir string, paths []string) (all []projectquota.Project) {
+	t.Helper()
+	args := []string{"-pd"}
+	for _, path := range paths {
+		args = append(args, dir+path)
+	}
+	out, err := exec.Command("lsattr", args...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		n, err := strconv.ParseUint(strings.Fields(line)[0], 10, 32)
+		if err != nil {
+			t.Fatalf("lsattr: %s", out)
+		}
+		all = append(all, projectquota.Project(n))
+	}
+	if len(all) != len(paths) {
+		t.Fatalf("lsattr: %s", out)
+	}
+	return all
+}
+
+// What is nested counts for the root container.
+func TestNestedContainersCountForTheirRoot(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		p.Projects, p.ledger.projects = Range{7, 8}, Range{7, 8}
+		root := p.prepare(t, "root", p.config(t, "root", 10))
+		nested := func(name string, parent *isolator.Container, limit float64) (*isolator.Container, error) {
+			id, err := container.ParseID(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &isolator.Container{ID: id, Config: p.config(t, name, limit), Parent: parent}
+			if err := os.MkdirAll(p.path(name+"/network"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			_, err = p.Prepare(t.Context(), c)
+			if err == nil {
+				err = p.Isolate(t.Context(), c, 0)
+			}
+			return c, err
+		}
+		if _, err := nested("root.limited", root, 5); !errors.Is(err, container.ErrNotSupported) || !strings.Contains(err.Error(), "disk/du") {
+			t.Errorf("a limit of its own: %v", err)
+		}
+		child, err := nested("root.child", root, math.Inf(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		below, err := nested("root.child.below", child, math.Inf(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range []string{"root.child/sandbox", "root.child/upper", "root.child/network", "root.child.below/upper"} {
+			if err := p.fill(t, dir+"/file", 2*mib); err != nil {
+				t.Errorf("%s: %v", dir, err)
+			}
+		}
+		if err := p.fill(t, "root/sandbox/file", 6*mib); err == nil {
+			t.Error("14 MiB fit into 10")
+		}
+		usage := &v1.ResourceStatistics{}
+		if err := p.Usage(t.Context(), root.ID, usage); err != nil || usage.GetDiskUsedBytes() < 8*mib {
+			t.Errorf("%v, %v", usage, err)
+		}
+		if err := p.Usage(t.Context(), below.ID, usage); err != nil {
+			t.Error(err)
+		}
+		if err := p.Update(t.Context(), below); err != nil {
+			t.Error(err)
+		}
+		if l, err := p.Watch(t.Context(), below.ID); l != nil || err != nil {
+			t.Errorf("%+v, %v", l, err)
+		}
+		limited := &isolator.Container{ID: below.ID, Config: p.config(t, "root.child.below", 5), Parent: child}
+		if err := p.Update(t.Context(), limited); !errors.Is(err, container.ErrNotSupported) {
+			t.Errorf("a limit by an update: %v", err)
+		}
+
+		// Another one of the same name, and another process.
+		if err := os.RemoveAll(p.path("root.child")); err != nil {
+			t.Fatal(err)
+		}
+		again := newPlace(p.dir)
+		again.Projects, again.ledger.projects = Range{7, 8}, Range{7, 8}
+		child.Config = p.config(t, "root.child", math.Inf(1))
+		if err := again.Recover(t.Context(), []*isolator.Container{below, child, root}); err != nil {
+			t.Fatal(err)
+		}
+		if err := again.fill(t, "root.child/sandbox/file", 9*mib); err == nil {
+			t.Error("what is made anew does not count")
+		}
+		// The project is in use as long as anything of it is there.
+		if err := os.RemoveAll(p.path("root")); err != nil {
+			t.Fatal(err)
+		}
+		if used := again.ledger.used(); used != 1 {
+			t.Errorf("%d projects are in use", used)
+		}
+	})
+}
+
+// A directory of the same name is not the one that was a project's.
+func TestAProjectIsFreeWhenItsDirectoryIsAnothers(t *testing.T) {
+	onEach(t, func(t *testing.T, p place) {
+		for range 12 { // more than there are projects
+			p.prepare(t, "c", p.config(t, "c", 10))
+			if used := p.ledger.used(); used != 1 {
+				t.Fatalf("%d projects are in use", used)
+			}
+			if err := os.RemoveAll(p.path("c")); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }

@@ -10,7 +10,6 @@ package ports
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -119,26 +118,16 @@ func requested(config *v1.ContainerConfig) (given []Range, err error) {
 
 // Watch implements isolator.Watcher. That nobody could look is no reason to end a container.
 func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limitation, error) {
-	ticker := time.NewTicker(i.Interval)
-	defer ticker.Stop()
+	rounds := isolator.Rounds{Interval: i.Interval, Log: i.Log, Undone: "the ports of a container were not looked at"}
 	var told string
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-ticker.C:
-		}
+	return rounds.Watch(ctx, id, func() (*container.Limitation, error) {
 		at, err := i.unallocated(id)
-		switch {
-		case errors.Is(err, container.ErrNotFound):
-			<-ctx.Done()
-			return nil, nil
-		case err != nil:
-			i.Log.Warn("the ports of a container were not looked at", slog.String("container", id.String()), slog.Any("error", err))
-			continue
-		case len(at) == 0:
+		if err != nil {
+			return nil, err
+		}
+		if len(at) == 0 {
 			told = ""
-			continue
+			return nil, nil
 		}
 		message := fmt.Sprintf("Container %s is listening on unallocated port(s): %s", id, format(at))
 		if i.Enforce {
@@ -148,7 +137,8 @@ func (i *Isolator) Watch(ctx context.Context, id container.ID) (*container.Limit
 			i.Log.Warn(message)
 			told = message
 		}
-	}
+		return nil, nil
+	})
 }
 
 // unallocated are the ports at which a container listens that it was not given.
