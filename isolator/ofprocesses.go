@@ -6,7 +6,6 @@ import (
 
 	v1 "berth/api/v1"
 	"berth/container"
-	"berth/internal/processes"
 	"berth/launcher"
 )
 
@@ -16,8 +15,8 @@ type OfProcesses struct {
 	Name string // for errors, as "posix/cpu"
 	// Launcher knows which processes a container has.
 	Launcher launcher.Lister
-	// Add adds what the processes use.
-	Add func(all []processes.Process, to *v1.ResourceStatistics)
+	// Add adds what those use that are still there of these processes.
+	Add func(pids []int, to *v1.ResourceStatistics) error
 }
 
 // Supports implements Supporter: what shares its parent's cgroups counts there, but these
@@ -32,14 +31,12 @@ func (o *OfProcesses) Prepare(context.Context, *Container) (*LaunchInfo, error) 
 // Usage implements Meter.
 func (o *OfProcesses) Usage(_ context.Context, id container.ID, to *v1.ResourceStatistics) error {
 	pids, err := o.Launcher.Processes(id)
+	if err == nil {
+		err = o.Add(pids, to)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.Name, err)
 	}
-	all, err := processes.Those(pids)
-	if err != nil {
-		return fmt.Errorf("%s: %w", o.Name, err)
-	}
-	o.Add(all, to)
 	return nil
 }
 

@@ -47,8 +47,10 @@ func TestABusyLoopGetsItsShareOfACore(t *testing.T) {
 	var share, periods, throttled float64
 	for range 10 {
 		before := usage()
-		time.Sleep(time.Second)
 		after := usage()
+		for ; after.GetCpusNrPeriods() < before.GetCpusNrPeriods()+10; after = usage() {
+			time.Sleep(time.Millisecond)
+		}
 		used := after.GetCpusUserTimeSecs() + after.GetCpusSystemTimeSecs() - before.GetCpusUserTimeSecs() - before.GetCpusSystemTimeSecs()
 		share = used / (after.GetTimestamp() - before.GetTimestamp())
 		periods, throttled = float64(after.GetCpusNrPeriods()-before.GetCpusNrPeriods()), float64(after.GetCpusNrThrottled()-before.GetCpusNrThrottled())

@@ -204,18 +204,25 @@ func TestTheInitProcessEndsWithItsUnreleasedLaunch(t *testing.T) {
 // A running container outlives the process that launched it, and leaves its status.
 func TestAContainerOutlivesItsLauncher(t *testing.T) {
 	r := newRig(t)
-	h := r.startHelper(helper{ID: "c", Args: []string{"sh", "-c", "while [ ! -e $MESOS_SANDBOX/end ]; do sleep 0.01; done; exit 5"}})
+	h := r.startHelper(helper{ID: "c", Args: []string{"sh", "-c", "cd $MESOS_SANDBOX; until [ -e asked ]; do sleep 0.01; done; >answered; until [ -e end ]; do sleep 0.01; done; exit 5"}})
 	h.says("ready")
 	h.says("launched")
 	h.kill()
-	time.Sleep(50 * time.Millisecond)
+	id := mustID(t, "c")
+	say := func(name string) {
+		if err := os.WriteFile(r.Layout.Sandbox(id)+"/"+name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("asked")
+	soon(t, "an answer", func() bool {
+		_, err := os.Lstat(r.Layout.Sandbox(id) + "/answered")
+		return err == nil
+	})
 	if running := processesIn(r.world.CgroupsRoot); len(running) < 2 {
 		t.Errorf("running: %v", running)
 	}
-	id := mustID(t, "c")
-	if err := os.WriteFile(r.Layout.Sandbox(id)+"/end", nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	say("end")
 	soon(t, "the exit status", func() bool {
 		data, err := os.ReadFile(r.Layout.Container(id).Status())
 		return err == nil && string(data) == "1280"

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,7 +56,7 @@ func TestTheKernelBoundsTheDiskOfNestedContainers(t *testing.T) {
 	hasSaid(t, b, "root.nested/child", "fits\nfull\n")
 	limited := launchOf(childID("root", "limited"), image, script("true"))
 	limited.LaunchContainer.Container.LinuxInfo = &v1.LinuxInfo{ShareCgroups: proto.Bool(false)}
-	limited.LaunchContainer.Limits = map[string]*v1.Value_Scalar{"disk": {Value: proto.Float64(5)}}
+	limited.LaunchContainer.Limits = map[string]*v1.Value_Scalar{"disk": {Value: proto.Float64(5)}, "mem": {Value: proto.Float64(math.Inf(1))}}
 	o.expect(limited, 400, "shares the limit of its root container")
 	agent.Signal(syscall.SIGKILL)
 	agent.Wait()

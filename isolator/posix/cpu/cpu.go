@@ -19,7 +19,11 @@ func New(of launcher.Lister) *isolator.OfProcesses {
 }
 
 // add adds the time. That of processes that have ended is in that of their parents.
-func add(all []processes.Process, to *v1.ResourceStatistics) {
+func add(pids []int, to *v1.ResourceStatistics) error {
+	all, err := processes.Those(pids)
+	if err != nil {
+		return err
+	}
 	var user, system time.Duration
 	var threads int
 	for _, p := range all {
@@ -27,4 +31,5 @@ func add(all []processes.Process, to *v1.ResourceStatistics) {
 	}
 	to.CpusUserTimeSecs, to.CpusSystemTimeSecs = proto.Float64(user.Seconds()), proto.Float64(system.Seconds())
 	to.Processes, to.Threads = proto.Uint32(uint32(len(all))), proto.Uint32(uint32(threads))
+	return nil
 }

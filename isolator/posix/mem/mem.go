@@ -16,10 +16,15 @@ func New(of launcher.Lister) *isolator.OfProcesses {
 	return &isolator.OfProcesses{Name: "posix/mem", Launcher: of, Add: add}
 }
 
-func add(all []processes.Process, to *v1.ResourceStatistics) {
+func add(pids []int, to *v1.ResourceStatistics) error {
+	all, err := processes.Those(pids)
+	if err != nil {
+		return err
+	}
 	var bytes uint64
 	for _, p := range all {
 		bytes += p.RSS
 	}
 	to.MemRssBytes = proto.Uint64(bytes)
+	return nil
 }
