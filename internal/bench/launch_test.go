@@ -112,9 +112,11 @@ func (s *launches) contest(b *testing.B, title string, per int, all func(do func
 		if _, err := exec.LookPath(runtime); err == nil {
 			makeBundle(b, runtime, bundle, s.rootfs)
 		}
-		contenders = append(contenders, contender{runtime + " of a bundle", []string{runtime}, s.preparing(all, s.program(func(n int64) []string {
+		around := surroundingsOf(b, runtime)
+		start := s.program(func(n int64) []string {
 			return []string{runtime, "--root", s.run + "/" + runtime, "run", "--bundle", bundle, fmt.Sprintf("bench-%d", n)}
-		}))})
+		})
+		contenders = append(contenders, contender{runtime + " of a bundle", []string{runtime}, s.preparing(all, func() error { return around(start) })})
 	}
 	contest{title: title, disk: s.disk, per: per, rounds: 9, contenders: contenders}.run(b)
 }

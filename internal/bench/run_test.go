@@ -64,8 +64,8 @@ func BenchmarkRunTrue(b *testing.B) {
 		if _, err := exec.LookPath(runtime); err == nil {
 			makeBundle(b, runtime, bundle, rootfs)
 		}
-		contenders = append(contenders, contender{runtime + " of a bundle", []string{runtime},
-			runs([]string{runtime, "--root", run + "/" + runtime, "run", "--bundle", bundle, "bench"})})
+		run := runs([]string{runtime, "--root", run + "/" + runtime, "run", "--bundle", bundle, "bench"})
+		contenders = append(contenders, contender{runtime + " of a bundle", []string{runtime}, surroundingsOf(b, runtime).work(run)})
 	}
 	contest{title: "Start to exit of `true` from an image in the store", disk: disk, per: starts, contenders: contenders}.run(b)
 }
