@@ -20,7 +20,7 @@ test: ## every test; root, and the packages it needs are installed
 	script/packages test
 	BERTH_TEST_REQUIRE_ROOT=1 go test -race -timeout 20m ./...
 
-test-vm: ## tests in virtual machines: cgroup v2 alone, cgroup v1 alone
+test-vm: ## tests in virtual machines: cgroup v2 alone, cgroup v1 alone, SELinux
 	script/vm
 
 soak: ## the tests with larger counts, for hours

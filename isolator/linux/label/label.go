@@ -30,7 +30,7 @@ func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.
 		return nil, fmt.Errorf("linux/label: AppArmor profile %q: %w: AppArmor is not enabled in this kernel", profile, container.ErrNotSupported)
 	}
 	if label != "" && !hasSELinux() {
-		return nil, fmt.Errorf("linux/label: SELinux label %q: %w: SELinux is not enabled in this kernel", label, container.ErrNotSupported)
+		return nil, fmt.Errorf("linux/label: SELinux label %q: %w: SELinux is not enabled in this kernel, or has no policy", label, container.ErrNotSupported)
 	}
 	return &isolator.LaunchInfo{Confinement: isolator.Confinement{AppArmorProfile: profile, SELinuxLabel: label}}, nil
 }
@@ -40,9 +40,12 @@ func hasAppArmor() bool {
 	return err == nil && strings.HasPrefix(string(enabled), "Y")
 }
 
+// hasSELinux reports whether there is a policy, too. Without one the kernel takes every label and
+// minds none, and the contexts of processes are names and not USER:ROLE:TYPE.
 func hasSELinux() bool {
 	_, err := os.Stat("/sys/fs/selinux/enforce")
-	return err == nil
+	own, ownErr := os.ReadFile("/proc/self/attr/current")
+	return err == nil && ownErr == nil && strings.Contains(string(own), ":")
 }
 
 // Cleanup implements isolator.Isolator: labels go with their processes.

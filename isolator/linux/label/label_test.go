@@ -22,11 +22,15 @@ func TestConformance(t *testing.T) {
 }
 
 func TestLabels(t *testing.T) {
-	for has, c := range map[bool]*v1.ContainerConfig{
-		hasAppArmor(): config(&v1.SecurityOptions{ApparmorProfile: proto.String("p")}),
-		hasSELinux():  config(&v1.SecurityOptions{SelinuxLabel: proto.String("l")}),
+	for _, c := range []struct {
+		has    bool
+		config *v1.ContainerConfig
+	}{
+		{hasAppArmor(), config(&v1.SecurityOptions{ApparmorProfile: proto.String("p")})},
+		{hasSELinux(), config(&v1.SecurityOptions{SelinuxLabel: proto.String("l")})},
 	} {
-		info, err := New().Prepare(t.Context(), &isolator.Container{Config: c})
+		has := c.has
+		info, err := New().Prepare(t.Context(), &isolator.Container{Config: c.config})
 		if has && (err != nil || info.Confinement.AppArmorProfile+info.Confinement.SELinuxLabel == "") || !has && !errors.Is(err, container.ErrNotSupported) {
 			t.Errorf("the kernel has it: %v; %+v, %v", has, info, err)
 		}
