@@ -336,6 +336,9 @@ func (c *cache) evict(k kept, whole bool) (freed int64, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, e.lock.Unlock()) }()
+	if !e.valid() { // it went between its opening and its locking: what is there now is another's
+		return 0, nil
+	}
 	if whole {
 		return e.remove(append(k.files, k.key+".lock"), nil)
 	}
@@ -353,7 +356,8 @@ func (c *cache) evict(k kept, whole bool) (freed int64, err error) {
 // names, and the lock last.
 func (e *entry) remove(files, keep []string) (freed int64, err error) {
 	slices.SortFunc(files, func(a, b string) int { return order(a) - order(b) })
-	for _, name := range files {
+	// Each once: as soon as the lock is removed, somebody else may have made another.
+	for _, name := range slices.Compact(files) {
 		if slices.Contains(keep, name) {
 			continue
 		}
