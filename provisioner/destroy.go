@@ -7,10 +7,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
-	"slices"
 
 	"berth/container"
 	"berth/internal/disk"
+	"berth/provisioner/backend"
 	"berth/state"
 )
 
@@ -115,8 +115,8 @@ func (p *Provisioner) removeDirectory(id container.ID) error {
 // was in it. To know the names saves to look for them.
 func (p *Provisioner) removeOwn(id container.ID) bool {
 	dir := p.Paths.BackendDir(id, p.Backend)
-	for _, own := range []string{filepath.Join(dir, "rootfses"), filepath.Join(dir, "scratch"), dir, p.Paths.Backends(id)} {
-		if disk.Rmdir(own) != nil {
+	for _, own := range []string{dir + "/rootfses", dir + "/scratch", dir, p.Paths.Backends(id)} {
+		if !removed(own) {
 			return false
 		}
 	}
@@ -195,27 +195,37 @@ func (p *Provisioner) destroyRootfses(ctx context.Context, id container.ID) erro
 			errs = append(errs, fmt.Errorf("%s: backend %q: %w on this host", p.Paths.BackendDir(id, name), name, container.ErrNotSupported))
 			continue
 		}
-		dir := p.Paths.BackendDir(id, name)
-		rootfses, err := rootfsIDs(dir)
+		errs = append(errs, destroyIn(ctx, b, p.Paths.BackendDir(id, name)))
+	}
+	return errors.Join(errs...)
+}
+
+// destroyIn destroys what is in a backend's directory, also what has only scratch.
+func destroyIn(ctx context.Context, b backend.Backend, dir string) error {
+	var errs []error
+	destroyed := make(map[string]bool)
+	for _, of := range []string{"rootfses", "scratch"} {
+		if removed(filepath.Join(dir, of)) { // mostly, of scratch
+			continue
+		}
+		names, err := readDirectories(filepath.Join(dir, of))
 		errs = append(errs, err)
-		for _, rootfs := range rootfses {
-			_, err := b.Destroy(ctx, state.Rootfs(dir, rootfs), dir)
+		for _, name := range names {
+			if destroyed[name] {
+				continue
+			}
+			destroyed[name] = true
+			_, err := b.Destroy(ctx, state.Rootfs(dir, name), dir)
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// rootfsIDs lists what is in a backend's directory, also what has only scratch.
-func rootfsIDs(backendDir string) ([]string, error) {
-	rootfses, err := readDirectories(filepath.Join(backendDir, "rootfses"))
-	if err != nil {
-		return nil, err
-	}
-	scratches, err := readDirectories(filepath.Join(backendDir, "scratch"))
-	ids := append(rootfses, scratches...)
-	slices.Sort(ids)
-	return slices.Compact(ids), err
+// removed removes an empty directory and reports whether there is none any more.
+func removed(dir string) bool {
+	err := disk.Rmdir(dir)
+	return err == nil || errors.Is(err, fs.ErrNotExist)
 }
 
 // readDirectories lists the directories in dir, which need not exist. Files there are

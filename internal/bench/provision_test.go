@@ -51,7 +51,7 @@ func pulled(b *testing.B, img *v1.Image, disk, backend string) *debian {
 	b.Helper()
 	d := &debian{disk: disk, image: img, config: engine.DefaultConfig()}
 	dir := filepath.Join(disk, backend)
-	d.config.WorkDir, d.config.RuntimeDir, d.config.ImageProvisionerBackend = dir+"/work", dir+"/run", backend
+	d.config.WorkDir, d.config.RuntimeDir, d.config.ImageProvisionerBackend = dir+"/work", tmpfs(b), backend
 	var err error
 	if d.Images, err = engine.OpenImages(b.Context(), d.config); err != nil {
 		b.Fatal(err)

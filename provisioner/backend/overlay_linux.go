@@ -3,7 +3,6 @@ package backend
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"syscall"
 
 	"berth/container"
@@ -17,6 +16,9 @@ import (
 type Overlay struct {
 	// Attach mounts: mount.Overlay.Attach, or a part of it.
 	Attach func(o mount.Overlay, target string) error
+	// Typed says that directory entries of the layers have types, as overlayfs needs them to see
+	// whiteouts. Otherwise they are looked at.
+	Typed bool
 }
 
 // Stacking is Overlay.Stack, Overlay.Show, or what else makes a root filesystem of layers
@@ -35,9 +37,9 @@ func overlayPlan(layers []Layer, rootfs, dir string) mount.Overlay {
 	}
 	return mount.Overlay{
 		Lowers: lowers,
-		Upper:  filepath.Join(scratch, "upper"),
-		Work:   filepath.Join(scratch, "work"),
-		Links:  filepath.Join(scratch, "links"),
+		Upper:  scratch + "/upper",
+		Work:   scratch + "/work",
+		Links:  scratch + "/links",
 	}
 }
 
@@ -91,7 +93,11 @@ func (v Overlay) stack(layers []Layer, rootfs, dir string, ids container.IDRange
 	} else if err := makeWritable(o, layers); err != nil {
 		return err
 	}
-	if err := checkTypes(o, seen); err != nil {
+	looked := seen
+	if v.Typed {
+		looked = nil
+	}
+	if err := checkTypes(o, looked); err != nil {
 		return err
 	}
 	if !ids.IsHost() {

@@ -42,7 +42,7 @@ type Backend struct {
 // New returns the backend, which keeps the mounts of layers in dir, as long as any are in
 // use. All backends on a host that use the same directory, in whichever processes, share them.
 func New(dir string) *Backend {
-	return &Backend{mounts{dir: dir, mount: mount.EROFS.Mount}, backend.Overlay{Attach: mount.Overlay.Attach}, mount.EROFSNeedsLoop}
+	return &Backend{mounts{dir: dir, mount: mount.EROFS.Mount}, backend.Overlay{Attach: mount.Overlay.Attach, Typed: true}, mount.EROFSNeedsLoop}
 }
 
 // newByLoop returns the backend as it works on kernels before 6.12.

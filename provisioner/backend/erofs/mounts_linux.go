@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -26,13 +25,14 @@ type mounts struct {
 	mount func(mount.EROFS) (*mount.Detached, error)
 }
 
-func (m mounts) tree(stack string) string       { return filepath.Join(m.dir, stack) }
-func (m mounts) layer(stack, key string) string { return filepath.Join(m.dir, stack, key) }
-func (m mounts) users(stack string) string      { return filepath.Join(m.dir, stack, "users") }
+// These are put together for each layer of each launch, of parts that have nothing to clean.
+func (m mounts) tree(stack string) string       { return m.dir + "/" + stack }
+func (m mounts) layer(stack, key string) string { return m.dir + "/" + stack + "/" + key }
+func (m mounts) users(stack string) string      { return m.dir + "/" + stack + "/users" }
 
 // user is the link of a root filesystem among the users of a stack.
 func (m mounts) user(stack, rootfs string) string {
-	return filepath.Join(m.users(stack), nameOf(rootfs))
+	return m.users(stack) + "/" + nameOf(rootfs)
 }
 
 // nameOf is the name of a root filesystem, by its path.
@@ -42,7 +42,7 @@ func nameOf(rootfs string) string {
 }
 
 // record is the link that says which stack a root filesystem may use.
-func (m mounts) record(rootfs string) string { return filepath.Join(m.dir, nameOf(rootfs)) }
+func (m mounts) record(rootfs string) string { return m.dir + "/" + nameOf(rootfs) }
 
 // begin records the stack that a root filesystem is going to use: by one call that is whole
 // or not there.

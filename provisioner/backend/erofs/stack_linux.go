@@ -30,8 +30,8 @@ type keyed struct {
 	path string
 }
 
-func (l keyed) index() string { return filepath.Join(l.path, layer.IndexFile) }
-func (l keyed) tar() string   { return filepath.Join(l.path, layer.TarFile) }
+func (l keyed) index() string { return l.path + "/" + layer.IndexFile }
+func (l keyed) tar() string   { return l.path + "/" + layer.TarFile }
 
 // stackOf returns the stack of the layers, each once.
 func stackOf(layers []backend.Layer) (s stack, err error) {
