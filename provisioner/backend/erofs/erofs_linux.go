@@ -14,9 +14,16 @@
 // a mount in the tree of each, all of one file system. The name of a layer in there says
 // which copy it is: one that took the place of a broken copy is another one.
 //
-// The last of these is there before the root filesystem uses any mounts. So whatever ends a
-// process, Destroy finds what it has used. A reboot ends the mounts; what it leaves of the
-// links, should dir outlive it, Destroy removes, too, and Provision mounts again.
+// The link to the stack is there before the root filesystem uses any mounts. So whatever ends a process,
+// Destroy finds what it has used. A reboot ends the mounts; what it leaves of the links,
+// should dir outlive it, Destroy removes, too, and Provision mounts again.
+//
+// One merged index for each image would be one mount in the place of those of its layers.
+// For seven layers the bare system calls of the first root filesystem, with its overlay,
+// would then take 0.8 ms and not 2.4, and those of each further one 0.56 ms and not 0.64 (the
+// least of 40 rounds on two cores, Linux 6.18). It is not done: images would no longer share
+// the memory of the layers that they have in common, and the store would have to check,
+// repair and sweep files that are made of several layers.
 package erofs
 
 import (
