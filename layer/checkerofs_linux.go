@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/image"
+	"berth/internal/readahead"
 )
 
 // remadeEROFS returns the record that the form EROFS in dir should have, and compares its
@@ -28,7 +29,10 @@ func remadeEROFS(ctx context.Context, id image.Digest, dir int, found *problems)
 	// What has become a layer was within the limits that were set then.
 	limits := Limits{Entries: math.MaxInt, NameBytes: math.MaxInt64, Index: math.MaxInt64, Base: math.MaxInt64, Depth: maxName}
 	sum := sha256.New()
-	made, info, err := index(io.TeeReader(endingWith(ctx, file), sum), &budget{limits: limits, compressed: func() int64 { return 0 }})
+	options := readahead.Options{Buffers: 4, Size: 256 << 10, Look: func(piece []byte) { sum.Write(piece) }}
+	stream := readahead.New(readahead.Buffered(endingWith(ctx, file)), options)
+	defer stream.Close()
+	made, info, err := index(stream, &budget{limits: limits, compressed: func() int64 { return 0 }})
 	if err != nil {
 		return Info{}, err
 	}

@@ -39,9 +39,9 @@ type placed struct {
 }
 
 // index reads the tar in stream to its end.
-func index(stream io.Reader, budget *budget) (*erofs.Builder, Info, error) {
-	x := &indexer{index: erofs.NewBuilder(), implied: make(map[string]bool), end: tail{src: stream}}
-	x.entries = newEntries(&recorder{src: &x.end}, budget)
+func index(stream pieces, budget *budget) (*erofs.Builder, Info, error) {
+	x := &indexer{index: erofs.NewBuilder(), implied: make(map[string]bool), end: tail{pieces: stream}}
+	x.entries = newEntries(&recorder{src: &joined{pieces: &x.end}}, budget)
 	// The root is there even when it has no entry.
 	x.implied["."] = true
 	if err := x.setAttributes(erofs.Root, impliedDirectory); err != nil {
@@ -75,18 +75,18 @@ func (x *indexer) finish() error {
 
 // tail remembers the last bytes of a stream.
 type tail struct {
-	src   io.Reader
+	pieces
 	bytes []byte // at least a block of them, if there were so many
 }
 
-func (t *tail) Read(p []byte) (int, error) {
-	n, err := t.src.Read(p)
-	if n >= erofs.BlockSize {
-		t.bytes = append(t.bytes[:0], p[n-erofs.BlockSize:n]...)
-	} else if t.bytes = append(t.bytes, p[:n]...); len(t.bytes) > 2*erofs.BlockSize {
+func (t *tail) Next() ([]byte, error) {
+	piece, err := t.pieces.Next()
+	if n := len(piece); n >= erofs.BlockSize {
+		t.bytes = append(t.bytes[:0], piece[n-erofs.BlockSize:]...)
+	} else if t.bytes = append(t.bytes, piece...); len(t.bytes) > 2*erofs.BlockSize {
 		t.bytes = append(t.bytes[:0], t.bytes[len(t.bytes)-erofs.BlockSize:]...)
 	}
-	return n, err
+	return piece, err
 }
 
 // last returns the last n bytes, of at most a block.

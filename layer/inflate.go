@@ -7,11 +7,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 
 	"berth/container"
 	gzip "berth/internal/inflate"
+	"berth/internal/readahead"
 	"berth/internal/xz"
 )
 
@@ -105,49 +107,80 @@ func Inflate(ctx context.Context, r io.Reader, limits Limits, stored func() int6
 	}{metered(ctx, inflated, &budget{limits: limits, compressed: stored}), inflated}, nil
 }
 
-// inflate returns the uncompressed content of src. Closing the result frees the decoder,
-// not src.
-func inflate(src *source) (io.ReadCloser, error) {
-	buffered := bufio.NewReaderSize(src, 64<<10)
+// inflate returns the uncompressed content of blob. Closing the result frees the decoder,
+// not blob.
+func inflate(blob io.Reader) (*decoder, error) {
+	d := &decoder{blob: errorOf{r: blob}}
+	buffered := bufio.NewReaderSize(&d.blob, 64<<10)
 	begin, err := buffered.Peek(CompressionPeek)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
+	d.r, d.close = buffered, nothingToClose
 	for _, c := range compressions {
 		if !c.is(begin) {
 			continue
 		}
-		d := &decoder{src: src, format: c.name}
+		d.format = c.name
 		if d.r, d.close, err = c.open(buffered); err != nil {
 			return nil, d.classify(err)
 		}
-		return d, nil
 	}
-	return io.NopCloser(buffered), nil
+	var fills bool
+	if d.source, fills = d.r.(readahead.Source); !fills {
+		d.source = readahead.Buffered(d.r)
+	}
+	return d, nil
+}
+
+// errorOf keeps the error of a reader, which tells a blob that cannot be read (a broken
+// download, say) from one that has the wrong bytes. Some decoders read in a goroutine of their
+// own.
+type errorOf struct {
+	r   io.Reader
+	err atomic.Pointer[error]
+}
+
+func (e *errorOf) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err != nil && err != io.EOF {
+		e.err.Store(&err)
+	}
+	return n, err
 }
 
 // decoder tells what is wrong with the compressed bytes.
 type decoder struct {
-	src    *source
+	blob   errorOf
+	format string // "": not compressed
 	r      io.Reader
-	format string
+	source readahead.Source // is r
 	close  func() error
 }
 
 func (d *decoder) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
-	// The zstd decoder takes an io.ErrUnexpectedEOF between two frames for the end.
-	if err != nil && (err != io.EOF || d.src.err != nil) {
-		err = d.classify(err)
-	}
-	return n, err
+	return n, d.classify(err)
+}
+
+// Fill implements readahead.Source.
+func (d *decoder) Fill(buffer []byte) ([]byte, error) {
+	piece, err := d.source.Fill(buffer)
+	return piece, d.classify(err)
 }
 
 // classify passes the error of the blob as it is. Without one the blob was read
 // well, so its bytes are wrong; among these errors is an io.ErrUnexpectedEOF.
 func (d *decoder) classify(err error) error {
-	if d.src.err != nil {
-		return d.src.err
+	if err == nil {
+		return nil
+	}
+	// Also at the end: the zstd decoder takes an io.ErrUnexpectedEOF between two frames for it.
+	if failed := d.blob.err.Load(); failed != nil {
+		return *failed
+	}
+	if err == io.EOF || d.format == "" {
+		return err
 	}
 	return fmt.Errorf("%w: %s: %w", container.ErrInvalid, d.format, err)
 }

@@ -5,19 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync/atomic"
 
 	"berth/container"
 	"berth/image"
 	"berth/internal/disk"
-	"berth/internal/readahead"
-	"berth/internal/stages"
 )
 
 // Unpack stages, in a form, the layer whose tar, compressed as Inflate knows it or not at all, is
 // the content of blob. It reads blob to its end, in one pass and with bounded
-// memory: one goroutine reads and inflates, the other hashes and writes. When ctx
-// ends it waits for a Read of blob that is under way. A stages.Clock in ctx is told what
+// memory, in a goroutine of its own, see stream. When ctx ends it waits for a Read of blob that
+// is under way. A stages.Clock in ctx is told what
 // it waits for.
 //
 // A nil error proves that the tar had the digest want (when want is not empty) and
@@ -42,19 +39,12 @@ func (l *Lease) stage(ctx context.Context, form Form, want image.Digest, blob io
 	if dir, err = l.newStaging(ctx); err != nil {
 		return Info{}, dir, err
 	}
-	clock := stages.Of(ctx)
-	src := &source{r: blob, clock: clock}
-	inflated, err := inflate(src)
+	stream, err := open(ctx, blob, l.store.limits)
 	if err != nil {
 		return Info{}, dir, err
 	}
-	clock.UnpackerWaits(false)
-	ahead := readahead.New(inflated, clock.UnpackerWaits)
-	// In this order: the goroutine of ahead reads from inflated.
-	defer func() { err = errors.Join(err, ahead.Close(), inflated.Close()) }()
-
-	budget := &budget{limits: l.store.limits, compressed: src.n.Load}
-	info, err = form.make(metered(ctx, ahead, budget), dir, budget)
+	defer func() { err = errors.Join(err, stream.Close()) }()
+	info, err = form.make(stream, dir)
 	if err != nil {
 		return Info{}, dir, err
 	}
@@ -71,44 +61,3 @@ func (l *Lease) stage(ctx context.Context, form Form, want image.Digest, blob io
 	}
 	return info, dir, disk.At("pull: layer is unpacked")
 }
-
-// source reads a blob. It keeps the error of the blob, which tells a blob that
-// cannot be read (a broken download, say) from one that has the wrong bytes.
-type source struct {
-	r     io.Reader
-	clock *stages.Clock
-	n     atomic.Int64 // compressed bytes so far; another goroutine asks
-	err   error
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	s.clock.InflaterWaits(true)
-	n, err := s.r.Read(p)
-	if s.n.Add(int64(n)) == int64(n) { // the first bytes
-		s.clock.Flow()
-	}
-	s.clock.InflaterWaits(false)
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
-}
-
-// metered charges the bytes of the uncompressed stream r to the budget, and ends the
-// stream with its context: all that takes long goes by this stream.
-func metered(ctx context.Context, r io.Reader, budget *budget) io.Reader {
-	return readerFunc(func(p []byte) (int, error) {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		n, err := r.Read(p)
-		if err := budget.spend(int64(n)); err != nil {
-			return n, err
-		}
-		return n, err
-	})
-}
-
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -1,30 +1,24 @@
 package layer
 
 import (
-	"crypto/sha256"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 
-	"berth/image"
 	"berth/internal/disk"
 )
 
-// make makes the form of a tar in dir, an empty directory. Of the record it returns, the
-// version is missing.
-func (f Form) make(stream io.Reader, dir string, budget *budget) (Info, error) {
+// make makes the form of a tar in dir, an empty directory. It reads the stream to its end. Of
+// the record it returns, the version is missing.
+func (f Form) make(stream *stream, dir string) (Info, error) {
 	if f == EROFS {
-		return makeEROFS(stream, dir, budget)
+		return makeEROFS(stream, dir)
 	}
-	sum := sha256.New()
-	info, err := makeTree(io.TeeReader(stream, sum), dir, budget)
-	info.DiffID = image.DigestOfSum([sha256.Size]byte(sum.Sum(nil)))
-	return info, err
+	return makeTree(stream, dir)
 }
 
 // makeTree unpacks a tar into the form Tree in dir.
-func makeTree(stream io.Reader, dir string, budget *budget) (_ Info, err error) {
+func makeTree(stream *stream, dir string) (_ Info, err error) {
 	if err := disk.Mkdir(filepath.Join(dir, contentDir), 0o755); err != nil {
 		return Info{}, err
 	}
@@ -45,5 +39,10 @@ func makeTree(stream io.Reader, dir string, budget *budget) (_ Info, err error) 
 		return Info{}, err
 	}
 	defer func() { err = errors.Join(err, split.Close()) }()
-	return unpack(stream, int(root.Fd()), split, budget)
+	info, err := unpack(&joined{pieces: stream}, int(root.Fd()), split, stream.budget)
+	if err != nil {
+		return Info{}, err
+	}
+	info.DiffID = stream.digest()
+	return info, nil
 }

@@ -42,6 +42,7 @@ type Reader struct {
 	bits  uint64
 	nbits uint
 
+	buffer []byte // of Read
 	out    []byte
 	given  int // out[given:filled] is not handed out yet
 	filled int
@@ -71,7 +72,7 @@ const (
 // NewReader reads the header of the first member. It reads src to its end, ahead of what it
 // hands out.
 func NewReader(src io.Reader) (*Reader, error) {
-	r := &Reader{src: src, in: make([]byte, inSize), out: make([]byte, outSize)}
+	r := &Reader{src: src, in: make([]byte, inSize)}
 	if err := r.header(); err != nil {
 		return nil, err
 	}
@@ -79,13 +80,20 @@ func NewReader(src io.Reader) (*Reader, error) {
 	return r, nil
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. It has a buffer of its own for the content, and returns what there
+// is of that before it waits for the source.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	if r.given == r.filled {
-		r.next()
+		if r.full() {
+			if r.buffer == nil {
+				r.buffer = make([]byte, outSize)
+			}
+			r.goOnIn(r.buffer)
+		}
+		r.next(true)
 	}
 	n := copy(p, r.out[r.given:r.filled])
 	if r.given += n; n == 0 {
@@ -94,39 +102,34 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo. It gives w what it has in its own buffer.
-func (r *Reader) WriteTo(w io.Writer) (n int64, err error) {
-	for {
-		if r.given == r.filled {
-			r.next()
-		}
-		if r.given == r.filled {
-			if r.err == io.EOF {
-				return n, nil
-			}
-			return n, r.err
-		}
-		m, err := w.Write(r.out[r.given:r.filled])
-		r.given += m
-		n += int64(m)
-		if err == nil && r.given < r.filled {
-			err = io.ErrShortWrite
-		}
-		if err != nil {
-			return n, err
-		}
+// MinBuffer is the least that Fill can do with.
+const MinBuffer = window + 64<<10
+
+// Fill is Read without a copy: it decodes into a buffer, of MinBuffer or more, until that is
+// full or the content ends, and returns the part of it that has content, or an error. It looks
+// at what it has returned again in the next call, so that must be as it was until then; the
+// buffer may be the same. A Reader is used by Read or by Fill.
+func (r *Reader) Fill(buffer []byte) ([]byte, error) {
+	r.goOnIn(buffer)
+	r.next(false)
+	content := r.out[r.given:r.filled]
+	if r.given = r.filled; len(content) == 0 {
+		return nil, r.err
 	}
+	return content, nil
 }
 
-// next fills out with what comes next. It is called when all before is handed out, and ends
-// with something to hand out, or an error.
-func (r *Reader) next() {
-	if r.full() {
-		moved := r.filled - window
-		copy(r.out, r.out[moved:r.filled])
-		r.begin = max(r.begin-moved, 0)
-		r.given, r.filled = window, window
-	}
+// goOnIn takes another buffer for what follows. All before is handed out.
+func (r *Reader) goOnIn(buffer []byte) {
+	moved := max(r.filled-window, 0)
+	n := copy(buffer, r.out[moved:r.filled])
+	r.begin = max(r.begin-moved, 0)
+	r.out, r.given, r.filled = buffer, n, n
+}
+
+// next decodes into out until that is full, or there is an error. It is called when all
+// before is handed out. A prompt one returns what it has before it waits for the source.
+func (r *Reader) next(prompt bool) {
 	for r.err == nil && !r.full() {
 		from := r.filled
 		waits := false
@@ -149,8 +152,7 @@ func (r *Reader) next() {
 		r.sum = crc32.Update(r.sum, crc32.IEEETable, r.out[from:r.filled])
 		r.size += uint32(r.filled - from)
 		if waits {
-			// The source may take long.
-			if r.given < r.filled {
+			if prompt && r.given < r.filled {
 				return
 			}
 			r.fill()

@@ -125,6 +125,29 @@ func read(src io.Reader) ([]byte, error) {
 	return got, err
 }
 
+// fill is read by Fill, with so many buffers in turn.
+func fill(src io.Reader, buffers int) ([]byte, error) {
+	r, err := NewReader(src)
+	if err != nil {
+		return nil, err
+	}
+	all := make([][]byte, buffers)
+	for i := range all {
+		all[i] = make([]byte, MinBuffer+i*1001)
+	}
+	var got []byte
+	for i := 0; err == nil; i++ {
+		// The buffer of before the last call is somebody else's by now.
+		if buffers > 1 {
+			clear(all[i%buffers])
+		}
+		var piece []byte
+		piece, err = r.Fill(all[i%buffers])
+		got = append(got, piece...)
+	}
+	return got, err
+}
+
 func TestReadsWhatOthersWrite(t *testing.T) {
 	sources := map[string]func(io.Reader) io.Reader{
 		"whole":    func(r io.Reader) io.Reader { return r },
@@ -143,13 +166,10 @@ func TestReadsWhatOthersWrite(t *testing.T) {
 					t.Errorf("%s, %s, %s: got %d bytes of %d and %v", name, encoding, how, len(got), len(content), err)
 				}
 			}
-			var got bytes.Buffer
-			r, err := NewReader(bytes.NewReader(data))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n, err := r.WriteTo(&got); err != nil || int(n) != len(content) || !bytes.Equal(got.Bytes(), content) {
-				t.Errorf("%s, %s: wrote %d bytes of %d and %v", name, encoding, n, len(content), err)
+			for buffers := range 3 {
+				if got, err := fill(iotest.HalfReader(bytes.NewReader(data)), buffers+1); err != io.EOF || !bytes.Equal(got, content) {
+					t.Errorf("%s, %s, %d buffers: got %d bytes of %d and %v", name, encoding, buffers+1, len(got), len(content), err)
+				}
 			}
 		}
 	}
@@ -274,7 +294,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if n, err := r.WriteTo(io.Discard); err != nil || n != 64<<20 {
+			if n, err := io.Copy(io.Discard, r); err != nil || n != 64<<20 {
 				b.Fatal(n, err)
 			}
 		}

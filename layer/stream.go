@@ -1,0 +1,159 @@
+package layer
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"hash"
+	"io"
+	"sync/atomic"
+
+	"berth/image"
+	gzip "berth/internal/inflate"
+	"berth/internal/readahead"
+	"berth/internal/stages"
+)
+
+// stream is the tar of a layer on its way from a blob. Four goroutines work on it, of which
+// each hands on its buffers to the next:
+//
+//	blob --> read, hash, keep --64 KiB--> inflate --256 KiB--> hash --256 KiB--> write, index
+//	                            ahead                                    tar
+//
+// The first is the blob's Read, the last is who calls Next.
+type stream struct {
+	ctx    context.Context
+	budget *budget
+	blob   *source
+	ahead  *readahead.Reader
+	plain  *decoder
+	tar    *readahead.Reader
+	sum    hash.Hash
+}
+
+// The buffers of a stream: 2 MiB.
+var (
+	aheadBuffers = readahead.Options{Buffers: 4, Size: 64 << 10}
+	tarBuffers   = readahead.Options{Buffers: 6, Size: gzip.MinBuffer + 192<<10}
+)
+
+// open begins to read blob. The stream ends with ctx, and is bounded by limits. The clock of
+// ctx is told what it waits for.
+func open(ctx context.Context, blob io.Reader, limits Limits) (*stream, error) {
+	clock := stages.Of(ctx)
+	s := &stream{ctx: ctx, blob: &source{r: blob, clock: clock}, sum: sha256.New()}
+	s.budget = &budget{limits: limits, compressed: s.blob.n.Load}
+	options := aheadBuffers
+	options.Waits = clock.InflaterWaits
+	s.ahead = readahead.New(readahead.Buffered(s.blob), options)
+	var err error
+	if s.plain, err = inflate(s.ahead); err != nil {
+		return nil, errors.Join(err, s.ahead.Close())
+	}
+	clock.UnpackerWaits(false)
+	options = tarBuffers
+	options.Waits = clock.UnpackerWaits
+	options.Look = func(piece []byte) { s.sum.Write(piece) }
+	s.tar = readahead.New(s.plain, options)
+	return s, nil
+}
+
+// Next returns the next piece, which is good until the next call; all that takes long goes by
+// here. At the end the error is io.EOF.
+func (s *stream) Next() ([]byte, error) {
+	if s.ctx.Err() != nil {
+		return nil, context.Cause(s.ctx)
+	}
+	piece, err := s.tar.Next()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.budget.spend(int64(len(piece))); err != nil {
+		return nil, err
+	}
+	return piece, nil
+}
+
+// digest is that of all of it. It may be asked for when Next has returned io.EOF.
+func (s *stream) digest() image.Digest {
+	return image.DigestOfSum([sha256.Size]byte(s.sum.Sum(nil)))
+}
+
+// Close waits for a Read of the blob that is under way.
+func (s *stream) Close() error {
+	// In this order: each reads from the one before, and waits for it no longer.
+	return errors.Join(s.ahead.Close(), s.tar.Close(), s.plain.Close())
+}
+
+// source reads a blob, counts its bytes and tells the clock of the first ones.
+type source struct {
+	r     io.Reader
+	clock *stages.Clock
+	n     atomic.Int64 // compressed bytes so far; other goroutines ask
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if s.n.Add(int64(n)) == int64(n) { // the first bytes
+		s.clock.Flow()
+	}
+	return n, err
+}
+
+// metered charges the bytes of the uncompressed stream r to the budget, and ends the
+// stream with its context: all that takes long goes by this stream.
+func metered(ctx context.Context, r io.Reader, budget *budget) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		n, err := r.Read(p)
+		if err := budget.spend(int64(n)); err != nil {
+			return n, err
+		}
+		return n, err
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// pieces is a stream that comes in pieces.
+type pieces interface {
+	// Next returns the next piece, which is good until the next call and not empty, or why
+	// there is none: io.EOF at the end.
+	Next() ([]byte, error)
+}
+
+// joined reads pieces one after the other.
+type joined struct {
+	pieces
+	rest []byte // of the present one
+}
+
+func (j *joined) Read(p []byte) (n int, err error) {
+	if len(j.rest) == 0 {
+		if j.rest, err = j.Next(); err != nil {
+			return 0, err
+		}
+	}
+	n = copy(p, j.rest)
+	j.rest = j.rest[n:]
+	return n, nil
+}
+
+// skip reads n bytes that nobody wants to see.
+func (j *joined) skip(n int64) (skipped int64, err error) {
+	for skipped < n {
+		if len(j.rest) == 0 {
+			if j.rest, err = j.Next(); err != nil {
+				return skipped, err
+			}
+		}
+		now := min(n-skipped, int64(len(j.rest)))
+		j.rest = j.rest[now:]
+		skipped += now
+	}
+	return skipped, nil
+}
