@@ -20,7 +20,7 @@ func makeEROFS(stream *stream, dir string) (_ Info, err error) {
 		return Info{}, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	made, info, err := index(spool{stream, file}, stream.budget)
+	made, info, err := index(&spool{pieces: stream, file: file}, stream.budget)
 	if err != nil {
 		return Info{}, err
 	}
@@ -48,16 +48,28 @@ func uuidOf(id image.Digest) (uuid [16]byte) {
 // spool is a stream that goes to a file before it is seen.
 type spool struct {
 	pieces
-	file io.Writer
+	file    *disk.File
+	written int64
+	begun   int64 // what the kernel was told to write to the disk
 }
 
-func (s spool) Next() ([]byte, error) {
+// writeback is how much comes together before the kernel is told to write it. By itself it
+// would not begin before there is too much of it for the memory, or for half a minute: most of
+// a pull would be waiting for its sync.
+const writeback = 8 << 20
+
+func (s *spool) Next() ([]byte, error) {
 	piece, err := s.pieces.Next()
 	if err != nil {
 		return nil, err
 	}
 	if _, err := s.file.Write(piece); err != nil {
 		return nil, err
+	}
+	if s.written += int64(len(piece)); s.written-s.begun >= writeback {
+		// Only advice: the sync of the pull writes what is not written, and tells what went wrong.
+		_ = disk.StartWriteback(s.file, s.begun, s.written-s.begun)
+		s.begun = s.written
 	}
 	return piece, nil
 }

@@ -142,6 +142,14 @@ func Syncfs(f *File) error {
 	return do("syncfs", f.Name(), func() error { return unix.Syncfs(int(f.Fd())) })
 }
 
+// StartWriteback has the kernel begin to write what it has in memory of a part of a file, and
+// does not wait for it. It proves nothing, and a write-back error is told by the next sync.
+func StartWriteback(f *File, offset, length int64) error {
+	return do("sync_file_range", f.Name(), func() error {
+		return unix.SyncFileRange(int(f.Fd()), offset, length, unix.SYNC_FILE_RANGE_WRITE)
+	})
+}
+
 // FsconfigCreate is unix.FsconfigCreate.
 func FsconfigCreate(fd int) error {
 	return do("mount", "", func() error { return unix.FsconfigCreate(fd) })
