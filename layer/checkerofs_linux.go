@@ -32,7 +32,7 @@ func remadeEROFS(ctx context.Context, id image.Digest, dir int, found *problems)
 	options := readahead.Options{Buffers: 4, Size: 256 << 10, Look: func(piece []byte) { sum.Write(piece) }}
 	stream := readahead.New(readahead.Buffered(endingWith(ctx, file)), options)
 	defer stream.Close()
-	made, info, err := index(stream, &budget{limits: limits, compressed: func() int64 { return 0 }})
+	made, info, err := index(stream, file, &budget{limits: limits, compressed: func() int64 { return 0 }})
 	if err != nil {
 		return Info{}, err
 	}

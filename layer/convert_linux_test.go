@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"berth/image"
+	"berth/internal/readahead"
 )
 
 // converted converts layers in a lease of its own and returns those that it could not.
@@ -110,5 +112,37 @@ func TestATarThatEndsInMidBlock(t *testing.T) {
 		converted(t, s, EROFS, false, id)
 		wantClean(t, s, id)
 		wantSameTrees(t, s, id)
+	}
+}
+
+// Where the end of a large file is in the index, its chunks must not be too many.
+func TestATarThatEndsInMidBlockOfALargeFile(t *testing.T) {
+	const size, end = 1<<29 + 700, 700
+	var header bytes.Buffer
+	if err := tar.NewWriter(&header).WriteHeader(&tar.Header{Name: "large", Mode: 0o644, Size: size, Format: tar.FormatUSTAR}); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	want := bytes.Repeat([]byte("x"), end)
+	_, err = file.WriteAt(header.Bytes(), 0)
+	if _, err2 := file.WriteAt(want, int64(header.Len())+size-end); err != nil || err2 != nil {
+		t.Fatal(err, err2)
+	}
+	stream := readahead.New(readahead.Buffered(file), readahead.Options{Buffers: 2, Size: 1 << 20})
+	defer stream.Close()
+	made, info, err := index(stream, file, &budget{limits: DefaultLimits})
+	if err != nil || info.Size != int64(header.Len())+size {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	var written bytes.Buffer
+	if err := made.Write(&written, info.Size); err != nil {
+		t.Fatal(err)
+	}
+	if got := bytes.TrimRight(written.Bytes(), "\x00"); !bytes.HasSuffix(got, want) {
+		t.Errorf("the index of %d bytes does not end with what the file ends with", len(got))
 	}
 }

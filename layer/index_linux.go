@@ -26,7 +26,6 @@ type indexer struct {
 	implied          map[string]bool
 	nodes, whiteouts int
 	buffer           [erofs.BlockSize]byte
-	end              tail
 	// lastFile is the last one with content, which may reach to the end of the tar.
 	lastFile placed
 }
@@ -38,10 +37,10 @@ type placed struct {
 	extents []erofs.Extent
 }
 
-// index reads the tar in stream to its end.
-func index(stream pieces, budget *budget) (*erofs.Builder, Info, error) {
-	x := &indexer{index: erofs.NewBuilder(), implied: make(map[string]bool), end: tail{pieces: stream}}
-	x.entries = newEntries(&recorder{src: &joined{pieces: &x.end}}, budget)
+// index reads the tar in stream to its end. What it has read is in file.
+func index(stream pieces, file io.ReaderAt, budget *budget) (*erofs.Builder, Info, error) {
+	x := &indexer{index: erofs.NewBuilder(), implied: make(map[string]bool)}
+	x.entries = newEntries(&recorder{src: &joined{pieces: stream}}, budget)
 	// The root is there even when it has no entry.
 	x.implied["."] = true
 	if err := x.setAttributes(erofs.Root, impliedDirectory); err != nil {
@@ -50,7 +49,7 @@ func index(stream pieces, budget *budget) (*erofs.Builder, Info, error) {
 	if err := x.each(x.place); err != nil {
 		return nil, Info{}, err
 	}
-	if err := x.finish(); err != nil {
+	if err := x.finish(file); err != nil {
 		return nil, Info{}, err
 	}
 	return x.index, Info{Size: x.stream.n, Entries: budget.entries, Nodes: x.nodes, Whiteouts: x.whiteouts, Implied: inOrder(x.implied)}, nil
@@ -58,39 +57,23 @@ func index(stream pieces, budget *budget) (*erofs.Builder, Info, error) {
 
 // finish takes what a file has in a last block that is not whole into the index: the kernel
 // reads whole blocks. Some tools write tars that end with the content of a file.
-func (x *indexer) finish() error {
+func (x *indexer) finish(file io.ReaderAt) error {
 	whole := x.stream.n &^ (erofs.BlockSize - 1)
 	f := x.lastFile
 	if len(f.extents) == 0 {
 		return nil
 	}
 	last := &f.extents[len(f.extents)-1]
-	beyond := last.Offset + last.Length - whole
-	if last.Own || last.Offset == erofs.Hole || beyond <= 0 {
+	if last.Own || last.Offset == erofs.Hole || last.Offset+last.Length <= whole {
 		return nil
 	}
-	last.Length -= beyond
-	return x.index.SetContent(f.node, f.size, append(f.extents, x.index.AddData(x.end.last(x.stream.n - whole)[:beyond]))...)
-}
-
-// tail remembers the last bytes of a stream.
-type tail struct {
-	pieces
-	bytes []byte // at least a block of them, if there were so many
-}
-
-func (t *tail) Next() ([]byte, error) {
-	piece, err := t.pieces.Next()
-	if n := len(piece); n >= erofs.BlockSize {
-		t.bytes = append(t.bytes[:0], piece[n-erofs.BlockSize:]...)
-	} else if t.bytes = append(t.bytes, piece...); len(t.bytes) > 2*erofs.BlockSize {
-		t.bytes = append(t.bytes[:0], t.bytes[len(t.bytes)-erofs.BlockSize:]...)
+	end := make([]byte, min(erofs.Tail(f.size), last.Length))
+	last.Length -= int64(len(end))
+	if _, err := file.ReadAt(end, last.Offset+last.Length); err != nil {
+		return fmt.Errorf("read the end of the tar again: %w", err)
 	}
-	return piece, err
+	return x.index.SetContent(f.node, f.size, append(f.extents, x.index.AddData(end))...)
 }
-
-// last returns the last n bytes, of at most a block.
-func (t *tail) last(n int64) []byte { return t.bytes[int64(len(t.bytes))-n:] }
 
 // place adds what hdr says.
 func (x *indexer) place(hdr *tar.Header, at position) error {

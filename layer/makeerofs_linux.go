@@ -15,12 +15,12 @@ import (
 // makeEROFS makes the form EROFS of a tar in dir, an empty directory: the tar is written as it
 // comes, and after it its index.
 func makeEROFS(stream *stream, dir string) (_ Info, err error) {
-	file, err := disk.OpenFile(filepath.Join(dir, TarFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := disk.OpenFile(filepath.Join(dir, TarFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return Info{}, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	made, info, err := index(&spool{pieces: stream, file: file}, stream.budget)
+	made, info, err := index(&spool{pieces: stream, file: file}, file, stream.budget)
 	if err != nil {
 		return Info{}, err
 	}

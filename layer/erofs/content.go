@@ -123,6 +123,17 @@ func chunkBits(block uint, extents []Extent, size int64) uint {
 	return min(whole, uint(bits.TrailingZeros64(uint64(places))), block+maxChunkBits)
 }
 
+// Tail returns the least number of the last bytes of a file of so many that may lie elsewhere
+// than the rest: what does not fill the smallest chunk that it can have. Of a file of half a GiB
+// or less it is what fills no block.
+func Tail(size int64) int64 {
+	chunk := uint(blockBits)
+	for size > 0 && chunkCount(size, chunk) > maxChunks {
+		chunk++
+	}
+	return size & (1<<chunk - 1)
+}
+
 func chunkCount(size int64, chunkBits uint) int64 { return (size-1)>>chunkBits + 1 }
 
 // chunkFormat returns what an inode says about its chunks, and how many there are.

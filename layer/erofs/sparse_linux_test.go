@@ -134,6 +134,17 @@ func TestFilesAndDevicesAreLarge(t *testing.T) {
 	if err := errors.Join(err, err2, b.SetContent(huge, deviceSize-512, Extent{Offset: 512, Length: deviceSize - 512})); err != nil {
 		t.Fatal(err)
 	}
+	// Whose end is in the index, as that of the last file of a tar may have to be.
+	const partSize = 1<<30 + 700
+	if got := Tail(partSize); got != 700 {
+		t.Fatalf("the tail of a file of %d bytes has %d", int64(partSize), got)
+	}
+	part, err := b.Make(Root, "part", Attr{Mode: unix.S_IFREG | 0o644})
+	end := bytes.Repeat([]byte("x"), 700)
+	own := b.AddData(end)
+	if err := errors.Join(err, b.SetContent(part, partSize, Extent{Offset: offset, Length: partSize - 700}, own)); err != nil {
+		t.Fatal(err)
+	}
 	places := []int64{0, 1<<32 - 2, 1 << 32, size - 3}
 	for i, at := range places {
 		if _, err := device.WriteAt([]byte{'a' + byte(i), 'b', 'c'}, offset+at); err != nil {
@@ -149,6 +160,15 @@ func TestFilesAndDevicesAreLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounted(t, index.Name(), device.Name(), func(at string) {
+		f, err := os.Open(filepath.Join(at, "part"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		got := make([]byte, 703)
+		if n, err := f.ReadAt(got, partSize-703); n != len(got) || err != nil || !bytes.Equal(got, append(make([]byte, 3), end...)) {
+			t.Errorf("the end of part: %q, %v", got, err)
+		}
 		for name, shift := range map[string]int64{"large": 0, "huge": offset - 512} {
 			f, err := os.Open(filepath.Join(at, name))
 			if err != nil {
