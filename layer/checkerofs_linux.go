@@ -14,6 +14,7 @@ import (
 
 	"berth/image"
 	"berth/internal/readahead"
+	"berth/internal/spill"
 )
 
 // remadeEROFS returns the record that the form EROFS in dir should have, and compares its
@@ -32,7 +33,9 @@ func remadeEROFS(ctx context.Context, id image.Digest, dir int, found *problems)
 	options := readahead.Options{Buffers: 4, Size: 256 << 10, Look: func(piece []byte) { sum.Write(piece) }}
 	stream := readahead.New(readahead.Buffered(endingWith(ctx, file)), options)
 	defer stream.Close()
-	made, info, err := index(stream, file, &budget{limits: limits, compressed: func() int64 { return 0 }})
+	memory := spill.In(fmt.Sprintf("/proc/self/fd/%d", dir))
+	defer memory.Close()
+	made, info, err := index(stream, file, memory, &budget{limits: limits, compressed: func() int64 { return 0 }})
 	if err != nil {
 		return Info{}, err
 	}

@@ -134,7 +134,7 @@ func TestATarThatEndsInMidBlockOfALargeFile(t *testing.T) {
 	}
 	stream := readahead.New(readahead.Buffered(file), readahead.Options{Buffers: 2, Size: 1 << 20})
 	defer stream.Close()
-	made, info, err := index(stream, file, &budget{limits: DefaultLimits})
+	made, info, err := index(stream, file, nil, &budget{limits: DefaultLimits})
 	if err != nil || info.Size != int64(header.Len())+size {
 		t.Fatalf("%+v, %v", info, err)
 	}

@@ -37,9 +37,11 @@ type placed struct {
 	extents []erofs.Extent
 }
 
-// index reads the tar in stream to its end. What it has read is in file.
-func index(stream pieces, file io.ReaderAt, budget *budget) (*erofs.Builder, Info, error) {
+// index reads the tar in stream to its end. What it has read is in file. The index of many files
+// lies in memory until it is written.
+func index(stream pieces, file io.ReaderAt, memory erofs.Memory, budget *budget) (*erofs.Builder, Info, error) {
 	x := &indexer{index: erofs.NewBuilder(), implied: make(map[string]bool)}
+	x.index.SetMemory(memory)
 	x.entries = newEntries(&recorder{src: &joined{pieces: stream}}, budget)
 	// The root is there even when it has no entry.
 	x.implied["."] = true

@@ -14,7 +14,8 @@ type Limits struct {
 	// beside it: they are kept in memory until the end of the layer, when the
 	// directories get their times.
 	NameBytes int64
-	// Index bounds the memory for the index of a layer in the form EROFS.
+	// Index bounds the memory for the index of a layer in the form EROFS, most of which is in a
+	// file while it is made if it is large.
 	Index int64
 	// Base and Ratio bound the uncompressed size, holes of sparse files counted:
 	// at most Base + Ratio times the compressed size.

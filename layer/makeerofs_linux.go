@@ -10,6 +10,7 @@ import (
 
 	"berth/image"
 	"berth/internal/disk"
+	"berth/internal/spill"
 )
 
 // makeEROFS makes the form EROFS of a tar in dir, an empty directory: the tar is written as it
@@ -20,7 +21,9 @@ func makeEROFS(stream *stream, dir string) (_ Info, err error) {
 		return Info{}, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	made, info, err := index(&spool{pieces: stream, file: file}, file, stream.budget)
+	memory := spill.In(dir)
+	defer func() { err = errors.Join(err, memory.Close()) }()
+	made, info, err := index(&spool{pieces: stream, file: file}, file, memory, stream.budget)
 	if err != nil {
 		return Info{}, err
 	}

@@ -49,11 +49,12 @@ const (
 )
 
 // Builder holds a tree until it is written. It takes some 90 bytes for an entry
-// beside its name. What it refuses leaves it as it was; it refuses with
+// beside its name, of the heap or, see SetMemory, not. What it refuses leaves it as it was; it refuses with
 // container.ErrInvalid what no file system holds, and with container.ErrNotSupported
 // what this one does not. It is not safe for concurrent use.
 type Builder struct {
 	bits    uint // of a block
+	memory  memory
 	nodes   pages[node]
 	names   pages[entry]
 	text    texts
@@ -63,7 +64,9 @@ type Builder struct {
 	chunks  int64  // chunk indexes of files in several pieces
 	bodies  bodies
 	uuid    [16]byte
-	scratch []named // of sorted
+	// Of sorted.
+	scratch     []named
+	scratchText []byte
 }
 
 // node is an inode. What at and count are depends on its kind:
@@ -103,10 +106,16 @@ type entry struct {
 func NewBuilder() *Builder { return newBuilder(blockBits) }
 
 func newBuilder(bits uint) *Builder {
-	b := &Builder{bits: bits, table: newTable()}
+	b := &Builder{bits: bits}
+	b.table.init(&b.memory)
+	b.nodes.memory, b.names.memory, b.extents.memory, b.text.memory = &b.memory, &b.memory, &b.memory, &b.memory
 	b.nodes.add(node{mode: syscall.S_IFDIR | 0o755, at: none, count: uint32(Root), links: 1})
 	return b
 }
+
+// SetMemory gives the Builder another place than the heap for the most of what it holds of a
+// large tree. The Builder is of no use any more when that is freed.
+func (b *Builder) SetMemory(m Memory) { b.memory.other = m }
 
 // Lookup returns what a directory has under a name.
 func (b *Builder) Lookup(dir Node, name string) (Node, bool) {

@@ -3,15 +3,62 @@ package erofs
 import (
 	"fmt"
 	"hash/maphash"
+	"unsafe"
 
 	"berth/container"
 )
 
+// Memory is where a Builder puts what it holds of a large tree.
+type Memory interface {
+	// Block returns zeros, at an address that is a multiple of 8, or nil: there are none.
+	Block(size int) []byte
+	// Release is called when a while has passed in which many blocks may have been used.
+	Release()
+}
+
+// memory gives out what a Builder needs: some of the heap, and then blocks of another Memory,
+// as far as there is one and it has any.
+type memory struct {
+	other Memory
+	taken int64
+	uses  int
+}
+
+// ofHeap is how much the heap gives before another Memory is asked, which costs more: the index
+// of nearly every layer.
+const ofHeap = 4 << 20
+
+func (m *memory) block(size int) []byte {
+	if m.taken += int64(size); m.other != nil && m.taken > ofHeap {
+		if block := m.other.Block(size); block != nil {
+			return block[:size]
+		}
+	}
+	return make([]byte, size)
+}
+
+// list returns n zero values, which have no pointers.
+func list[T any](m *memory, n int) []T {
+	var v T
+	block := m.block(n * int(unsafe.Sizeof(v)))
+	return unsafe.Slice((*T)(unsafe.Pointer(&block[0])), n)
+}
+
+// used says that another node or name was looked at, in an order that may be any.
+func (m *memory) used() {
+	// By each the kernel may map 64 KiB, which in most trees have many of the next ones, too.
+	const often = 1 << 13
+	if m.uses++; m.uses%often == 0 && m.other != nil && m.taken > ofHeap {
+		m.other.Release()
+	}
+}
+
 // pages is a list that grows without moving what it holds, so that it has no slack to
-// speak of.
+// speak of. T has no pointers.
 type pages[T any] struct {
-	pages [][]T
-	n     uint32
+	memory *memory
+	pages  [][]T
+	n      uint32
 }
 
 const pageBits = 9
@@ -19,7 +66,7 @@ const pageBits = 9
 func (p *pages[T]) add(v T) uint32 {
 	i := p.n
 	if i>>pageBits == uint32(len(p.pages)) {
-		p.pages = append(p.pages, make([]T, 1<<pageBits))
+		p.pages = append(p.pages, list[T](p.memory, 1<<pageBits))
 	}
 	p.n++
 	*p.at(i) = v
@@ -30,6 +77,7 @@ func (p *pages[T]) at(i uint32) *T { return &p.pages[i>>pageBits][i&(1<<pageBits
 
 // texts holds names and targets, none across the end of a piece.
 type texts struct {
+	memory *memory
 	pieces [][]byte
 }
 
@@ -42,7 +90,7 @@ func (t *texts) add(s string) (uint32, error) {
 		if last++; last == 1<<(32-pieceBits) {
 			return 0, fmt.Errorf("%w: more than 4 GiB of names", container.ErrInvalid)
 		}
-		t.pieces = append(t.pieces, make([]byte, 0, 1<<pieceBits))
+		t.pieces = append(t.pieces, t.memory.block(1 << pieceBits)[:0])
 	}
 	at := len(t.pieces[last])
 	t.pieces[last] = append(t.pieces[last], s...)
@@ -56,28 +104,35 @@ func (t *texts) at(ref uint32, length int) []byte {
 
 // table finds a name of a directory. It is one for all directories, open addressed,
 // and holds numbers of names: a map for each directory would cost several times as much.
+//
+// A slot has the number of a name + 1, and in the bits that no number can have some of its hash,
+// so that to pass a slot takes no look at the name; 0: it is free.
 type table struct {
 	seed  maphash.Seed
-	slots []uint32 // number of the name + 1; 0: free
+	slots []uint32
 	used  int
 }
 
-func newTable() table { return table{seed: maphash.MakeSeed(), slots: make([]uint32, 64)} }
+func (t *table) init(m *memory) { t.seed, t.slots = maphash.MakeSeed(), list[uint32](m, 64) }
 
-// slot returns where a search begins. The seed is random, so an image cannot choose
-// names that all begin at one place.
-func (t *table) slot(dir Node, name []byte) int {
+// slot returns where a search begins, and what the slot of the name has beside the number. The
+// seed is random, so an image cannot choose names that all begin at one place.
+func (t *table) slot(dir Node, name []byte) (at int, mark uint32) {
 	h := maphash.Bytes(t.seed, name) + uint64(dir)*0x9e3779b97f4a7c15
 	h ^= h >> 32
 	h *= 0xd6e8feb86659fd93
-	return int((h >> 32) & uint64(len(t.slots)-1))
+	return int((h >> 32) & t.numbers()), uint32(h) &^ uint32(t.numbers())
 }
+
+// numbers are the bits of numbers: there are more slots than names.
+func (t *table) numbers() uint64 { return uint64(len(t.slots) - 1) }
 
 // put adds a name that is not in the table.
 func (t *table) put(b *Builder, number uint32) {
 	if t.used++; t.used*4 > len(t.slots)*3 {
-		t.slots = make([]uint32, 2*len(t.slots))
+		t.slots = list[uint32](&b.memory, 2*len(t.slots))
 		for i := range number {
+			b.memory.used()
 			t.insert(b, i)
 		}
 	}
@@ -86,17 +141,21 @@ func (t *table) put(b *Builder, number uint32) {
 
 func (t *table) insert(b *Builder, number uint32) {
 	e := b.names.at(number)
-	i := t.slot(e.dir, b.text.at(e.text, int(e.length)))
+	i, mark := t.slot(e.dir, b.text.at(e.text, int(e.length)))
 	for t.slots[i] != 0 {
 		i = (i + 1) & (len(t.slots) - 1)
 	}
-	t.slots[i] = number + 1
+	t.slots[i] = mark | (number + 1)
 }
 
 // find returns the entry of a name, which may be one that was removed.
 func (t *table) find(b *Builder, dir Node, name string) *entry {
-	for i := t.slot(dir, []byte(name)); t.slots[i] != 0; i = (i + 1) & (len(t.slots) - 1) {
-		e := b.names.at(t.slots[i] - 1)
+	numbers := uint32(t.numbers())
+	for i, mark := t.slot(dir, []byte(name)); t.slots[i] != 0; i = (i + 1) & (len(t.slots) - 1) {
+		if t.slots[i]&^numbers != mark {
+			continue
+		}
+		e := b.names.at(t.slots[i]&numbers - 1)
 		if e.dir == dir && int(e.length) == len(name) && string(b.text.at(e.text, len(name))) == name {
 			return e
 		}

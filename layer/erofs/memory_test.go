@@ -10,8 +10,9 @@ import (
 
 // imageLike fills a Builder with so many entries as an image has them: 20 files in a
 // directory.
-func imageLike(tb testing.TB, entries int) *Builder {
-	b := NewBuilder()
+func imageLike(tb testing.TB, entries int) *Builder { return fillLikeImage(tb, NewBuilder(), entries) }
+
+func fillLikeImage(tb testing.TB, b *Builder, entries int) *Builder {
 	var dir Node
 	var err error
 	for i := range entries {

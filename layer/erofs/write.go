@@ -48,7 +48,7 @@ var fileTypes = [16]byte{
 // container.ErrInvalid: a file has content beyond the end of the device, or a symbolic
 // link no target. container.ErrNotSupported: the device has more than 2^32 blocks.
 func (b *Builder) Write(w io.Writer, deviceSize int64) error {
-	defer func() { b.scratch = nil }()
+	defer func() { b.scratch, b.scratchText = nil, nil }()
 	if deviceSize>>b.bits >= noBlock {
 		return b.tooLarge(deviceSize)
 	}
@@ -60,6 +60,7 @@ func (b *Builder) Write(w io.Writer, deviceSize int64) error {
 	out.buf = b.appendSuper(out.buf, l, deviceSize)
 	block := l.inodes >> b.bits
 	for i, n := range l.order {
+		b.memory.used()
 		out.padTo(int64(b.nodes.at(uint32(n)).nid) * slotSize)
 		out.buf = b.appendInode(out.buf, n, uint32(i+1), uint32(block), uint32(l.own>>b.bits))
 		block += b.blocks(b.nodes.at(uint32(n)))
@@ -67,6 +68,7 @@ func (b *Builder) Write(w io.Writer, deviceSize int64) error {
 	}
 	out.padTo(l.inodes)
 	for _, n := range l.order {
+		b.memory.used()
 		i := b.nodes.at(uint32(n))
 		if blocks := b.blocks(i); blocks > 0 {
 			end := out.at() + blocks<<b.bits
@@ -118,12 +120,14 @@ type layout struct {
 // layOut gives every inode that has a name its number, which says where it lies.
 func (b *Builder) layOut(deviceSize int64) (layout, error) {
 	for i := range b.nodes.n {
+		b.memory.used()
 		b.nodes.at(i).nid = 0
 	}
-	l := layout{order: make([]Node, 0, b.nodes.n)}
+	l := layout{order: list[Node](&b.memory, int(b.nodes.n))[:0]}
 	at := b.roundUp(superOffset + superSize + deviceSlotSize)
 	var blocks int64
 	place := func(n Node) error {
+		b.memory.used()
 		i := b.nodes.at(uint32(n))
 		if err := b.check(i, deviceSize); err != nil {
 			return err
@@ -132,6 +136,7 @@ func (b *Builder) layOut(deviceSize int64) (layout, error) {
 			names := b.sorted(n)
 			i.size, i.links = b.dirSize(names), 0
 			for _, e := range names {
+				b.memory.used()
 				if b.nodes.at(uint32(e.node)).isDir() {
 					i.links++ // "." and ".." among them
 				}
@@ -259,10 +264,13 @@ type named struct {
 // call.
 func (b *Builder) sorted(dir Node) []named {
 	d := b.nodes.at(uint32(dir))
-	names := b.scratch[:0]
+	names, text := b.scratch[:0], b.scratchText[:0]
 	for i := d.at; i != none; i = b.names.at(i).next {
+		b.memory.used()
 		if e := b.names.at(i); e.node != none {
-			names = append(names, named{b.text.at(e.text, int(e.length)), e.node, i})
+			// A copy: they may lie far from each other, and are compared in any order.
+			text = append(text, b.text.at(e.text, int(e.length))...)
+			names = append(names, named{text[len(text)-int(e.length):], e.node, i})
 		}
 	}
 	byName := func(a, b named) int { return bytes.Compare(a.name, b.name) }
@@ -274,7 +282,7 @@ func (b *Builder) sorted(dir Node) []named {
 		at, _ := slices.BinarySearchFunc(names, dot, byName)
 		names = slices.Insert(names, at, dot)
 	}
-	b.scratch = names
+	b.scratch, b.scratchText = names, text
 	return names
 }
 
@@ -283,6 +291,7 @@ func (b *Builder) sorted(dir Node) []named {
 func (b *Builder) relink(d *node, names []named) {
 	removed := uint32(none)
 	for i := d.at; i != none; {
+		b.memory.used()
 		e := b.names.at(i)
 		next := e.next
 		if e.node == none {
@@ -292,6 +301,7 @@ func (b *Builder) relink(d *node, names []named) {
 	}
 	d.at = removed
 	for _, e := range slices.Backward(names) {
+		b.memory.used()
 		b.names.at(e.number).next, d.at = d.at, e.number
 	}
 }
@@ -325,6 +335,7 @@ func (b *Builder) appendNames(buf []byte, names []named) []byte {
 		count, size := b.fit(names)
 		offset := uint16(count * direntSize)
 		for _, e := range names[:count] {
+			b.memory.used()
 			i := b.nodes.at(uint32(e.node))
 			buf = append64(buf, uint64(i.nid))
 			buf = append16(buf, offset)
