@@ -13,7 +13,7 @@ import (
 	"berth/internal/disk"
 )
 
-func (Form) make(io.Reader, string, *budget) (Info, error) {
+func (Form) make(*stream, string) (Info, error) {
 	return Info{}, fmt.Errorf("unpack a layer: %w on this system, needs Linux", container.ErrNotSupported)
 }
 

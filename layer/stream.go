@@ -8,6 +8,8 @@ import (
 	"io"
 	"sync/atomic"
 
+	"golang.org/x/sync/semaphore"
+
 	"berth/image"
 	gzip "berth/internal/inflate"
 	"berth/internal/readahead"
@@ -31,22 +33,37 @@ type stream struct {
 	sum    hash.Hash
 }
 
-// The buffers of a stream: 2 MiB.
+// The buffers of a stream.
 var (
 	aheadBuffers = readahead.Options{Buffers: 4, Size: 64 << 10}
 	tarBuffers   = readahead.Options{Buffers: 6, Size: gzip.MinBuffer + 192<<10}
+	streamSize   = int64(aheadBuffers.Buffers*aheadBuffers.Size + tarBuffers.Buffers*tarBuffers.Size)
 )
 
-// open begins to read blob. The stream ends with ctx, and is bounded by limits. The clock of
-// ctx is told what it waits for.
-func open(ctx context.Context, blob io.Reader, limits Limits) (*stream, error) {
+// maxInFlight bounds the buffers of all streams of the process together: 16 of them, and the next
+// one waits. How many there are beside each other is mostly bounded by the cores, which who
+// calls Unpack sees to.
+const maxInFlight = 32 << 20
+
+var inFlight = semaphore.NewWeighted(maxInFlight)
+
+// open begins to read blob, when there is room for its buffers. The stream ends with ctx, and is
+// bounded by limits. The clock of ctx is told what it waits for.
+func open(ctx context.Context, blob io.Reader, limits Limits) (_ *stream, err error) {
+	if inFlight.Acquire(ctx, streamSize) != nil {
+		return nil, context.Cause(ctx)
+	}
+	defer func() {
+		if err != nil {
+			inFlight.Release(streamSize)
+		}
+	}()
 	clock := stages.Of(ctx)
 	s := &stream{ctx: ctx, blob: &source{r: blob, clock: clock}, sum: sha256.New()}
 	s.budget = &budget{limits: limits, compressed: s.blob.n.Load}
 	options := aheadBuffers
 	options.Waits = clock.InflaterWaits
 	s.ahead = readahead.New(readahead.Buffered(s.blob), options)
-	var err error
 	if s.plain, err = inflate(s.ahead); err != nil {
 		return nil, errors.Join(err, s.ahead.Close())
 	}
@@ -79,8 +96,9 @@ func (s *stream) digest() image.Digest {
 	return image.DigestOfSum([sha256.Size]byte(s.sum.Sum(nil)))
 }
 
-// Close waits for a Read of the blob that is under way.
+// Close waits for a Read of the blob that is under way. It is called once.
 func (s *stream) Close() error {
+	defer inFlight.Release(streamSize)
 	// In this order: each reads from the one before, and waits for it no longer.
 	return errors.Join(s.ahead.Close(), s.tar.Close(), s.plain.Close())
 }
