@@ -121,7 +121,7 @@ func TestSharedMemoryOfNestedContainers(t *testing.T) {
 		"the host's file system":       sized(onHost("exec sleep 1000")),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
+			r := newRigWith(t, "copy", nil) // any kernel can map its root filesystems
 			parent := r.start(parent)
 			in := func(mode *v1.LinuxInfo_IpcMode, size *uint32, name, then string) *v1.ContainerConfig {
 				return linuxInfo(config(baseImage, "sh", "-c", look+then, name), &v1.LinuxInfo{IpcMode: mode, ShmSize: size})

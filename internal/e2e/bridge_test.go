@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -212,9 +213,9 @@ func reboot(t *testing.T, b *testrig.Command, p *testrig.Process, name string) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "umount", filepath.Join(b.RuntimeDir, "containers", name, "netns"))
-	for line := range strings.Lines(command(t, "cat", "/proc/self/mounts")) {
-		if point := strings.Fields(line)[1]; strings.HasPrefix(point, b.WorkDir) {
+	// The inner ones first, which are further down.
+	for _, line := range slices.Backward(slices.Collect(strings.Lines(command(t, "cat", "/proc/self/mounts")))) {
+		if point := strings.Fields(line)[1]; strings.HasPrefix(point, b.WorkDir) || strings.HasPrefix(point, b.RuntimeDir) {
 			command(t, "umount", "-l", point)
 		}
 	}
