@@ -19,15 +19,16 @@ import (
 // The isolators that these tests use beside external ones.
 const isolationBesides = "--isolation=filesystem/linux,namespaces/pid,cgroups/mem,docker/runtime,volume/image,volume/host_path,"
 
-// isolators is an --isolator_dir with the one of examples/ and those given as shell scripts.
-func isolators(t *testing.T, scripts map[string]string) (dir string) {
+// isolators is an --isolator_dir with the one of examples/ and those given as shell scripts. The
+// one of examples/ has its directories in scratch, and not where that of another test has them.
+func isolators(t *testing.T, scripts map[string]string) (dir, scratch string) {
 	t.Helper()
-	dir = testrig.TempDir(t)
+	dir, scratch = testrig.TempDir(t), testrig.TempDir(t)
 	example, err := os.ReadFile("../../examples/isolators/scratch")
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := map[string]string{"scratch": string(example)}
+	files := map[string]string{"scratch": strings.ReplaceAll(string(example), "/run/berth-scratch", scratch)}
 	for name, lines := range scripts {
 		files[name] = "#!/bin/sh\n" + `[ $BERTH_PHASE != describe ] || exec echo '{"version": 1, "phases": ["prepare", "isolate", "cleanup"]}'` + "\n" + lines + "\n"
 	}
@@ -36,21 +37,21 @@ func isolators(t *testing.T, scripts map[string]string) (dir string) {
 			t.Fatal(err)
 		}
 	}
-	return dir
+	return dir, scratch
 }
 
 func TestAContainerWithAnExternalIsolator(t *testing.T) {
 	testrig.RequireRoot(t)
 	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
 	b := testrig.Berth(t)
-	dir := isolators(t, nil)
+	dir, scratch := isolators(t, nil)
 	r := b.Run("run", "--name", "outside", "--isolator_dir="+dir, isolationBesides+"external/scratch", image, "--",
 		"sh", "-c", "echo $SCRATCH; echo x > /scratch/file; cat /proc/self/oom_score_adj; grep ' /scratch ' /proc/self/mountinfo | grep -o nosuid,nodev")
 	expect(t, r, 0)
 	if want := "/scratch\n1000\nnosuid,nodev\n"; r.Stdout != want {
 		t.Errorf("stdout %q, want %q", r.Stdout, want)
 	}
-	if _, err := os.Stat("/run/berth-scratch/outside"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(scratch + "/outside"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after the container: %v", err)
 	}
 	if left := leftBy(t, b); len(left) > 0 {
@@ -66,7 +67,7 @@ func TestAnExternalIsolatorRefusesAContainer(t *testing.T) {
 	testrig.RequireRoot(t)
 	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
 	b := testrig.Berth(t)
-	dir := isolators(t, map[string]string{
+	dir, scratch := isolators(t, map[string]string{
 		"no":    `[ $BERTH_PHASE = cleanup ] || echo '{"error": {"class": "invalid", "message": "not on a Saturday"}}'`,
 		"late":  `[ $BERTH_PHASE != isolate ] || echo '{"error": {"class": "failed_precondition", "message": "no address is free"}}'`,
 		"chaos": `yes '{'`,
@@ -83,7 +84,7 @@ func TestAnExternalIsolatorRefusesAContainer(t *testing.T) {
 			}
 			expect(t, b.Run("prune", "--exclude", image), 0)
 		}
-		if _, err := os.Stat("/run/berth-scratch/refused"); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(scratch + "/refused"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: what the other isolator made: %v", name, err)
 		}
 		if left := leftBy(t, b); len(left) > 0 {
@@ -107,7 +108,7 @@ func TestAnExternalIsolatorBringsAKindOfVolumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := isolators(t, map[string]string{
+	dir, _ := isolators(t, map[string]string{
 		"driver": `[ $BERTH_PHASE != prepare ] || echo '{"mounts": [{"container_path": "/data", "host_path": "` + store + `", "mode": "RO"}]}'`,
 	})
 	run := func(isolation string) testrig.Result {
@@ -127,9 +128,9 @@ func TestExternalIsolatorsCleanUpAfterAKilledBerth(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := testrig.Berth(t)
 			ready := filepath.Join(testrig.TempDir(t), "ready")
-			dir := isolators(t, map[string]string{"slow": `[ $BERTH_PHASE != prepare ] || { echo $$ > ` + ready + `; exec sleep 600; }`})
+			dir, scratch := isolators(t, map[string]string{"slow": `[ $BERTH_PHASE != prepare ] || { echo $$ > ` + ready + `; exec sleep 600; }`})
 			p := b.Start("run", "--name", "killed", "--isolator_dir="+dir, isolationBesides+isolation, image, "--", "sh", "-c", "echo 0 > /scratch/ready; sleep 600")
-			for _, file := range []string{"/run/berth-scratch/killed/ready", ready} {
+			for _, file := range []string{scratch + "/killed/ready", ready} {
 				if file == ready != strings.Contains(isolation, "slow") {
 					continue
 				}
@@ -137,11 +138,11 @@ func TestExternalIsolatorsCleanUpAfterAKilledBerth(t *testing.T) {
 			}
 			p.Signal(syscall.SIGKILL)
 			p.Wait()
-			if _, err := os.Stat("/run/berth-scratch/killed"); err != nil {
+			if _, err := os.Stat(scratch + "/killed"); err != nil {
 				t.Fatalf("it was cleaned up before: %v", err)
 			}
 			expect(t, b.Run("prune", "--exclude", image), 0)
-			if _, err := os.Stat("/run/berth-scratch/killed"); !errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat(scratch + "/killed"); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("what the isolator made: %v", err)
 			}
 			if left := leftBy(t, b); len(left) > 0 {
