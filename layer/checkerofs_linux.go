@@ -20,7 +20,7 @@ import (
 // remadeEROFS returns the record that the form EROFS in dir should have, and compares its
 // index with the one that its tar has, as that of the layer id: when only contents have changed,
 // the index is still right.
-func remadeEROFS(ctx context.Context, id image.Digest, dir int, found *problems) (Info, error) {
+func remadeEROFS(ctx context.Context, id image.Digest, dir int, found *problems) (_ Info, err error) {
 	file, err := openBelow(dir, TarFile, unix.O_RDONLY)
 	if err != nil {
 		found.add("", "its tar is missing: %v", err)
@@ -35,6 +35,7 @@ func remadeEROFS(ctx context.Context, id image.Digest, dir int, found *problems)
 	defer stream.Close()
 	memory := spill.In(fmt.Sprintf("/proc/self/fd/%d", dir))
 	defer memory.Close()
+	defer memory.Guard(&err)()
 	made, info, err := index(stream, file, memory, &budget{limits: limits, compressed: func() int64 { return 0 }})
 	if err != nil {
 		return Info{}, err

@@ -23,6 +23,7 @@ func makeEROFS(stream *stream, dir string) (_ Info, err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
 	memory := spill.In(dir)
 	defer func() { err = errors.Join(err, memory.Close()) }()
+	defer memory.Guard(&err)()
 	made, info, err := index(&spool{pieces: stream, file: file}, file, memory, stream.budget)
 	if err != nil {
 		return Info{}, err

@@ -1,7 +1,11 @@
 package spill
 
 import (
+	"fmt"
 	"os"
+	"runtime/debug"
+	"slices"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +74,30 @@ func (m *Memory) Release() {
 	for _, region := range m.regions {
 		_ = unix.Madvise(region, unix.MADV_DONTNEED)
 	}
+}
+
+// Guard is deferred around the use of blocks, `defer m.Guard(&err)()`: a page that cannot be read
+// back from the disk becomes the error, and would otherwise end the process. It is for the
+// goroutine that calls it.
+func (m *Memory) Guard(err *error) (end func()) {
+	before := debug.SetPanicOnFault(true)
+	return func() {
+		debug.SetPanicOnFault(before)
+		what := recover()
+		if fault, ok := what.(interface{ Addr() uintptr }); ok && m.has(fault.Addr()) {
+			*err = fmt.Errorf("read back what was too large for the memory from a file in %s: %w", m.dir, unix.EIO)
+		} else if what != nil {
+			panic(what)
+		}
+	}
+}
+
+// has reports whether an address is in a block.
+func (m *Memory) has(address uintptr) bool {
+	return slices.ContainsFunc(m.regions, func(region []byte) bool {
+		begin := uintptr(unsafe.Pointer(unsafe.SliceData(region)))
+		return begin <= address && address < begin+uintptr(len(region))
+	})
 }
 
 // Close frees the blocks.

@@ -2,11 +2,14 @@ package spill
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestBlocksStayAsTheyAre(t *testing.T) {
@@ -66,6 +69,36 @@ func TestReleasedBlocksAreNotOfTheProcess(t *testing.T) {
 	if got := mapped(t) - begin; got > 2*regionSize {
 		t.Errorf("%d bytes are in memory", got)
 	}
+}
+
+func TestAPageThatCannotBeReadBack(t *testing.T) {
+	m := In(t.TempDir())
+	defer m.Close()
+	use := func(m *Memory, p *byte) (err error) {
+		defer m.Guard(&err)()
+		*p = 1
+		return nil
+	}
+	block := m.Block(8)
+	if block == nil {
+		t.Skip("the file system of the test has no files without a name")
+	}
+	if err := use(m, &block[0]); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Ftruncate(int(m.file.Fd()), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := use(m, &block[0]); !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), m.dir) {
+		t.Errorf("%v", err)
+	}
+	// What is wrong elsewhere is not its matter.
+	defer func() {
+		if recover() == nil {
+			t.Error("it has taken a fault of others for its own")
+		}
+	}()
+	_ = use(In(t.TempDir()), &block[0])
 }
 
 func TestNoRoom(t *testing.T) {
