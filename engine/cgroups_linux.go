@@ -99,6 +99,10 @@ func (c Config) checkCgroupsRoot(host *cgroup.Host) error {
 			controllers = append(controllers, i.controller)
 		}
 	}
+	return c.checkCgroupsRootFor(host, controllers...)
+}
+
+func (c Config) checkCgroupsRootFor(host *cgroup.Host, controllers ...string) error {
 	if err := host.CheckRoot(c.CgroupsRoot, controllers); err != nil {
 		return fmt.Errorf("--cgroups_root %s: %w", c.CgroupsRoot, err)
 	}

@@ -58,7 +58,7 @@ func makeIsolators(ctx context.Context, p parts) (chosen []NamedIsolator, err er
 		}
 	}
 	if len(wanted) > 0 {
-		errs = append(errs, fmt.Errorf("--isolation: %w: unknown isolator %q", container.ErrInvalid, wanted))
+		errs = append(errs, fmt.Errorf("--isolation: %w: unknown isolator %q: `berth info` lists those that there are", container.ErrInvalid, wanted))
 	}
 	return chosen, errors.Join(errs...)
 }
@@ -117,6 +117,22 @@ func (c Config) external(layout state.Layout) external.Options {
 	}
 }
 
+// probe tells why an isolator would not work here; nil: it does.
+func (p parts) probe(ctx context.Context, own tableEntry) error {
+	if !p.hasController(own.controller) {
+		return fmt.Errorf("the cgroup controller %q is not mounted", own.controller)
+	}
+	if own.controller != "" {
+		if err := p.config.checkCgroupsRootFor(p.cgroups, own.controller); err != nil {
+			return err
+		}
+	}
+	if prober, ok := own.make(p).(isolator.Prober); ok {
+		return prober.Probe(ctx)
+	}
+	return nil
+}
+
 // isolatorAbilities tells of berth's own isolators, those of the configuration, and every
 // executable, which is asked.
 func (p parts) isolatorAbilities(ctx context.Context) (abilities []Ability, err error) {
@@ -131,13 +147,7 @@ func (p parts) isolatorAbilities(ctx context.Context) (abilities []Ability, err 
 		abilities = append(abilities, a)
 	}
 	for _, own := range isolators {
-		var err error
-		if !p.hasController(own.controller) {
-			err = fmt.Errorf("the cgroup controller %q is not mounted", own.controller)
-		} else if prober, ok := own.make(p).(isolator.Prober); ok {
-			err = prober.Probe(ctx)
-		}
-		add(own.name, err)
+		add(own.name, p.probe(ctx, own))
 	}
 	for _, named := range p.config.Isolators {
 		add(named.Name, nil)

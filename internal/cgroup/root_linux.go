@@ -17,6 +17,12 @@ import (
 // is read-only; ErrFailedPrecondition: processes of others are in the cgroup itself;
 // ErrInvalid: no path.
 func (h *Host) CheckRoot(path string, controllers []string) error {
+	if len(h.hierarchies) == 0 {
+		if err := checkPath(path); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: no cgroup hierarchy is mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup", container.ErrNotSupported)
+	}
 	g, err := h.Group(path, controllers)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -84,6 +85,54 @@ func TestACgroupsRootThatOthersUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, b.Run("run", "--cgroups_root=berth-test-used", "--", "true"), 125, "--cgroups_root berth-test-used", "used by others", "sleep")
+	r := b.Run("info", "--cgroups_root=berth-test-used")
+	if expect(t, r, 0); !regexp.MustCompile(`cgroups/pids +no: .*used by others`).MatchString(r.Stdout) {
+		t.Errorf("berth info:\n%s", r.Stdout)
+	}
+}
+
+// Where containers cannot have cgroups, neither a container nor an agent starts, for one
+// reason, and berth info has it for each isolator.
+func TestAHostWithoutCgroups(t *testing.T) {
+	testrig.RequireRoot(t)
+	for name, c := range map[string]struct{ change, words, info string }{
+		"not mounted": {"umount -R /sys/fs/cgroup || umount -l /sys/fs/cgroup", "no cgroup hierarchy is mounted: mount -t cgroup2", "is not mounted"},
+		"read-only":   {"for m in $(findmnt -rno TARGET -t cgroup,cgroup2); do mount -o remount,bind,ro $m; done", "mounted read-only: /sys/fs/cgroup", "mounted read-only: /sys/fs/cgroup"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := testrig.Berth(t)
+			// berth with such a /sys/fs/cgroup, which nobody else sees.
+			inside := filepath.Join(testrig.TempDir(t), "berth")
+			script := "#!/bin/sh\nexec unshare --mount sh -c '{ " + c.change + "; } >&2 || exit; exec \"$@\"' sh " + b.Path + " \"$@\"\n"
+			if err := os.WriteFile(inside, []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			b.Path = inside
+			for _, args := range [][]string{{"run", "--", "echo", "it runs"}, {"agent"}} {
+				r := b.Run(args...)
+				if expect(t, r, 125, "--cgroups_root", c.words); r.Stdout != "" || strings.Count(strings.TrimSpace(r.Stderr), "\n") > 0 {
+					t.Errorf("more than one reason: %q %q", r.Stdout, r.Stderr)
+				}
+			}
+			if left := leftBy(t, b); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+			r := b.Run("info")
+			expect(t, r, 0)
+			var isolators int
+			for line := range strings.Lines(r.Stdout) {
+				if !strings.HasPrefix(line, "cgroups/") {
+					continue
+				}
+				if isolators++; !strings.Contains(line, " no: ") || !strings.Contains(line, c.info) && !strings.Contains(line, "is not mounted") {
+					t.Errorf("berth info: %s", line)
+				}
+			}
+			if isolators == 0 {
+				t.Errorf("berth info has no cgroups:\n%s", r.Stdout)
+			}
+		})
+	}
 }
 
 // cgroups/all takes what the host has, beside what is named.
