@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	v1 "berth/api/v1"
 	"berth/container"
@@ -86,6 +87,41 @@ func TestLimitsAreInTheCgroup(t *testing.T) {
 	free := r.start(config(baseImage, "sleep", "1000"))
 	if got := free.cgroupFile("pids", "pids.max", "pids.max"); got != "max" {
 		t.Errorf("without a limit: %q", got)
+	}
+}
+
+// What each isolator measures is in one message, beside what the container asked for.
+func TestTheUsageOfAContainer(t *testing.T) {
+	r := newRig(t)
+	request := limits(shell("exec sleep 1000"), map[string]float64{"cpus": 0.5, "mem": 64})
+	for name, amount := range map[string]float64{"cpus": 0.25, "mem": 32} {
+		request.Resources = append(request.Resources, &v1.Resource{Name: proto.String(name), Type: v1.Value_SCALAR.Enum(), Scalar: &v1.Value_Scalar{Value: proto.Float64(amount)}})
+	}
+	c := r.start(request)
+	usage, err := r.Usage(t.Context(), c.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, got := range map[string][2]float64{
+		"cpus_soft_limit":      {usage.GetCpusSoftLimit(), 0.25},
+		"cpus_limit":           {usage.GetCpusLimit(), 0.5},
+		"mem_soft_limit_bytes": {float64(usage.GetMemSoftLimitBytes()), 32 << 20},
+		"mem_limit_bytes":      {float64(usage.GetMemLimitBytes()), 64 << 20},
+		"processes":            {float64(usage.GetProcesses()), 2},
+	} {
+		if got[0] != got[1] {
+			t.Errorf("%s is %v, want %v", name, got[0], got[1])
+		}
+	}
+	measured := usage.ProtoReflect()
+	for _, name := range []protoreflect.Name{
+		"timestamp", "threads", "cpus_user_time_secs", "cpus_system_time_secs", "cpus_nr_periods", "cpus_nr_throttled", "cpus_throttled_time_secs",
+		"mem_total_bytes", "mem_kmem_usage_bytes", "mem_kmem_tcp_usage_bytes", "mem_file_bytes", "mem_cache_bytes", "mem_anon_bytes", "mem_rss_bytes",
+		"mem_mapped_file_bytes", "mem_unevictable_bytes", "mem_low_pressure_counter", "mem_medium_pressure_counter", "mem_critical_pressure_counter",
+	} {
+		if !measured.Has(measured.Descriptor().Fields().ByName(name)) {
+			t.Errorf("there is no %s in %v", name, usage)
+		}
 	}
 }
 

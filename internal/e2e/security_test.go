@@ -3,10 +3,16 @@
 package e2e
 
 import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"berth/internal/testrig"
 )
@@ -66,4 +72,54 @@ su app -c "id -u; /bits/su -c 'id -u' 2>/dev/null || echo no"`
 	if left := leftBy(t, b); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
+}
+
+// The filter is the last thing before the execution: a profile that allows that and the end
+// alone, and kills for all else, stops neither berth-init nor what it has to say.
+func TestTheLeastProfileOfSystemCalls(t *testing.T) {
+	testrig.RequireRoot(t)
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the program of this test is one of amd64")
+	}
+	b := testrig.Berth(t)
+	dir := testrig.TempDir(t)
+	profile, program := filepath.Join(dir, "least.json"), filepath.Join(dir, "exit")
+	if err := os.WriteFile(profile, []byte(`{"defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": [{"names": ["execve", "exit_group"], "action": "SCMP_ACT_ALLOW"}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, programThatExits(t, 9), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range [][]string{nil, {"--security-opt", "no-new-privileges"}, {"--cap-drop=ALL"}, {"--workdir=/"}} {
+		flags = append([]string{"run", "--security-opt", "seccomp=" + profile}, flags...)
+		expect(t, b.Run(append(flags, "--", program)...), 9)
+		expect(t, b.Run(append(flags, "--", "/no/such/program")...), 127, "/no/such/program", "no such file")
+		expect(t, b.Run(append(flags, "--", profile)...), 126, profile, "permission denied")
+		// It does more than it may.
+		expect(t, b.Run(append(flags, "--", "/bin/true")...), 128+int(unix.SIGSYS))
+	}
+	if left := leftBy(t, b); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// programThatExits is a program whose only system call is exit_group(2).
+func programThatExits(t *testing.T, code byte) []byte {
+	t.Helper()
+	const base, headers = 0x400000, 64 + 56
+	text := []byte{0xb8, unix.SYS_EXIT_GROUP, 0, 0, 0, 0xbf, code, 0, 0, 0, 0x0f, 0x05} // mov eax, mov edi, syscall
+	header := elf.Header64{
+		Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
+		Entry: base + headers, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
+	}
+	size := uint64(headers + len(text))
+	load := elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: base, Paddr: base, Filesz: size, Memsz: size, Align: 0x1000}
+	var program bytes.Buffer
+	for _, part := range []any{header, load, text} {
+		if err := binary.Write(&program, binary.LittleEndian, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return program.Bytes()
 }
