@@ -343,31 +343,40 @@ func TestPluginsThatFail(t *testing.T) {
 // A failed deletion is tried again, until it succeeds, and only that.
 func TestADeletionThatFails(t *testing.T) {
 	testrig.RequireRoot(t)
-	h := newHost(t)
-	i := New(h.Options)
-	h.put(h.conf("second.json"), `{"cniVersion": "1.0.0", "name": "second", "type": "fake"}`)
-	c, _, err := h.launch(t, i, "c", on("lan", "second"))
-	if err != nil {
-		t.Fatal(err)
+	defer func(before time.Duration) { timeout = before }(timeout)
+	timeout = 500 * time.Millisecond
+	for name, c := range map[string]struct{ does, why string }{
+		"fails": {`echo '{"code": 11, "msg": "try later"}'; exit 1`, "try later"},
+		"hangs": {`sleep 60`, "no answer within"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			i := New(h.Options)
+			h.put(h.conf("second.json"), `{"cniVersion": "1.0.0", "name": "second", "type": "fake"}`)
+			container, _, err := h.launch(t, i, "c", on("lan", "second"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.calls()
+			h.put(h.plugin("DEL.does"), `[ $CNI_IFNAME = eth0 ] || { `+c.does+`; }`)
+			if err := i.Cleanup(t.Context(), container.ID); err == nil || !strings.Contains(err.Error(), c.why) || !strings.Contains(err.Error(), h.file(container.ID)) {
+				t.Errorf("error %v", err)
+			}
+			if err := os.Remove(h.plugin("DEL.does")); err != nil {
+				t.Fatal(err)
+			}
+			// By a process that has another isolation, and another configuration.
+			o := h.Options
+			o.ConfigDir, o.PluginDirs = "/nowhere", nil
+			if err := NewLeftovers(o).Cleanup(t.Context(), container.ID); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := h.calls(), "DEL c eth1 netns=yes\nDEL c eth0 netns=yes\nDEL c eth1 netns=yes"; got != want {
+				t.Errorf("plugins were asked\n%s\nwant\n%s", got, want)
+			}
+			h.nothing(t)
+		})
 	}
-	h.calls()
-	h.put(h.plugin("DEL.does"), `[ $CNI_IFNAME = eth0 ] || { echo '{"code": 11, "msg": "try later"}'; exit 1; }`)
-	if err := i.Cleanup(t.Context(), c.ID); err == nil || !strings.Contains(err.Error(), "try later") || !strings.Contains(err.Error(), h.file(c.ID)) {
-		t.Errorf("error %v", err)
-	}
-	if err := os.Remove(h.plugin("DEL.does")); err != nil {
-		t.Fatal(err)
-	}
-	// By a process that has another isolation, and another configuration.
-	o := h.Options
-	o.ConfigDir, o.PluginDirs = "/nowhere", nil
-	if err := NewLeftovers(o).Cleanup(t.Context(), c.ID); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := h.calls(), "DEL c eth1 netns=yes\nDEL c eth0 netns=yes\nDEL c eth1 netns=yes"; got != want {
-		t.Errorf("plugins were asked\n%s\nwant\n%s", got, want)
-	}
-	h.nothing(t)
 }
 
 // Before any plugin was asked there is nothing to delete.
