@@ -7,10 +7,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"berth/internal/testrig"
+	"berth/isolator/isolatortest"
 )
 
 // TestFlagsOfCgroupsThatAreWrong: one reason, before anything is made.
@@ -173,5 +177,71 @@ func TestDevicesThatTheOperatorAllows(t *testing.T) {
 	path, script = "/dev/net/tun", "ls -l /dev/net/tun | cut -c 1-10"
 	if r := run(",linux/devices"); r.Stdout != "crw-r--r--\n" {
 		t.Errorf("%d: %q\n%s", r.ExitCode, r.Stdout, r.Stderr)
+	}
+}
+
+// The host's filter knows whose packet it is by the tag.
+func TestTheTagOfAContainersPackets(t *testing.T) {
+	if !testrig.OwnNetwork(t) {
+		return
+	}
+	isolatortest.MountV1(t, "net_cls")
+	if out, err := exec.Command("iptables", "-A", "OUTPUT", "-m", "cgroup", "--cgroup", "0x100001", "-j", "REJECT").CombinedOutput(); err != nil {
+		t.Skipf("this kernel's filter does not look at tags: %v: %s", err, out)
+	}
+	b := testrig.Berth(t)
+	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
+	for handle, want := range map[string]string{"0x10": "filtered", "0x11": "passes"} {
+		r := b.Run("run", "--isolation=filesystem/linux,docker/runtime,cgroups/net_cls", "--cgroups_net_cls_primary_handle="+handle, image, "--",
+			"sh", "-c", "ping -c 1 -W 10 127.0.0.1 >/dev/null 2>&1 && echo passes || echo filtered")
+		if expect(t, r, 0); r.Stdout != want+"\n" {
+			t.Errorf("with the tag %s0001: %q, want %q", handle, r.Stdout, want)
+		}
+	}
+}
+
+// A file of huge pages grows as far as the limit goes.
+func TestTheLimitOfHugePages(t *testing.T) {
+	testrig.RequireRoot(t)
+	const pages = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+	before, err := os.ReadFile(pages)
+	if err != nil {
+		t.Skipf("this host has no huge pages of 2 MiB: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(pages, before, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	had, err := strconv.Atoi(strings.TrimSpace(string(before)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(pages, []byte(strconv.Itoa(had+4)), 0); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.ReadFile(pages); err != nil || strings.TrimSpace(string(after)) != strconv.Itoa(had+4) {
+		t.Skipf("this host has no memory in one piece for huge pages: %s, %v", after, err)
+	}
+	dir := testrig.TempDir(t)
+	if err := unix.Mount("none", dir, "hugetlbfs", 0, "pagesize=2M"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	b := testrig.Berth(t)
+	image := testrig.BusyboxImage(t, testrig.Registry(t), "busybox:1")
+	for limit, want := range map[string]string{"4m": "", "none": "fits\n"} {
+		flags := []string{"run", "--isolation=filesystem/linux,docker/runtime,cgroups/hugetlb", "--volume", dir + ":/huge"}
+		if limit != "none" {
+			flags = append(flags, "--hugetlb", "2MB:"+limit)
+		}
+		r := b.Run(append(flags, image, "--", "sh", "-c", "fallocate -l 4194304 /huge/two || exit; fallocate -l 2097152 /huge/third && echo fits; rm -f /huge/*")...)
+		if expect(t, r, 0); r.Stdout != want || want == "" && !strings.Contains(r.Stderr, "No space left") {
+			t.Errorf("limit %s: %q %q", limit, r.Stdout, r.Stderr)
+		}
 	}
 }
