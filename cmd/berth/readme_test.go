@@ -23,30 +23,37 @@ var flagInText = regexp.MustCompile("(?:^|[ `(\\[|])--([a-z][a-z0-9_-]*)")
 // spelt is how a flag is written in both.
 func spelt(name string) string { return strings.ReplaceAll(name, "_", "-") }
 
-// What README.md and docs/flags.md say of flags, and which there are.
-func TestTheFlagsOfThePages(t *testing.T) {
-	var page []byte
-	for _, path := range []string{"../../README.md", "../../docs/flags.md"} {
-		text, err := os.ReadFile(path)
+// flagsIn returns the flags that pages name.
+func flagsIn(t *testing.T, pages ...string) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	for _, path := range pages {
+		page, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		page = append(page, text...)
+		for _, found := range flagInText.FindAllStringSubmatch(string(page), -1) {
+			names[spelt(found[1])] = true
+		}
 	}
-	written := map[string]bool{}
-	for _, found := range flagInText.FindAllStringSubmatch(string(page), -1) {
-		written[spelt(found[1])] = true
-	}
+	return names
+}
+
+// What README.md, docs/flags.md and docs/isolators.md say of flags, and which there are.
+func TestTheFlagsOfThePages(t *testing.T) {
+	written, explained := flagsIn(t, "../../README.md", "../../docs/flags.md"), flagsIn(t, "../../docs/isolators.md")
 	known := map[string]bool{"help": true}
 	for _, c := range command().Commands() {
 		c.Flags().VisitAll(func(f *pflag.Flag) { known[spelt(f.Name)] = true })
 	}
-	if len(known) < 80 || len(written) < 80 {
-		t.Fatalf("%d flags, %d in the text", len(known), len(written))
+	if len(known) < 80 || len(written) < 80 || len(explained) < 40 {
+		t.Fatalf("%d flags, %d and %d in the text", len(known), len(written), len(explained))
 	}
-	for _, name := range slices.Sorted(maps.Keys(written)) {
-		if !known[name] && !slices.Contains(ofOthers, name) {
-			t.Errorf("a page has --%s, and no command does", name)
+	for _, names := range []map[string]bool{written, explained} {
+		for _, name := range slices.Sorted(maps.Keys(names)) {
+			if !known[name] && !slices.Contains(ofOthers, name) {
+				t.Errorf("a page has --%s, and no command does", name)
+			}
 		}
 	}
 	operator := pflag.NewFlagSet("", pflag.ContinueOnError)
