@@ -24,7 +24,7 @@ type wish struct {
 // wishes has everything that is refused when nobody would carry it out. What is only
 // requested among the resources (cpus, mem, disk) is not here: clients of Mesos always say
 // it, and it promises the container something only where somebody counts. A limit is a
-// promise to everybody else.
+// promise to everybody else; that it has a name which somebody knows is for checkRequest.
 var wishes = []wish{
 	// A container on a network of its own is known there by its name: network/cni sees to it.
 	{"hostname", func(c *isolator.Container) bool {
@@ -66,12 +66,7 @@ var wishes = []wish{
 	{"limit of mem", limitOf("mem"), []string{"cgroups/mem"}},
 	{"limit of pids", limitOf("pids"), []string{"cgroups/pids"}},
 	{"limit of disk", limitOf("disk"), []string{"disk/du", "disk/xfs"}},
-	{"limit of huge pages", func(c *isolator.Container) bool { return limitedBeside(c, isHugePages) }, []string{"cgroups/hugetlb"}},
-	{"limit of another name", func(c *isolator.Container) bool {
-		return limitedBeside(c, func(name string) bool {
-			return !isHugePages(name) && !slices.Contains([]string{"cpus", "mem", "pids", "disk"}, name)
-		})
-	}, nil},
+	{"limit of huge pages", func(c *isolator.Container) bool { return len(limitsOf(c, isHugePages)) > 0 }, []string{"cgroups/hugetlb"}},
 	{"gpus", func(c *isolator.Container) bool { gpus, _ := resources.Requested(c.Config, "gpus"); return gpus > 0 }, nil},
 }
 
@@ -90,28 +85,40 @@ func limitOf(name string) func(*isolator.Container) bool {
 
 func isHugePages(name string) bool { return strings.HasPrefix(name, "hugetlb.") }
 
-// limitedBeside reports whether there is a limit whose name is of a kind.
-func limitedBeside(c *isolator.Container, isOfKind func(name string) bool) bool {
-	for name, value := range c.Config.GetLimits() {
-		if isOfKind(name) && !math.IsInf(value.GetValue(), 1) {
-			return true
-		}
-	}
-	return false
+// isLimit reports whether a limit of that name is one that some isolator knows.
+func isLimit(name string) bool {
+	return isHugePages(name) || slices.Contains([]string{"cpus", "mem", "pids", "disk"}, name)
 }
 
-// checkRequest refuses a request of which a part would be left out in silence, as none of
-// the isolators that take part does it, or none does for such a container. ErrNotSupported.
-// Isolators that are not berth's own may know anything: where there is one, nothing is
-// refused.
+// limitsOf returns the names of a kind of which there are limits.
+func limitsOf(c *isolator.Container, isOfKind func(name string) bool) (names []string) {
+	for name, value := range c.Config.GetLimits() {
+		if isOfKind(name) && !math.IsInf(value.GetValue(), 1) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// checkRequest refuses resources that are none (ErrInvalid), and a request of which a part
+// would be left out in silence, as none of the isolators that take part does it, or none
+// does for such a container (ErrNotSupported). Isolators that are not berth's own may know
+// anything: where there is one, that is not refused.
 func checkRequest(chosen []NamedIsolator) func(*isolator.Container) error {
 	own := func(name string) bool {
 		return slices.ContainsFunc(isolators, func(i tableEntry) bool { return i.name == name })
 	}
 	if slices.ContainsFunc(chosen, func(i NamedIsolator) bool { return !own(i.Name) }) {
-		return func(*isolator.Container) error { return nil }
+		return func(c *isolator.Container) error { return resources.Check(c.Config) }
 	}
 	return func(c *isolator.Container) error {
+		if err := resources.Check(c.Config); err != nil {
+			return err
+		}
+		if names := limitsOf(c, func(name string) bool { return !isLimit(name) }); len(names) > 0 {
+			return fmt.Errorf("limit of %q: %w: no isolator does that", names, container.ErrNotSupported)
+		}
 		for _, w := range wishes {
 			if !w.asked(c) {
 				continue

@@ -73,7 +73,7 @@ func TestWhatNobodyWouldCarryOutIsRefused(t *testing.T) {
 		{`{"limits": {"pids": {"value": 64}}}`, "limit of pids", []string{"cgroups/pids"}},
 		{`{"limits": {"disk": {"value": 64}}}`, "limit of disk", []string{"disk/du", "disk/xfs"}},
 		{`{"limits": {"hugetlb.2MB": {"value": 64}}}`, "limit of huge pages", []string{"cgroups/hugetlb"}},
-		{`{"limits": {"bandwidth": {"value": 64}}}`, "limit of another name", nil},
+		{`{"limits": {"bandwidth": {"value": 64}}}`, `limit of ["bandwidth"]`, nil},
 		{`{"resources": [{"name": "gpus", "type": "SCALAR", "scalar": {"value": 1}}]}`, "gpus", nil},
 	} {
 		asked := asking(t, c.request)
@@ -103,6 +103,18 @@ func TestWhatNobodyWouldCarryOutIsRefused(t *testing.T) {
 			if !slices.ContainsFunc(isolators, func(i tableEntry) bool { return i.name == name }) {
 				t.Errorf("%s: there is no isolator %s", w.name, name)
 			}
+		}
+	}
+}
+
+// Whatever isolators take part.
+func TestResourcesThatAreNoneAreRefused(t *testing.T) {
+	asked := asking(t, `{"resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": -1}}]}`)
+	for name, chosen := range map[string][]NamedIsolator{
+		"without the isolator": chosenBeside(), "with it": chosenBeside("cgroups/cpu"), "with one of others": append(chosenBeside(), NamedIsolator{"third/one", &silent{}}),
+	} {
+		if err := checkRequest(chosen)(asked); !errors.Is(err, container.ErrInvalid) || !strings.Contains(err.Error(), `resource "cpus"`) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -130,9 +130,7 @@ func (d *decoder) list(list protoreflect.List, field protoreflect.FieldDescripto
 		if err != nil {
 			return at(fmt.Sprintf("[%d]", i), err)
 		}
-		if value.IsValid() {
-			list.Append(value)
-		}
+		list.Append(value)
 	}
 	_, err := d.next()
 	return err
@@ -161,7 +159,7 @@ func (d *decoder) entries(entries protoreflect.Map, field protoreflect.FieldDesc
 }
 
 // value reads one value of a field: that of a singular one, an element, a map's value.
-// A result that is not valid means: as if it were not there.
+// A result that is not valid means, of the first and the last: as if it were not there.
 func (d *decoder) value(field protoreflect.FieldDescriptor, first json.Token, fresh func() protoreflect.Value) (protoreflect.Value, error) {
 	if field.Message() == nil {
 		return scalar(field, first)
@@ -211,8 +209,11 @@ func enum(field protoreflect.FieldDescriptor, name string) (value protoreflect.V
 	if known := values.ByName(protoreflect.Name(name)); known != nil {
 		return protoreflect.ValueOfEnum(known.Number()), nil
 	}
-	if field.Cardinality() != protoreflect.Required {
+	switch field.Cardinality() {
+	case protoreflect.Optional:
 		return value, nil
+	case protoreflect.Repeated:
+		return value, invalid("%.64q is no %s", name, field.Enum().Name())
 	}
 	names := make([]string, values.Len())
 	for i := range names {

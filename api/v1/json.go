@@ -19,8 +19,8 @@ import (
 //
 // An object's members are fields, by their names in the .proto file; members that
 // are no field are ignored. null leaves a field unset, and so does the name of an
-// enum value that is not known, which in a list leaves out the element: a newer peer
-// may know more. A number may be written as a string, as may true and false; a double
+// enum value that is not known: a newer peer may know more. In a list, as of
+// capabilities, it is an error: another list is another request. A number may be written as a string, as may true and false; a double
 // may be "Infinity" or "-Infinity". Bytes are in base64 (RFC 4648, section 4). Half a
 // surrogate pair in a string stands for U+FFFD.
 //

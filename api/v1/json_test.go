@@ -41,7 +41,7 @@ func TestUnmarshal(t *testing.T) {
 
 		{"enum by name", `{"type":"RLMT_NOFILE"}`, &RLimitInfo_RLimit{Type: RLimitInfo_RLimit_RLMT_NOFILE.Enum()}},
 		{"unknown enum name is unset", `{"type":"RLMT_NEW","hard":1}`, &RLimitInfo_RLimit{Hard: proto.Uint64(1)}},
-		{"unknown enum name in a list", `{"capabilities":["KILL","NEW","CHOWN"]}`,
+		{"enum names in a list", `{"capabilities":["KILL","CHOWN"]}`,
 			&CapabilityInfo{Capabilities: []CapabilityInfo_Capability{CapabilityInfo_KILL, CapabilityInfo_CHOWN}}},
 		{"empty enum name", `{"ipc_mode":""}`, &LinuxInfo{}},
 
@@ -126,6 +126,7 @@ func TestUnmarshalErrors(t *testing.T) {
 		{"required field null", `{"value":null}`, &ContainerID{}, "value: invalid: required, but missing"},
 		{"required field missing in map", `{"limits":{"cpus":{}}}`, &ContainerConfig{}, `limits["cpus"].value: invalid: required, but missing`},
 		{"unknown name in required enum", `{"container_path":"/a","mode":"WO"}`, &Volume{}, `mode: invalid: "WO" is none of RW, RO`},
+		{"unknown name in a list of enums", `{"capabilities":["KILL","NEW"]}`, &CapabilityInfo{}, `capabilities[1]: invalid: "NEW" is no Capability`},
 		{"long path", `{"container_info":{"type":"MESOS","mesos":{"image":{"type":"DOCKER","docker":{"name":1}}}}}`, &ContainerConfig{},
 			"container_info.mesos.image.docker.name: invalid: want string, got a number"},
 

@@ -322,6 +322,9 @@ func TestOperatorLaunchesWaitsKillsAndRemoves(t *testing.T) {
 		unsaid := launchOf(web, image, script("true"))
 		unsaid.LaunchContainer.Limits = nil
 		o.expect(unsaid, 400, "No cpus resource given")
+		none := launchOf(web, image, script("true"))
+		none.LaunchContainer.Resources = []*v1.Resource{{Name: proto.String("cpus"), Type: v1.Value_SCALAR.Enum(), Scalar: &v1.Value_Scalar{Value: proto.Float64(-1)}}}
+		o.expect(none, 400, "-1 is no amount")
 	})
 }
 

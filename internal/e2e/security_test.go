@@ -64,6 +64,8 @@ su app -c "id -u; /bits/su -c 'id -u' 2>/dev/null || echo no"`
 		"known are":                {"--security-opt", "selinux=please"},
 		"--bounding_capabilities":  {"--bounding_capabilities", `{"capabilities": ["CHOWN"]}`, "--cap-add", "NET_RAW"},
 		"--effective_capabilities": {"--bounding_capabilities", `{"capabilities": ["CHOWN"]}`, "--effective_capabilities", `{"capabilities": ["KILL"]}`},
+		"NET_RAWWW":                {"--bounding_capabilities", `{"capabilities": ["CHOWN", "NET_RAWWW"]}`},
+		"NET_RAWWWW":               {"--container_info", `{"type": "MESOS", "linux_info": {"effective_capabilities": {"capabilities": ["NET_RAWWWW"]}}}`},
 		"--seccomp_config_dir":     {"--seccomp_profile_name", "x"},
 	} {
 		r := b.Run(append(append([]string{"run"}, args...), image, "--", "true")...)

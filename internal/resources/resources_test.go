@@ -1,12 +1,15 @@
 package resources
 
 import (
+	"errors"
 	"math"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
 	v1 "berth/api/v1"
+	"berth/container"
 )
 
 func scalar(name string, value float64) *v1.Resource {
@@ -58,5 +61,35 @@ func TestLimit(t *testing.T) {
 	}
 	if _, found := Limit(nil, "cpus"); found {
 		t.Error("a limit in no configuration")
+	}
+}
+
+func TestCheck(t *testing.T) {
+	ports := &v1.Resource{Name: proto.String("ports"), Type: v1.Value_RANGES.Enum(), Ranges: &v1.Value_Ranges{}}
+	ofType := func(name string, of v1.Value_Type) *v1.Resource {
+		return &v1.Resource{Name: proto.String(name), Type: of.Enum(), Scalar: &v1.Value_Scalar{Value: proto.Float64(1)}}
+	}
+	for name, c := range map[string]struct {
+		resource *v1.Resource
+		words    string
+	}{
+		"an amount":            {scalar("cpus", 0.5), ""},
+		"nothing of it":        {scalar("mem", 0), ""},
+		"one that nobody has":  {scalar("bananas", 3), ""},
+		"ranges":               {ports, ""},
+		"no name":              {scalar("", 1), "no name"},
+		"less than nothing":    {scalar("cpus", -1), "-1 is no amount"},
+		"no number":            {scalar("mem", math.NaN()), "NaN is no amount"},
+		"without end":          {scalar("disk", math.Inf(1)), "+Inf is no amount"},
+		"ranges of CPUs":       {ofType("cpus", v1.Value_RANGES), "type SCALAR"},
+		"a set of GPUs":        {ofType("gpus", v1.Value_SET), "type SCALAR"},
+		"ranges without any":   {ofType("ports", v1.Value_RANGES), "no value of its type"},
+		"a set without any":    {ofType("zones", v1.Value_SET), "no value of its type"},
+		"a scalar without one": {&v1.Resource{Name: proto.String("cpus"), Type: v1.Value_SCALAR.Enum()}, "no value of its type"},
+	} {
+		err := Check(&v1.ContainerConfig{Resources: []*v1.Resource{scalar("cpus", 1), c.resource}})
+		if c.words == "" && err != nil || c.words != "" && (!errors.Is(err, container.ErrInvalid) || !strings.Contains(err.Error(), c.words)) {
+			t.Errorf("%s: %v, want %q", name, err, c.words)
+		}
 	}
 }
