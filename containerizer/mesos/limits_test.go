@@ -142,14 +142,10 @@ func TestTheMemoryLimit(t *testing.T) {
 		"of a child, at the end":        "tail /dev/zero; exit 3",
 		"of a child in its own session": "setsid tail /dev/zero; sleep 1000",
 	} {
-		began := time.Now()
 		o := r.run(limits(shell(script), map[string]float64{"mem": 24}))
 		l := o.termination.Limitation
 		if l == nil || l.Reason != container.ReasonLimitationMemory || o.code() != 137 || !strings.Contains(o.termination.Message, "24 MiB") {
 			t.Errorf("%s: %d, %+v, %v", name, o.code(), o.termination, o.err)
-		}
-		if took := time.Since(began); took > 20*time.Second {
-			t.Errorf("%s: the container ended after %v", name, took)
 		}
 	}
 	if o := r.run(limits(shell("echo enough"), map[string]float64{"mem": 24})); o.code() != 0 || o.termination.Limitation != nil {

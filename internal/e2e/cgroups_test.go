@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -244,4 +245,89 @@ func TestTheLimitOfHugePages(t *testing.T) {
 			t.Errorf("limit %s: %q %q", limit, r.Stdout, r.Stderr)
 		}
 	}
+}
+
+// Whatever a container is limited to, the cgroups beside and above those of berth stay as
+// they are, but that a v2 tree passes controllers down.
+func TestCgroupsOfOthersStayAsTheyAre(t *testing.T) {
+	testrig.RequireRoot(t)
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := testrig.Berth(t)
+	neighbour := exec.Command("sleep", "1000")
+	if err := neighbour.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var dirs []string
+	t.Cleanup(func() { // before the rig looks for what is left
+		_ = neighbour.Process.Kill()
+		_ = neighbour.Wait()
+		for _, dir := range dirs {
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	before := map[string]map[string]string{}
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		// Elsewhere are those of other tests. Without CPUs there is no process in a new cgroup of cpuset.
+		if !strings.HasPrefix(fields[2], "cgroup") || !strings.HasPrefix(fields[1], "/sys/fs/cgroup") || strings.Contains(fields[3], "cpuset") {
+			continue
+		}
+		dir := filepath.Join(fields[1], fmt.Sprintf("neighbour-%d", os.Getpid()))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, dir)
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(neighbour.Process.Pid)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(dirs) == 0 {
+		t.Fatal("there is no hierarchy below /sys/fs/cgroup")
+	}
+	for _, dir := range dirs {
+		before[dir], before[filepath.Dir(dir)] = cgroupSettings(t, dir), cgroupSettings(t, filepath.Dir(dir))
+		if len(before[dir]) == 0 {
+			t.Errorf("%s has no settings", dir)
+		}
+	}
+	expect(t, b.Run("run", "--isolation=cgroups/all", "--cpus=0.5", "--memory=64m", "--pids_limit=50", "--", "true"), 0)
+	for dir, was := range before {
+		is := cgroupSettings(t, dir)
+		for name, value := range was { // those of controllers that are passed down now are new
+			if is[name] != value {
+				t.Errorf("%s/%s was %q and is %q", dir, name, value, is[name])
+			}
+		}
+	}
+}
+
+// cgroupSettings are the files of a cgroup that can be written and do not count; of its
+// processes they tell where there is one of ours.
+func cgroupSettings(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := map[string]string{}
+	counts := regexp.MustCompile(`usage|failcnt|peak|stat|pressure|tasks|subtree_control|cgroup\.threads|fault|load`)
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o600 != 0o600 || counts.MatchString(entry.Name()) {
+			continue
+		}
+		if entry.Name() == "cgroup.procs" && !strings.HasPrefix(filepath.Base(dir), "neighbour-") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, entry.Name()))
+		if err == nil {
+			settings[entry.Name()] = string(text)
+		}
+	}
+	return settings
 }

@@ -24,12 +24,8 @@ func TestAForbiddenListenerIsKilled(t *testing.T) {
 	flags := []string{"run", onNetworks + ",network/ports", "--container_ports_watch_interval=50ms"}
 	args := func(more ...string) []string { return append(append([]string{}, flags...), more...) }
 
-	began := time.Now()
 	r := b.Run(args("--name", "listener", "--enforce_container_ports", image, "--", "httpd", "-f", "-p", "8088")...)
 	expect(t, r, 137, "Container listener is listening on unallocated port(s): [8088-8088]")
-	if took := time.Since(began); took > 20*time.Second {
-		t.Errorf("it took %v", took)
-	}
 	for n, c := range [][]string{
 		{"--enforce_container_ports", "--container_ports_isolated_range=[31000-32000]"},
 		{"--enforce_container_ports", "--check_agent_port_range_only"},

@@ -133,6 +133,7 @@ func testCommandLine(t *testing.T, b *testrig.Command) {
 		{"unknown flag", []string{"--nosuch", image}, 125, "", "--nosuch"},
 		{"unknown isolator", []string{"--isolation=filesystem/linux,no/such", image}, 125, "", "no/such"},
 		{"isolator twice", []string{"--isolation=namespaces/pid,namespaces/pid", image}, 125, "", "twice"},
+		{"an image without its file system", []string{"--isolation=docker/runtime", image}, 125, "", "a container with an image needs --isolation=filesystem/linux"},
 		{"a limit that nobody sets", []string{"--isolation=filesystem/linux", "--memory=64m", image}, 125, "", "limit of mem: not supported: it needs --isolation=cgroups/mem"},
 		{"unknown backend", []string{"--image_provisioner_backend=zfs", image}, 125, "", "known are erofs, overlay, aufs, copy, bind"},
 		{"memory that is none", []string{"--memory", "lots", image}, 125, "", "64m"},
