@@ -133,8 +133,8 @@ func (p parts) probe(ctx context.Context, own tableEntry) error {
 	return nil
 }
 
-// isolatorAbilities tells of berth's own isolators, those of the configuration, and every
-// executable, which is asked.
+// isolatorAbilities tells of berth's own isolators, those of the configuration, what
+// --isolation names in vain, and every executable, which is asked.
 func (p parts) isolatorAbilities(ctx context.Context) (abilities []Ability, err error) {
 	if err := checkNamed(p.config.Isolators); err != nil {
 		return nil, err
@@ -155,6 +155,16 @@ func (p parts) isolatorAbilities(ctx context.Context) (abilities []Ability, err 
 	names, err := external.List(p.config.IsolatorDir)
 	if err != nil {
 		return nil, fmt.Errorf("--isolator_dir: %w", err)
+	}
+	// What is configured and is not there has a line, too.
+	for _, name := range p.config.isolation() {
+		switch known := func(a Ability) bool { return a.Name == name }; {
+		case slices.ContainsFunc(abilities, known) || slices.Contains(names, name):
+		case strings.HasPrefix(name, external.Prefix):
+			names = append(names, name)
+		default:
+			add(name, errors.New("there is no such isolator"))
+		}
 	}
 	for _, name := range names {
 		_, err := external.New(ctx, name, p.config.external(p.images.Layout))

@@ -143,7 +143,7 @@ func TestInfoTellsOfTheIsolatorsOfOthers(t *testing.T) {
 	c := config(t)
 	c.Isolators = []NamedIsolator{{"third/one", &silent{}}}
 	c.IsolatorDir = isolatorDir(t, "good", "broken")
-	c.Isolation = append(c.Isolation, "external/good")
+	c.Isolation = append(c.Isolation, "external/good", "external/gone", "no/such")
 	info, err := Inspect(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -157,6 +157,12 @@ func TestInfoTellsOfTheIsolatorsOfOthers(t *testing.T) {
 	}
 	if a := found["external/broken"]; a.Works || a.Default || !strings.Contains(a.Reason, "out of order") {
 		t.Errorf("a broken one: %+v", a)
+	}
+	if a := found["external/gone"]; a.Works || !a.Default || !strings.Contains(a.Reason, "gone") {
+		t.Errorf("one that is not there: %+v", a)
+	}
+	if a := found["no/such"]; a.Works || !a.Default || !strings.Contains(a.Reason, "no such isolator") {
+		t.Errorf("one that nobody knows: %+v", a)
 	}
 	if a := found["third/one"]; !a.Works || a.Default {
 		t.Errorf("one of the configuration: %+v", a)
