@@ -130,6 +130,7 @@ func inflate(blob io.Reader) (*decoder, error) {
 		if d.r, d.close, err = c.open(buffered); err != nil {
 			return nil, d.classify(err)
 		}
+		break // its decoder may read ahead already: begin is no longer what it was
 	}
 	var fills bool
 	if d.source, fills = d.r.(readahead.Source); !fills {

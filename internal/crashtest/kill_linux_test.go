@@ -162,9 +162,9 @@ func TestKilledAtAnyStep(t *testing.T) {
 
 // stride is how many steps lie between two at which an operation is killed.
 func (op operation) stride(steps int) int {
-	kills := 35
+	kills := 25
 	if op.variation {
-		kills = 8
+		kills = 6
 	}
 	return max(1, steps/kills)
 }
@@ -212,7 +212,7 @@ func TestKilledBesideAnother(t *testing.T) {
 				t.Fatal(err)
 			}
 			random := random(t)
-			for range ordinarily(10, 200) {
+			for range ordinarily(6, 200) {
 				s.killBeside(dies, 1+random.IntN(clean.Steps), lives)
 			}
 		})

@@ -42,7 +42,7 @@ func TestADirectoryThatIsBusyIsCounted(t *testing.T) {
 		t.Errorf("counted are %v (%v)", n, ok)
 	}
 	restore := disk.Intercept(func(s disk.Step) error {
-		if s.Op == "remove" {
+		if s.Op == "rmdir" || s.Op == "remove" {
 			return unix.EBUSY
 		}
 		return nil
