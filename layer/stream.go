@@ -36,7 +36,7 @@ type stream struct {
 // The buffers of a stream.
 var (
 	aheadBuffers = readahead.Options{Buffers: 4, Size: 64 << 10}
-	tarBuffers   = readahead.Options{Buffers: 6, Size: gzip.MinBuffer + 192<<10}
+	tarBuffers   = readahead.Options{Buffers: 6, Size: gzip.MinBuffer + 196<<10} // pieces of 256 KiB
 	streamSize   = int64(aheadBuffers.Buffers*aheadBuffers.Size + tarBuffers.Buffers*tarBuffers.Size)
 )
 

@@ -111,20 +111,25 @@ const MinBuffer = window + 64<<10
 // buffer may be the same. A Reader is used by Read or by Fill.
 func (r *Reader) Fill(buffer []byte) ([]byte, error) {
 	r.goOnIn(buffer)
+	// Whole pages, so that who writes them to a file writes no page twice.
+	size := (len(buffer) - window - outRound) &^ (page - 1)
+	r.out = buffer[:r.given+size+outRound]
 	r.next(false)
-	content := r.out[r.given:r.filled]
-	if r.given = r.filled; len(content) == 0 {
+	content := r.out[r.given:min(r.filled, r.given+size)]
+	if r.given += len(content); len(content) == 0 {
 		return nil, r.err
 	}
 	return content, nil
 }
 
-// goOnIn takes another buffer for what follows. All before is handed out.
+const page = 4 << 10
+
+// goOnIn takes another buffer for what follows, and what is not handed out yet.
 func (r *Reader) goOnIn(buffer []byte) {
-	moved := max(r.filled-window, 0)
+	moved := max(r.given-window, 0)
 	n := copy(buffer, r.out[moved:r.filled])
 	r.begin = max(r.begin-moved, 0)
-	r.out, r.given, r.filled = buffer, n, n
+	r.out, r.given, r.filled = buffer, r.given-moved, n
 }
 
 // next decodes into out until that is full, or there is an error. It is called when all
