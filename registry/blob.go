@@ -8,7 +8,9 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"net/url"
 	"sync"
+	"time"
 
 	"berth/container"
 	"berth/image"
@@ -66,6 +68,7 @@ func (c *Client) openBlob(ctx context.Context, name image.Name, d image.Descript
 		client: c, ctx: ctx, name: name, want: d, hash: sha256.New(),
 		left: d.Size, next: n, kept: kept, keptLeft: n,
 		places: c.distrusted.without(places, d.Digest),
+		single: d.Size-n < c.ahead.worth,
 	}
 	if n > 0 && n == d.Size {
 		b.body = http.NoBody
@@ -132,6 +135,11 @@ type Blob struct {
 	noRange  map[string]bool // hosts that refuse to begin in the middle
 	mirrors  []endpoint
 
+	storage *url.URL // where place led to another host for body, or nil
+	pace    pace     // of body
+	single  bool     // no further connections are made
+	ahead   *ahead   // takes over from body at its offset; nil, or it has
+
 	kept     io.Reader
 	keptLeft int64
 
@@ -142,12 +150,9 @@ type Blob struct {
 
 // connect asks a place for what is missing.
 func (b *Blob) connect(place endpoint) error {
-	reply, err := b.client.get(b.ctx, place, resource{
-		path:    []string{"blobs", b.want.Digest.String()},
-		missing: missingBlob,
-		from:    b.from(place),
-		size:    b.want.Size,
-	})
+	wanted := b.resource()
+	wanted.from, wanted.end = b.from(place), b.want.Size
+	reply, err := b.client.get(b.ctx, place, wanted)
 	if err != nil {
 		return err
 	}
@@ -161,10 +166,20 @@ func (b *Blob) connect(place endpoint) error {
 		return fmt.Errorf("%s: %w", reply.place(), err)
 	}
 	b.body, b.place, b.at, b.gained = reply.Body, place, reply.place(), 0
+	b.pace, b.storage = pace{}, nil
+	if reply.foreign {
+		b.storage = reply.url
+	}
+	// Streams of HTTP/2 share a connection, and with it what it is given.
+	b.single = b.single || reply.ProtoMajor > 1 || reply.Header.Get("Accept-Ranges") == "none"
 	if place.mirror {
 		b.mirrors = append(b.mirrors, place)
 	}
 	return nil
+}
+
+func (b *Blob) resource() resource {
+	return resource{path: []string{"blobs", b.want.Digest.String()}, missing: missingBlob}
 }
 
 // from is where a place is asked to begin.
@@ -181,7 +196,7 @@ func (b *Blob) accept(r *reply) error {
 	length, from := r.ContentLength, b.next
 	if r.StatusCode != http.StatusPartialContent {
 		from = 0
-	} else if err := checkRange(r.Header.Get("Content-Range"), b.next, b.want.Size); err != nil {
+	} else if err := checkRange(r.Header.Get("Content-Range"), b.next, b.want.Size, b.want.Size); err != nil {
 		return err
 	}
 	if length >= 0 && length != b.want.Size-from {
@@ -213,15 +228,54 @@ func (b *Blob) Read(p []byte) (int, error) {
 		b.err = b.finish()
 		return 0, b.err
 	}
-	n, err := b.body.Read(p[:min(int64(len(p)), b.left)])
+	most := min(int64(len(p)), b.left)
+	if b.ahead != nil {
+		most = min(most, b.ahead.from-b.next)
+	}
+	began := time.Now()
+	n, err := b.body.Read(p[:most])
+	b.hurry(n, began)
 	b.take(p[:n])
 	b.next += int64(n)
 	b.gained += int64(n)
+	if b.ahead != nil && b.next == b.ahead.from && b.switchOver() {
+		return n, nil
+	}
 	// With nothing left the next Read decides, whatever err is.
 	if err != nil && b.left > 0 {
 		b.err = b.resume(b.broken(err))
 	}
 	return n, b.err
+}
+
+// hurry begins to read ahead, once, when a connection proves slow.
+func (b *Blob) hurry(n int, began time.Time) {
+	if b.single {
+		return
+	}
+	limits := b.client.ahead
+	slow, perSecond := b.pace.add(n, began, limits.window)
+	if !slow || b.left < limits.worth {
+		return
+	}
+	from := b.next + int64(n) + max(2*limits.piece, int64(perSecond*limits.lead.Seconds()))
+	if from < b.want.Size {
+		b.ahead = newAhead(b, from)
+		b.single = b.ahead != nil
+	}
+}
+
+// switchOver goes on with what was read ahead, if it can be had.
+func (b *Blob) switchOver() bool {
+	a := b.ahead
+	b.ahead = nil
+	if !a.takeOver() {
+		a.Close()
+		return false
+	}
+	b.body.Close()
+	b.body = a
+	return true
 }
 
 func (b *Blob) take(p []byte) {
@@ -302,7 +356,12 @@ func (b *Blob) broken(err error) error {
 func (b *Blob) what() string { return fmt.Sprintf("fetch blob %s of %s", b.want.Digest, b.name) }
 
 // Close gives the connection back. It may be called at any time but during a Read.
-func (b *Blob) Close() error { return b.body.Close() }
+func (b *Blob) Close() error {
+	if b.ahead != nil {
+		b.ahead.Close()
+	}
+	return b.body.Close()
+}
 
 // Distrust says that what was read is not the blob. If a mirror had part in it, it is not
 // asked for this blob again, and the answer is true: another attempt makes sense.
@@ -342,16 +401,16 @@ func (d *distrusted) without(places []endpoint, blob image.Digest) (trusted []en
 	return trusted
 }
 
-// checkRange reads Content-Range (RFC 9110, section 14.4): it has to say that the rest of
-// the blob follows.
-func checkRange(field string, from, size int64) error {
+// checkRange reads Content-Range (RFC 9110, section 14.4): it has to say that the bytes
+// up to end of the blob follow.
+func checkRange(field string, from, end, size int64) error {
 	first, last, total, err := parseContentRange(field)
-	if err == nil && (first != from || last != size-1 || total >= 0 && total != size) {
+	if err == nil && (first != from || last != end-1 || total >= 0 && total != size) {
 		err = errors.New("it is another range")
 	}
 	if err != nil {
-		return fmt.Errorf("%w: the answer to a request for the bytes from %d of %d on has the Content-Range %.100q: %w",
-			container.ErrInvalid, from, size, field, err)
+		return fmt.Errorf("%w: the answer to a request for the bytes from %d to %d of %d has the Content-Range %.100q: %w",
+			container.ErrInvalid, from, end, size, field, err)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/container"
@@ -86,6 +87,9 @@ type common struct {
 	registriesConf string
 	registries     registriesConf
 	distrusted     distrusted
+
+	ahead      aheadLimits
+	readsAhead atomic.Bool // a blob is read ahead, one at a time
 }
 
 // NewClient returns a client. It makes no connection, and reads no configuration yet:
@@ -102,6 +106,7 @@ func NewClient(o Options) *Client {
 			insecure:       o.Insecure,
 			hostsDir:       o.HostsDir,
 			registriesConf: o.RegistriesConf,
+			ahead:          defaultAhead,
 		},
 		keychain: cmp.Or[Keychain](o.Keychain, UserCredentials()),
 		sessions: map[string]*session{},

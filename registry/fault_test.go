@@ -309,7 +309,7 @@ func TestContentRange(t *testing.T) {
 		"items 5-9/10": false, "bytes */10": false, "bytes -5-9/10": false, "bytes +5-9/10": false, "bytes 9-5/10": false,
 		"bytes 5-99999999999999999999/10": false, "bytes 5-9/9": false,
 	} {
-		if err := checkRange(in, 5, 10); (err == nil) != good || err != nil && !errors.Is(err, container.ErrInvalid) {
+		if err := checkRange(in, 5, 10, 10); (err == nil) != good || err != nil && !errors.Is(err, container.ErrInvalid) {
 			t.Errorf("%q: %v", in, err)
 		}
 	}

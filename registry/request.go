@@ -21,8 +21,8 @@ type resource struct {
 	path    []string // below the repository
 	accept  string
 	missing string // the remedy if it is not there
-	// from asks for the bytes from here to the end at size, 0 for all.
-	from, size int64
+	// from asks for the bytes from here up to end, 0 for all.
+	from, end int64
 }
 
 // reply is an answer and who gave it.
@@ -51,7 +51,7 @@ func withoutQuery(u *url.URL) string {
 // a second time: never a third.
 func (c *Client) get(ctx context.Context, e endpoint, r resource) (*reply, error) {
 	session := c.session(e)
-	request := request{by: e, method: cmp.Or(r.method, http.MethodGet), url: e.base.JoinPath(r.path...), accept: r.accept, header: e.header, from: r.from, size: r.size}
+	request := request{by: e, method: cmp.Or(r.method, http.MethodGet), url: e.base.JoinPath(r.path...), accept: r.accept, header: e.header, from: r.from, end: r.end}
 	granted, err := session.current(ctx)
 	if err != nil {
 		return nil, err
@@ -83,8 +83,8 @@ type request struct {
 	url    *url.URL
 	accept string
 	header http.Header // for the place itself, as credentials are
-	// from and size are those of the resource.
-	from, size int64
+	// from and end are those of the resource.
+	from, end int64
 }
 
 // follow gets a place and goes on where redirects lead. What was granted goes to
@@ -98,7 +98,7 @@ func (c *Client) follow(ctx context.Context, r request, granted grant) (*reply, 
 		been[at.String()] = true
 		header := c.header(r.accept)
 		if r.from > 0 {
-			header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.from, r.size-1)) // some want the end stated
+			header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.from, r.end-1)) // some want the end stated
 		}
 		if !foreign {
 			maps.Copy(header, r.header)
