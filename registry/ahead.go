@@ -16,6 +16,8 @@ import (
 type aheadLimits struct {
 	// window is over how much of a blob it is seen who waits for whom.
 	window int64
+	// fast is the bytes per second from which on a connection needs no help.
+	fast float64
 	// worth is how much has to be left then.
 	worth int64
 	// lead is how long the connection that there is goes on alone, until the further ones
@@ -27,14 +29,15 @@ type aheadLimits struct {
 	connections int
 }
 
-// defaultAhead is for what a server, or a path with a long way, gives a single connection.
-// The reader of a fast one does not wait for it, and nothing changes; it has to
-// have waited for most of 32 MiB, which leave the slow start of a connection far behind.
-// A blob under 128 MiB is through before it would profit. Pieces of 4 MiB make a
-// request for each cost little beside its transfer, and take 16 MiB of memory together, where
-// all of a pull is to have less than 64. Servers limit connections of one client, too: so
-// few of them.
-var defaultAhead = aheadLimits{window: 32 << 20, worth: 96 << 20, lead: time.Second, piece: 4 << 20, connections: 3}
+// defaultAhead is for servers, and long ways, that give a single connection little. Where
+// something else is slower than the network nothing changes: the reader has to have waited
+// for most of 32 MiB, which leave the slow start of a connection far behind, and nearly a
+// gigabit per second is no case for help, even if its reader (who may decrypt it, beside a
+// registry on the same cores) does nothing but wait. A blob under 128 MiB is through before it
+// would profit. Pieces of 4 MiB make a request for each cost little beside its transfer, and
+// take 16 MiB of memory together, where all of a pull is to have less than 64. Servers limit
+// the connections of a client, too: so few of them.
+var defaultAhead = aheadLimits{window: 32 << 20, fast: 100e6, worth: 96 << 20, lead: time.Second, piece: 4 << 20, connections: 3}
 
 // pace is how fast a connection brings a blob, and who waits for whom.
 type pace struct {
@@ -43,22 +46,22 @@ type pace struct {
 	waited time.Duration
 }
 
-// add counts a Read. Once there are so many bytes, slow says that the reader did little but
-// wait for them, and the next count begins.
-func (p *pace) add(n int, began time.Time, window int64) (slow bool, perSecond float64) {
+// add counts a Read. Once the window is full, slow says that the reader did little but wait
+// for the connection, which is not a fast one; the next window begins.
+func (p *pace) add(n int, began time.Time, limits aheadLimits) (slow bool, perSecond float64) {
 	now := time.Now()
 	if p.begin.IsZero() {
 		p.begin = began
 	}
 	p.bytes += int64(n)
 	p.waited += now.Sub(began)
-	if p.bytes < window {
+	if p.bytes < limits.window {
 		return false, 0
 	}
 	took := now.Sub(p.begin)
-	slow, perSecond = p.waited >= took*3/4, float64(p.bytes)/took.Seconds()
+	waited, perSecond := p.waited, float64(p.bytes)/took.Seconds()
 	*p = pace{}
-	return slow, perSecond
+	return waited >= took*3/4 && perSecond < limits.fast, perSecond
 }
 
 // ahead fetches a blob from an offset on, in pieces, over a few connections, and is a body

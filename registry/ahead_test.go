@@ -28,6 +28,11 @@ type slowServer struct {
 	// answer will be by the writer that it returns.
 	before func(n int, w http.ResponseWriter, r *http.Request) http.ResponseWriter
 
+	// piece is closed when one was answered, nil where none will be. Until then the first connection
+	// brings only enough to be found slow: so it does not depend on the load of the machine
+	// what happens.
+	piece chan struct{}
+
 	mu         sync.Mutex
 	requests   []string // values of Range
 	sent       int
@@ -38,12 +43,15 @@ type slowServer struct {
 func (s *slowServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n := s.enter(r)
 	defer s.leave()
+	if s.isPiece(r) {
+		defer s.answered()
+	}
 	if s.before != nil && s.isPiece(r) {
 		if w = s.before(n, w, r); w == nil {
 			return
 		}
 	}
-	out := &slowWriter{ResponseWriter: w, server: s, begin: time.Now()}
+	out := &slowWriter{ResponseWriter: w, server: s, begin: time.Now(), piece: s.isPiece(r), gone: r.Context().Done()}
 	http.ServeContent(out, r, "", time.Time{}, bytes.NewReader(s.content))
 }
 
@@ -71,6 +79,19 @@ func (s *slowServer) enter(r *http.Request) (n int) {
 	return n
 }
 
+func (s *slowServer) answered() {
+	if s.piece == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.piece:
+	default:
+		close(s.piece)
+	}
+}
+
 func (s *slowServer) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,6 +116,8 @@ type slowWriter struct {
 	server *slowServer
 	begin  time.Time
 	sent   int
+	piece  bool
+	gone   <-chan struct{} // closed when the client is
 }
 
 func (w *slowWriter) Write(p []byte) (written int, err error) {
@@ -106,9 +129,28 @@ func (w *slowWriter) Write(p []byte) (written int, err error) {
 		w.server.mu.Lock()
 		w.server.sent += n
 		w.server.mu.Unlock()
+		w.hold()
 		time.Sleep(time.Until(w.begin.Add(time.Duration(w.sent) * time.Second / time.Duration(w.server.perSecond))))
 	}
 	return written, err
+}
+
+// hold waits for pieces, see slowServer.piece, and so that the client knows of them.
+func (w *slowWriter) hold() {
+	began := time.Now()
+	defer func() { w.begin = w.begin.Add(time.Since(began)) }() // it does not catch up
+	switch {
+	case w.piece:
+		w.server.answered()
+	case w.server.piece != nil && w.sent == testWindow/2:
+		time.Sleep(100 * time.Millisecond)
+	case w.server.piece != nil && w.sent == testWindow+testPiece:
+		select {
+		case <-w.server.piece:
+		case <-w.gone:
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // Unwrap is for http.ResponseController.
@@ -147,10 +189,19 @@ func (w otherWriter) Flush() { w.ResponseWriter.(http.Flusher).Flush() }
 const (
 	slowSize  = 3<<20 + 12345
 	testPiece = 96 << 10
+	// testWindow is that of aheadLimits.
+	testWindow = 256 << 10
 )
 
+// newHastyServer does not wait for pieces.
+func newHastyServer() *slowServer {
+	s := newSlowServer()
+	s.piece = nil
+	return s
+}
+
 func newSlowServer() *slowServer {
-	return &slowServer{content: randomBytes(slowSize), perSecond: 8 << 20}
+	return &slowServer{content: randomBytes(slowSize), perSecond: 8 << 20, piece: make(chan struct{})}
 }
 
 func (s *slowServer) descriptor() image.Descriptor { return descriptorOf(string(s.content)) }
@@ -158,7 +209,7 @@ func (s *slowServer) descriptor() image.Descriptor { return descriptorOf(string(
 // aheadClient reads ahead what is small enough for a test.
 func aheadClient(o Options) *Client {
 	c := quickClient(o)
-	c.ahead = aheadLimits{window: 256 << 10, worth: 1 << 20, lead: time.Millisecond, piece: testPiece, connections: 3}
+	c.ahead = aheadLimits{window: testWindow, fast: 100e6, worth: 1 << 20, lead: time.Millisecond, piece: testPiece, connections: 3}
 	return c
 }
 
@@ -212,7 +263,7 @@ func TestASlowConnectionIsHelpedInTheMiddle(t *testing.T) {
 // Where it is the reader that is slow, or the blob is none of the large ones, nothing changes.
 func TestAFastConnectionIsNotHelped(t *testing.T) {
 	t.Run("slow reader", func(t *testing.T) {
-		server := newSlowServer()
+		server := newHastyServer()
 		server.perSecond = 1 << 32
 		host := serve(t, server.ServeHTTP)
 		b, err := aheadClient(Options{}).Blob(t.Context(), mustName(t, host+"/a"), server.descriptor())
@@ -233,8 +284,20 @@ func TestAFastConnectionIsNotHelped(t *testing.T) {
 			t.Errorf("asked for %q", server.asked())
 		}
 	})
+	t.Run("fast connection", func(t *testing.T) {
+		server := newHastyServer()
+		server.perSecond = 1 << 40
+		host := serve(t, server.ServeHTTP)
+		c := aheadClient(Options{})
+		c.ahead.fast = 1 // whatever machine this is
+		got, err := readBlob(c, mustName(t, host+"/a"), server.descriptor())
+		server.check(t, got, err)
+		if len(server.asked()) != 1 {
+			t.Errorf("asked for %q", server.asked())
+		}
+	})
 	t.Run("small blob", func(t *testing.T) {
-		server := newSlowServer()
+		server := newHastyServer()
 		server.content = server.content[:1<<20-1]
 		host := serve(t, server.ServeHTTP)
 		got, err := readBlob(aheadClient(Options{}), mustName(t, host+"/a"), server.descriptor())
@@ -246,7 +309,7 @@ func TestAFastConnectionIsNotHelped(t *testing.T) {
 
 // Two blobs have two connections already.
 func TestOneBlobIsReadAhead(t *testing.T) {
-	server := newSlowServer()
+	server := newHastyServer()
 	host := serve(t, server.ServeHTTP)
 	c := aheadClient(Options{})
 	c.readsAhead.Store(true)
@@ -289,7 +352,6 @@ func TestReadingAheadIsGivenUp(t *testing.T) {
 	for name, other := range answers {
 		for _, from := range []int{0, 7} {
 			t.Run(fmt.Sprintf("%s, from piece %d on", name, from), func(t *testing.T) {
-				t.Parallel()
 				server := newSlowServer()
 				server.before = func(n int, w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 					if n >= from {
@@ -311,7 +373,7 @@ func TestReadingAheadIsGivenUp(t *testing.T) {
 
 // An answer that does not come in time is not waited for.
 func TestReadingAheadDoesNotHoldUp(t *testing.T) {
-	server := newSlowServer()
+	server := newHastyServer()
 	server.before = func(_ int, _ http.ResponseWriter, r *http.Request) http.ResponseWriter {
 		<-r.Context().Done()
 		return nil
@@ -363,7 +425,7 @@ func TestTheFirstConnectionBreaksOff(t *testing.T) {
 // Another content under the same name is found out, as ever.
 func TestPiecesOfAnotherBlob(t *testing.T) {
 	server, other := newSlowServer(), newSlowServer()
-	other.content = bytes.Clone(server.content)
+	other.content, other.piece = bytes.Clone(server.content), server.piece
 	other.content[slowSize-1]++
 	host := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Range") == "" {
@@ -461,7 +523,7 @@ func mirrored(t *testing.T, host, mirror string) *Client {
 
 // A mirror that fails is left for the registry.
 func TestReadingAheadFromAMirrorThatFails(t *testing.T) {
-	server, mirror := newSlowServer(), newSlowServer()
+	server, mirror := newHastyServer(), newSlowServer()
 	host := serve(t, server.ServeHTTP)
 	c := mirrored(t, host, serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if len(mirror.asked()) > 7 {
@@ -550,7 +612,7 @@ func TestReadingAheadEndsWithItsReader(t *testing.T) {
 
 // Streams of HTTP/2 share a connection.
 func TestHTTP2IsNotReadAhead(t *testing.T) {
-	server := newSlowServer()
+	server := newHastyServer()
 	h2 := httptest.NewUnstartedServer(server)
 	h2.EnableHTTP2 = true
 	h2.StartTLS()

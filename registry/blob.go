@@ -254,7 +254,7 @@ func (b *Blob) hurry(n int, began time.Time) {
 		return
 	}
 	limits := b.client.ahead
-	slow, perSecond := b.pace.add(n, began, limits.window)
+	slow, perSecond := b.pace.add(n, began, limits)
 	if !slow || b.left < limits.worth {
 		return
 	}
