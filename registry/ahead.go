@@ -111,6 +111,7 @@ func newAhead(b *Blob, from int64) *ahead {
 		client: b.client, place: b.place, storage: b.storage, wanted: b.resource(), limits: b.client.ahead,
 		from: from, next: from, size: b.want.Size,
 	}
+	a.place.apart = true // it is to a connection that little is given
 	a.ctx, a.cancel = context.WithCancel(b.ctx)
 	a.changed.L = &a.mu
 	a.workers.Go(a.work)

@@ -170,8 +170,7 @@ func (b *Blob) connect(place endpoint) error {
 	if reply.foreign {
 		b.storage = reply.url
 	}
-	// Streams of HTTP/2 share a connection, and with it what it is given.
-	b.single = b.single || reply.ProtoMajor > 1 || reply.Header.Get("Accept-Ranges") == "none"
+	b.single = b.single || reply.Header.Get("Accept-Ranges") == "none"
 	if place.mirror {
 		b.mirrors = append(b.mirrors, place)
 	}

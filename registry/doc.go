@@ -18,6 +18,7 @@
 //	                          once it is another host
 //
 //	a blob:        GET ... it breaks off --> GET with Range ... --> its digest is checked
+//	               GET ... it is slow ----> GETs with Range ... -'
 //
 // What it promises whatever a registry does: memory is bounded, no byte that is not
 // the announced one passes as such, every transfer ends (each wait has a limit, and so has

@@ -21,6 +21,8 @@ type endpoint struct {
 	byTag, byDigest bool
 	// insecure has a certificate that nobody checks.
 	insecure bool
+	// apart has each request under way on a connection of its own, which HTTP/2 would share.
+	apart bool
 	// ca and pairs are files with authorities and client certificates for this place
 	// alone, beside those of the directories of certificates.
 	ca    []string

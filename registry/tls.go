@@ -62,7 +62,8 @@ func (t *transports) of(u *url.URL, by endpoint) (http.RoundTripper, error) {
 	if by.base != nil && by.base.Host == u.Host {
 		at = by
 	}
-	key := fmt.Sprintf("%q %q %t %t %q %q", u.Host, at.registry, at.mirror, at.insecure, at.ca, at.pairs)
+	at.apart = by.apart
+	key := fmt.Sprintf("%q %q %t %t %t %q %q", u.Host, at.registry, at.mirror, at.insecure, at.apart, at.ca, at.pairs)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if made, found := t.made[key]; found {
@@ -84,15 +85,21 @@ func (t *transports) make(e endpoint) (http.RoundTripper, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(files.ca)+len(files.pairs) == 0 && !e.insecure {
+	other, ok := t.other.(*http.Transport)
+	if len(files.ca)+len(files.pairs) == 0 && !e.insecure && !(e.apart && ok) {
 		return t.other, nil
 	}
 	made := NewTransport()
-	if other, ok := t.other.(*http.Transport); ok {
+	if ok {
 		made = other.Clone()
 	}
 	if made.TLSClientConfig == nil {
 		made.TLSClientConfig = &tls.Config{}
+	}
+	if e.apart { // a clone may have been told of HTTP/2 in three places
+		made.Protocols = new(http.Protocols)
+		made.Protocols.SetHTTP1(true)
+		made.TLSNextProto, made.TLSClientConfig.NextProtos = nil, nil
 	}
 	made.TLSClientConfig.InsecureSkipVerify = e.insecure
 	if len(files.ca) > 0 {
