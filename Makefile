@@ -27,7 +27,7 @@ soak: ## the tests with larger counts, for hours
 	script/packages test
 	BERTH_TEST_REQUIRE_ROOT=1 BERTH_TEST_SOAK=1 go test -p 1 -timeout 6h ./internal/crashtest ./internal/e2e ./containerizer/mesos ./provisioner/...
 
-bench: ## berth beside podman, skopeo+umoci, crun, runc, containerd, rm, cp and bare system calls (bench/floor.c)
+bench: ## berth beside containerd, docker, podman, buildah, skopeo+umoci, crun, runc, rm, cp and bare system calls (bench/floor.c)
 	script/packages bench
 	BERTH_BENCH_CHARTS=$(CURDIR)/docs/benchmarks go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench
 

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"runtime"
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
@@ -21,10 +20,6 @@ import (
 // maxWindow bounds the memory of a zstd decoder. Encoders use at most 8 MiB unless
 // told to (RFC 8878, 3.1.1.1.2).
 const maxWindow = 32 << 20
-
-// zstdCores is how many blocks of a stream are decoded at a time. More do not help: what a
-// block looks back on has to be there before it is put together.
-var zstdCores = min(3, runtime.GOMAXPROCS(0))
 
 // CompressionPeek is how many of the first bytes tell how the content is compressed.
 const CompressionPeek = 10
@@ -41,7 +36,7 @@ var compressions = []struct {
 		return z, nothingToClose, err
 	}},
 	{"zstd", isZstd, func(r io.Reader) (io.Reader, func() error, error) {
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(zstdCores), zstd.WithDecoderMaxWindow(maxWindow))
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,9 @@ func pullCommand() *cobra.Command {
 		}
 		progress := newProgress(os.Stderr)
 		config.Progress = progress.event
+		if os.Getenv("GOMEMLIMIT") == "" {
+			debug.SetMemoryLimit(pullMemory)
+		}
 		return withImages(cmd, config, func(ctx context.Context, images *engine.Images) error {
 			if err := images.Layers.Recover(ctx); err != nil {
 				return err
@@ -57,3 +61,7 @@ func pullCommand() *cobra.Command {
 	}
 	return cmd
 }
+
+// pullMemory is how much the Go runtime may have in bytes before it collects all garbage that there is: decoders of
+// several layers leave more of it than they use, and to collect it sooner takes no longer.
+const pullMemory = 44 << 20

@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"strings"
 	"testing"
 
 	"berth/internal/testrig"
@@ -44,11 +45,12 @@ func BenchmarkColdPullOfZstd(b *testing.B) {
 	testrig.RequireRoot(b)
 	testrig.RequireTools(b, "skopeo")
 	reg := testrig.Registry(b)
-	from, to := testrig.LargeDebianImage(b, reg, "debian:1"), reg.Direct()+"/debian:zstd"
-	_, err := programs([]string{"skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", "--dest-compress-format=zstd",
-		"--format=oci", "docker://" + from, "docker://" + to})()
-	if err != nil {
-		b.Fatal(err)
+	from, to := testrig.LargeDebianImage(b, reg, "debian:1"), reg.Direct()+"/zstd/debian:1"
+	testrig.Skopeo(b, "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", "--dest-compress-format=zstd",
+		"--format=oci", "docker://"+from, "docker://"+to)
+	manifest := testrig.Skopeo(b, "inspect", "--raw", "--tls-verify=false", "docker://"+to)
+	if strings.Contains(manifest, "tar+gzip") || !strings.Contains(manifest, "tar+zstd") {
+		b.Fatalf("the layers are not compressed by zstd: %s", manifest)
 	}
 	coldPull(b, "Pull of 8 zstd layers, 17 000 files, into an empty store", to, testrig.LoopFS(b, "ext4", 8<<10))
 }
@@ -57,6 +59,7 @@ func coldPull(b *testing.B, title, image, disk string) {
 	program := testrig.Berth(b)
 	ctr, docker := startContainerd(b, disk), startDocker(b, disk)
 	ctrPull := ctr("images", "pull", "--plain-http", "--snapshotter", "overlayfs", image)
+	ctrRemove := ctr("images", "rm", "--sync", image)
 	contest{title: title, disk: disk, contenders: []contender{
 		{"berth", nil, func(b *testing.B) (work, func()) {
 			dir, clean := freshDir(b, disk, "berth")
@@ -67,13 +70,13 @@ func coldPull(b *testing.B, title, image, disk string) {
 			return programs(berth(program, dir, "pull", "--image_provisioner_backend=overlay", image)), clean
 		}},
 		{"containerd (ctr)", []string{"ctr", "containerd"}, func(b *testing.B) (work, func()) {
-			return programs(ctrPull), removes(b, ctr("images", "rm", "--sync", image))
+			return pulls(b, ctrRemove, ctrPull)
 		}},
 		{"containerd, synced", []string{"ctr", "containerd"}, func(b *testing.B) (work, func()) {
-			return programs(ctrPull, []string{"sync", "-f", disk}), removes(b, ctr("images", "rm", "--sync", image))
+			return pulls(b, ctrRemove, ctrPull, []string{"sync", "-f", disk})
 		}},
 		{"docker", []string{"docker", "dockerd"}, func(b *testing.B) (work, func()) {
-			return programs(docker("pull", "--quiet", image)), removes(b, docker("rmi", image))
+			return pulls(b, docker("rmi", image), docker("pull", "--quiet", image))
 		}},
 		{"podman", []string{"podman"}, func(b *testing.B) (work, func()) {
 			dir, clean := freshDir(b, disk, "podman")
@@ -93,11 +96,16 @@ func coldPull(b *testing.B, title, image, disk string) {
 	}}.run(b)
 }
 
-// removes returns what removes again what a daemon has pulled.
-func removes(b *testing.B, command []string) func() {
-	return func() {
-		if _, err := programs(command)(); err != nil {
-			b.Fatal(err)
+// pulls is the work of a daemon, and what removes again what has come of it.
+func pulls(b *testing.B, remove []string, commands ...[]string) (do work, clean func()) {
+	there := false
+	return func() (int64, error) {
+			maxRSS, err := programs(commands...)()
+			there = err == nil
+			return maxRSS, err
+		}, func() {
+			if there {
+				setUp(b, remove)
+			}
 		}
-	}
 }
