@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/container"
+	"berth/internal/readahead"
 	"berth/layer/erofs"
 )
 
@@ -39,10 +40,10 @@ type placed struct {
 
 // index reads the tar in stream to its end. What it has read is in file. The index of many files
 // lies in memory until it is written.
-func index(stream pieces, file io.ReaderAt, memory erofs.Memory, budget *budget) (*erofs.Builder, Info, error) {
+func index(stream readahead.Pieces, file io.ReaderAt, memory erofs.Memory, budget *budget) (*erofs.Builder, Info, error) {
 	x := &indexer{index: erofs.NewBuilder(), implied: make(map[string]bool)}
 	x.index.SetMemory(memory)
-	x.entries = newEntries(&recorder{src: &joined{pieces: stream}}, budget)
+	x.entries = newEntries(&recorder{src: readahead.Join(stream)}, budget)
 	// The root is there even when it has no entry.
 	x.implied["."] = true
 	if err := x.setAttributes(erofs.Root, impliedDirectory); err != nil {

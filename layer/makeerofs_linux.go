@@ -10,6 +10,7 @@ import (
 
 	"berth/image"
 	"berth/internal/disk"
+	"berth/internal/readahead"
 	"berth/internal/spill"
 )
 
@@ -24,7 +25,7 @@ func makeEROFS(stream *stream, dir string) (_ Info, err error) {
 	memory := spill.In(dir)
 	defer func() { err = errors.Join(err, memory.Close()) }()
 	defer memory.Guard(&err)()
-	made, info, err := index(&spool{pieces: stream, file: file}, file, memory, stream.budget)
+	made, info, err := index(&spool{stream: stream, file: file}, file, memory, stream.budget)
 	if err != nil {
 		return Info{}, err
 	}
@@ -51,7 +52,7 @@ func uuidOf(id image.Digest) (uuid [16]byte) {
 
 // spool is a stream that goes to a file before it is seen.
 type spool struct {
-	pieces
+	stream  readahead.Pieces
 	file    *disk.File
 	written int64
 	begun   int64 // what the kernel was told to write to the disk
@@ -63,7 +64,7 @@ type spool struct {
 const writeback = 8 << 20
 
 func (s *spool) Next() ([]byte, error) {
-	piece, err := s.pieces.Next()
+	piece, err := s.stream.Next()
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"berth/internal/disk"
+	"berth/internal/readahead"
 )
 
 // make makes the form of a tar in dir, an empty directory. It reads the stream to its end. Of
@@ -39,7 +40,7 @@ func makeTree(stream *stream, dir string) (_ Info, err error) {
 		return Info{}, err
 	}
 	defer func() { err = errors.Join(err, split.Close()) }()
-	info, err := unpack(&joined{pieces: stream}, int(root.Fd()), split, stream.budget)
+	info, err := unpack(readahead.Join(stream), int(root.Fd()), split, stream.budget)
 	if err != nil {
 		return Info{}, err
 	}

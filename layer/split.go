@@ -143,11 +143,11 @@ func (r *recorder) fail(err error) {
 // Seek is for package tar, which by it goes over what nobody has read of a file. Where the
 // stream is recorded, or has to be read to go on, it says that it cannot.
 func (r *recorder) Seek(offset int64, whence int) (int64, error) {
-	src, ok := r.src.(interface{ skip(int64) (int64, error) })
+	src, ok := r.src.(interface{ Skip(int64) (int64, error) })
 	if !ok || r.split != nil || whence != io.SeekCurrent || offset < 0 {
 		return 0, errors.ErrUnsupported
 	}
-	n, err := src.skip(offset)
+	n, err := src.Skip(offset)
 	r.n += n
 	r.fail(err)
 	if err == io.EOF {

@@ -64,7 +64,7 @@ func open(ctx context.Context, blob io.Reader, limits Limits) (_ *stream, err er
 	options := aheadBuffers
 	options.Waits = clock.InflaterWaits
 	s.ahead = readahead.New(readahead.Buffered(s.blob), options)
-	if s.plain, err = inflate(s.ahead); err != nil {
+	if s.plain, err = inflate(readahead.Join(s.ahead)); err != nil {
 		return nil, errors.Join(err, s.ahead.Close())
 	}
 	clock.UnpackerWaits(false)
@@ -136,42 +136,3 @@ func metered(ctx context.Context, r io.Reader, budget *budget) io.Reader {
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
-
-// pieces is a stream that comes in pieces.
-type pieces interface {
-	// Next returns the next piece, which is good until the next call and not empty, or why
-	// there is none: io.EOF at the end.
-	Next() ([]byte, error)
-}
-
-// joined reads pieces one after the other.
-type joined struct {
-	pieces
-	rest []byte // of the present one
-}
-
-func (j *joined) Read(p []byte) (n int, err error) {
-	if len(j.rest) == 0 {
-		if j.rest, err = j.Next(); err != nil {
-			return 0, err
-		}
-	}
-	n = copy(p, j.rest)
-	j.rest = j.rest[n:]
-	return n, nil
-}
-
-// skip reads n bytes that nobody wants to see.
-func (j *joined) skip(n int64) (skipped int64, err error) {
-	for skipped < n {
-		if len(j.rest) == 0 {
-			if j.rest, err = j.Next(); err != nil {
-				return skipped, err
-			}
-		}
-		now := min(n-skipped, int64(len(j.rest)))
-		j.rest = j.rest[now:]
-		skipped += now
-	}
-	return skipped, nil
-}

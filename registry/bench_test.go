@@ -27,15 +27,21 @@ func BenchmarkBlob(b *testing.B) {
 	b.SetBytes(d.Size)
 	b.ReportAllocs()
 	for b.Loop() {
-		r, err := c.Blob(context.Background(), name, d)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := io.Copy(io.Discard, r); err != nil {
-			b.Fatal(err)
-		}
-		r.Close()
+		read(b, c, name, d)
 	}
+}
+
+// read reads a blob to its end.
+func read(b *testing.B, c *Client, name image.Name, d image.Descriptor) {
+	b.Helper()
+	r, err := c.Blob(context.Background(), name, d)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		b.Fatal(err)
+	}
+	r.Close()
 }
 
 // BenchmarkLargeBlob shows what reading ahead brings where a server gives each connection 40
@@ -56,14 +62,7 @@ func BenchmarkLargeBlob(b *testing.B) {
 				c.ahead = limits
 				b.SetBytes(d.Size)
 				for b.Loop() {
-					r, err := c.Blob(context.Background(), from, d)
-					if err != nil {
-						b.Fatal(err)
-					}
-					if _, err := io.Copy(io.Discard, r); err != nil {
-						b.Fatal(err)
-					}
-					r.Close()
+					read(b, c, from, d)
 				}
 			})
 		}

@@ -109,12 +109,17 @@ func (r *root) coverFile(target int) error {
 		return err
 	}
 	defer unix.Close(null)
-	clone, err := mount.CloneFD(null, false)
+	return cover(target, null, mount.ReadOnly)
+}
+
+// cover mounts a clone of something that is mounted, with attributes.
+func cover(target, by int, attributes mount.Attr) error {
+	clone, err := mount.CloneFD(by, false)
 	if err != nil {
 		return err
 	}
 	defer clone.Close()
-	if err := clone.Set(mount.ReadOnly, false); err != nil {
+	if err := clone.Set(attributes, false); err != nil {
 		return err
 	}
 	return clone.AttachAt(target)
@@ -146,13 +151,5 @@ func (r *root) readOnly(p string) error {
 		return err
 	}
 	defer unix.Close(target)
-	clone, err := mount.CloneFD(target, false)
-	if err != nil {
-		return err
-	}
-	defer clone.Close()
-	if err := clone.Set(mount.ReadOnly|mount.NoSuid|mount.NoDev|mount.NoExec, false); err != nil {
-		return err
-	}
-	return clone.AttachAt(target)
+	return cover(target, target, mount.ReadOnly|mount.NoSuid|mount.NoDev|mount.NoExec)
 }

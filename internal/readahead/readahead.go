@@ -54,7 +54,6 @@ type Reader struct {
 	stages  sync.WaitGroup
 	once    sync.Once
 	current piece
-	rest    []byte // of current, for Read
 }
 
 type piece struct {
@@ -112,7 +111,7 @@ func (r *Reader) produce(src Source, made chan<- piece) {
 	}
 }
 
-// Next returns the next piece, which is good until the next call, or the error of the source.
+// Next implements Pieces, with the error of the source.
 // After Close it is os.ErrClosed.
 func (r *Reader) Next() ([]byte, error) {
 	for {
@@ -127,18 +126,6 @@ func (r *Reader) Next() ([]byte, error) {
 			return r.current.data, nil
 		}
 	}
-}
-
-// Read implements io.Reader.
-func (r *Reader) Read(p []byte) (n int, err error) {
-	if len(r.rest) == 0 {
-		if r.rest, err = r.Next(); err != nil {
-			return 0, err
-		}
-	}
-	n = copy(p, r.rest)
-	r.rest = r.rest[n:]
-	return n, nil
 }
 
 func (r *Reader) take() piece {

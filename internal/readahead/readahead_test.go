@@ -24,7 +24,7 @@ func TestPassesEveryByteAndTheError(t *testing.T) {
 			o := options
 			o.Look = func(piece []byte) { seen = append(seen, piece...) }
 			r := New(Buffered(io.MultiReader(bytes.NewReader(want), iotest.ErrReader(end))), o)
-			got, err := io.ReadAll(r)
+			got, err := io.ReadAll(Join(r))
 			wantErr := end
 			if end == io.EOF {
 				wantErr = nil
@@ -90,7 +90,7 @@ func TestCloseEndsTheGoroutinesInMidStream(t *testing.T) {
 	o := options
 	o.Look = func([]byte) {}
 	r := New(Buffered(zeros{}), o)
-	if _, err := io.CopyN(io.Discard, r, 10*size); err != nil {
+	if _, err := io.CopyN(io.Discard, Join(r), 10*size); err != nil {
 		t.Fatal(err)
 	}
 	r.Close()
@@ -134,7 +134,7 @@ func TestTellsWhenItWaits(t *testing.T) {
 		}
 	}
 	r := New(Buffered(io.MultiReader(gate(let), zeros{})), o)
-	if _, err := io.CopyN(io.Discard, r, 10); err != nil {
+	if _, err := io.CopyN(io.Discard, Join(r), 10); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Close(); err != nil {

@@ -240,6 +240,25 @@ func hog(t *testing.T, group *cgroup.Group) {
 	}
 }
 
+// limited makes a container that may have 16 MiB.
+func limited(t *testing.T, groups *isolatortest.Groups, i *Isolator, name string) (container.ID, *cgroup.Group) {
+	t.Helper()
+	id, err := container.ParseID(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups.Fork(t, id)
+	limit := 16.0
+	if err := i.Isolate(t.Context(), &isolator.Container{ID: id, Config: config(nil, &limit)}, 1); err != nil {
+		t.Fatal(err)
+	}
+	group, err := groups.Group(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id, group
+}
+
 // The kernel announces on v1 that memory is out before it kills, so whoever looks right
 // after the announcement sees nothing yet; and what happened before the watch began is
 // not announced to it at all.
@@ -247,19 +266,7 @@ func TestNoKillIsMissed(t *testing.T) {
 	groups := isolatortest.NewGroups(t, controller)
 	i := New(groups, false, slog.Default())
 	for n := range 10 {
-		id, err := container.ParseID("hog" + strconv.Itoa(n))
-		if err != nil {
-			t.Fatal(err)
-		}
-		groups.Fork(t, id)
-		limit := 16.0
-		if err := i.Isolate(t.Context(), &isolator.Container{ID: id, Config: config(nil, &limit)}, 1); err != nil {
-			t.Fatal(err)
-		}
-		group, err := groups.Group(id)
-		if err != nil {
-			t.Fatal(err)
-		}
+		id, group := limited(t, groups, i, "hog"+strconv.Itoa(n))
 		late := n%2 == 1
 		if late {
 			hog(t, group)
@@ -356,19 +363,7 @@ func TestAWatchThatFails(t *testing.T) {
 	groups := isolatortest.NewGroups(t, controller)
 	told := make(lines, 100)
 	i := New(groups, false, slog.New(slog.NewTextHandler(told, nil)))
-	id, err := container.ParseID("unwatched")
-	if err != nil {
-		t.Fatal(err)
-	}
-	groups.Fork(t, id)
-	limit := 16.0
-	if err := i.Isolate(t.Context(), &isolator.Container{ID: id, Config: config(nil, &limit)}, 1); err != nil {
-		t.Fatal(err)
-	}
-	group, err := groups.Group(id)
-	if err != nil {
-		t.Fatal(err)
-	}
+	id, group := limited(t, groups, i, "unwatched")
 
 	// No file can be opened any more.
 	var before unix.Rlimit
@@ -461,19 +456,7 @@ func TestTheMessageNamesTheBiggest(t *testing.T) {
 	}
 	groups := isolatortest.NewGroups(t, controller)
 	i := New(groups, false, slog.Default())
-	id, err := container.ParseID("big-" + strings.ToLower(rand.Text()[:8]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	groups.Fork(t, id)
-	limit := 16.0
-	if err := i.Isolate(t.Context(), &isolator.Container{ID: id, Config: config(nil, &limit)}, 1); err != nil {
-		t.Fatal(err)
-	}
-	group, err := groups.Group(id)
-	if err != nil {
-		t.Fatal(err)
-	}
+	id, group := limited(t, groups, i, "big-"+strings.ToLower(rand.Text()[:8]))
 	hog(t, group)
 	l, err := i.Watch(t.Context(), id)
 	if err != nil || l == nil {
@@ -490,15 +473,7 @@ func TestTheMessageNamesTheBiggest(t *testing.T) {
 func TestPressureIsCounted(t *testing.T) {
 	groups := isolatortest.NewGroups(t, controller)
 	i := New(groups, false, slog.Default())
-	id, err := container.ParseID("pressed")
-	if err != nil {
-		t.Fatal(err)
-	}
-	groups.Fork(t, id)
-	limit := 16.0
-	if err := i.Isolate(t.Context(), &isolator.Container{ID: id, Config: config(nil, &limit)}, 1); err != nil {
-		t.Fatal(err)
-	}
+	id, group := limited(t, groups, i, "pressed")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -523,10 +498,6 @@ func TestPressureIsCounted(t *testing.T) {
 	}
 	for read().MemLowPressureCounter == nil {
 		time.Sleep(time.Millisecond) // until the watch listens
-	}
-	group, err := groups.Group(id)
-	if err != nil {
-		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	cmd := exec.Command("sh", "-c", "read go; dd if=/dev/zero of="+file+" bs=1M count=64 2>/dev/null; cat "+file+" "+file+" >/dev/null")
