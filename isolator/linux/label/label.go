@@ -18,6 +18,14 @@ type Isolator struct{}
 // New returns the isolator.
 func New() *Isolator { return &Isolator{} }
 
+// Probe implements isolator.Prober. ErrNotSupported: the kernel has no labels of either kind.
+func (i *Isolator) Probe(context.Context) error {
+	if !hasAppArmor() && !hasSELinux() {
+		return fmt.Errorf("%w: this kernel has neither AppArmor nor SELinux with a policy enabled, so a container that asks for a label is refused", container.ErrNotSupported)
+	}
+	return nil
+}
+
 // Prepare implements isolator.Isolator.
 func (i *Isolator) Prepare(_ context.Context, c *isolator.Container) (*isolator.LaunchInfo, error) {
 	profile, label := c.Config.GetSecurity().GetApparmorProfile(), c.Config.GetSecurity().GetSelinuxLabel()

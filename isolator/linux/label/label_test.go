@@ -36,3 +36,9 @@ func TestLabels(t *testing.T) {
 		}
 	}
 }
+
+func TestProbe(t *testing.T) {
+	if err := New().Probe(t.Context()); (err == nil) != (hasAppArmor() || hasSELinux()) || err != nil && !errors.Is(err, container.ErrNotSupported) {
+		t.Errorf("AppArmor: %v, SELinux: %v; %v", hasAppArmor(), hasSELinux(), err)
+	}
+}
