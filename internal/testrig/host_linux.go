@@ -182,22 +182,27 @@ func (s State) loops() error {
 	return err
 }
 
-// loopDevices maps each loop device in use to its file.
+// loopDevices maps each loop device in use to its file. /proc/partitions has these, and
+// not those without a file, of which a host may have a thousand.
 func loopDevices() (map[string]string, error) {
-	paths, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	partitions, err := os.ReadFile("/proc/partitions")
 	if err != nil {
 		return nil, err
 	}
 	backing := map[string]string{}
-	for _, p := range paths {
-		file, err := os.ReadFile(p)
-		if gone(err) {
+	for line := range strings.Lines(string(partitions)) {
+		fields := strings.Fields(line)
+		if len(fields) != 4 || !strings.HasPrefix(fields[3], "loop") {
+			continue
+		}
+		device := fields[3]
+		file, err := os.ReadFile("/sys/block/" + device + "/loop/backing_file")
+		if gone(err) { // also of a partition on such a device
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		device := filepath.Base(filepath.Dir(filepath.Dir(p)))
 		backing[device] = strings.TrimSpace(string(file))
 	}
 	return backing, nil
