@@ -85,13 +85,12 @@ func (l *launch) admit(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	if err := l.writeFormat(); err != nil {
-		return err
+	if lock.format != recordFormat {
+		if err := l.writeFormat(); err != nil {
+			return err
+		}
 	}
-	if err := os.MkdirAll(filepath.Dir(l.records.Dir), 0o700); err != nil {
-		return err
-	}
-	switch err := os.Mkdir(l.records.Dir, 0o700); {
+	switch err := mkdirBelow(l.records.Dir, 0o700); {
 	case errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("%w: choose another --name, or end that container", container.ErrExists)
 	case err != nil:
@@ -111,6 +110,18 @@ func (l *launch) admit(ctx context.Context) (err error) {
 		}
 	}
 	return l.checkpoint(admitted)
+}
+
+// mkdirBelow makes a directory, and those above it only if they are missing, with mode 0700.
+func mkdirBelow(dir string, mode os.FileMode) error {
+	err := os.Mkdir(dir, mode)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, mode)
 }
 
 // forget removes the record: the last trace of the container.
@@ -145,6 +156,9 @@ func (l *launch) disown() error {
 }
 
 func (l *launch) unlockKeeper() error {
+	l.mu.Lock()
+	delete(l.ids, l.id)
+	l.mu.Unlock()
 	keeper := l.keeper
 	l.keeper, l.owned = nil, false
 	if keeper == nil {

@@ -76,8 +76,13 @@ type Containerizer struct {
 
 	follow follow.Hub
 
+	turn chan struct{} // who of this process may have the lock of the runtime directory
+
 	mu         sync.Mutex
 	containers map[container.ID]*entry
+	// ids are the records of ids that this process has written of containers whose keeper it
+	// still is.
+	ids map[container.ID]idsRecord
 }
 
 var _ containerizer.Containerizer = (*Containerizer)(nil)
@@ -118,7 +123,7 @@ func New(o Options) *Containerizer {
 	if o.Check == nil {
 		o.Check = func(*isolator.Container) error { return nil }
 	}
-	return &Containerizer{Options: o, containers: make(map[container.ID]*entry)}
+	return &Containerizer{Options: o, turn: make(chan struct{}, 1), containers: make(map[container.ID]*entry), ids: make(map[container.ID]idsRecord)}
 }
 
 // errDestroyed ends a launch whose container is being destroyed.

@@ -25,7 +25,7 @@ import (
 
 // Recover implements containerizer.Containerizer.
 func (c *Containerizer) Recover(ctx context.Context) error {
-	if err := c.checkFormat(); err != nil {
+	if _, err := c.checkFormat(); err != nil {
 		return fmt.Errorf("recover containers: %w", err)
 	}
 	dead, err := c.takeDead(ctx)

@@ -57,11 +57,18 @@ func (l *launch) takeIDs(ctx context.Context) (err error) {
 }
 
 func (l *launch) recordIDs(own bool) error {
-	data, err := json.Marshal(idsRecord{l.container.IDs, own})
+	rec := idsRecord{l.container.IDs, own}
+	data, err := json.Marshal(rec)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(l.records.IDs(), append(data, '\n'), 0o600, false)
+	if err := atomicfile.Write(l.records.IDs(), append(data, '\n'), 0o600, false); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ids[l.id] = rec
+	return nil
 }
 
 // inheritIDs is for a nested container: it is in the namespace of its parent.
@@ -87,7 +94,7 @@ func (l *launch) takenIDs(all bool) (taken []container.IDRange, err error) {
 		if id == l.id {
 			continue
 		}
-		rec, err := l.readIDs(id)
+		rec, err := l.idsOf(id)
 		if err != nil {
 			return nil, fmt.Errorf("container %s: %w", id, err)
 		}
@@ -96,6 +103,18 @@ func (l *launch) takenIDs(all bool) (taken []container.IDRange, err error) {
 		}
 	}
 	return taken, err
+}
+
+// idsOf returns what is recorded of the ids of a container: a hundred that are launched at once
+// need not all read the records of all. The caller has the lock of the runtime directory.
+func (c *Containerizer) idsOf(id container.ID) (idsRecord, error) {
+	c.mu.Lock()
+	rec, known := c.ids[id]
+	c.mu.Unlock()
+	if known {
+		return rec, nil
+	}
+	return c.readIDs(id)
 }
 
 // readIDs reads the record of a container; of one without a user namespace it is zero.
