@@ -17,7 +17,7 @@ import (
 var killPlaces = []string{
 	"ADMITTED", "PROVISIONING", "PREPARING",
 	"FORKING", "fork: the cgroup is recorded", "fork: the cgroup is made", "fork: the process is cloned",
-	"fork: the process is in its cgroups", "fork: the process is recorded",
+	"fork: the process is recorded",
 	"ISOLATING", "FETCHING", "RELEASING", "RUNNING",
 	"destroy: the processes are killed", "destroy: the cgroup is removed",
 	"undo FORKING", "undo PREPARING", "undo PROVISIONING", "undo ADMITTED",

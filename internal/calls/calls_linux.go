@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -85,6 +86,7 @@ func (l *List) pinStrings(all []*byte) uintptr {
 // Failure says which call was not possible.
 type Failure struct {
 	What string
+	None bool // no process was made
 	Last bool // the program was not executed
 	Err  error
 }
@@ -95,10 +97,12 @@ func (f *Failure) Unwrap() error { return f.Err }
 // outcome is where the new processes leave what became of them, in memory that they share
 // with this one.
 type outcome struct {
+	mask   uint64 // of signals, that the process is to have
 	failed bool
 	call   int
 	errno  syscall.Errno
 	child  int32 // the process after a fork
+	passed byte  // what it has read from its gate
 }
 
 // Birth is how the process comes to be.
@@ -114,10 +118,16 @@ type Birth struct {
 	// capabilities or enter a user namespace, unless this one is not dumpable (prctl(2),
 	// PR_SET_DUMPABLE); then nobody traces it who could not trace this one. It has no Fork.
 	Trusted bool
+	// Meanwhile is called with the process's number before it makes the first call, and does for
+	// it what only others can; nil: there is nothing. After an error the process is killed.
+	// When this process ends meanwhile, the other one goes on: so the calls must not be possible,
+	// or do no harm, without that. It has no Fork.
+	Meanwhile func(pid int) error
 }
 
 // Run makes the process, and returns when the program was executed. The caller owes a wait
-// for it, and the closing of its pidfd. An error is a *Failure, and no process is left.
+// for it, and the closing of its pidfd. An error is a *Failure, or that of Meanwhile, and no
+// process is left.
 func (l *List) Run(b Birth) (pid, pidFD int, err error) {
 	args := &cloneArgs{flags: unix.CLONE_VFORK | unix.CLONE_PIDFD | uint64(b.Flags), exitSignal: uint64(syscall.SIGCHLD)}
 	if b.Cgroup != nil {
@@ -126,7 +136,7 @@ func (l *List) Run(b Birth) (pid, pidFD int, err error) {
 	}
 	page, err := unix.Mmap(-1, 0, int(unsafe.Sizeof(outcome{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return 0, 0, &Failure{What: "fork", Err: err}
+		return 0, 0, &Failure{What: "fork", None: true, Err: err}
 	}
 	defer unix.Munmap(page)
 	out := (*outcome)(unsafe.Pointer(&page[0]))
@@ -134,14 +144,9 @@ func (l *List) Run(b Birth) (pid, pidFD int, err error) {
 	if b.Trusted && sharesMemory {
 		fork = l.forkSharing
 	}
-	var fd int32
-	syscall.ForkLock.Lock()
-	child, errno := fork(args, &fd, out)
-	syscall.ForkLock.Unlock()
-	if errno != 0 {
-		return 0, 0, &Failure{What: "fork", Err: errno}
+	if pid, pidFD, err = l.fork(b, args, fork, out); err != nil {
+		return 0, 0, err
 	}
-	pid, pidFD = int(child), int(fd)
 	if out.failed || out.child != 0 {
 		unix.Close(pidFD)
 		await(pid)
@@ -161,6 +166,75 @@ func (l *List) Run(b Birth) (pid, pidFD int, err error) {
 		}
 	}
 	return pid, pidFD, nil
+}
+
+// fork makes the process by one of the ways to do so.
+func (l *List) fork(b Birth, args *cloneArgs, by func(*cloneArgs, *int32, *outcome) (uintptr, syscall.Errno), out *outcome) (pid, pidFD int, err error) {
+	var fd int32
+	syscall.ForkLock.Lock()
+	var g gate
+	if b.Meanwhile != nil {
+		if g, err = l.openGate(args, out); err != nil {
+			syscall.ForkLock.Unlock()
+			return 0, 0, &Failure{What: "fork", None: true, Err: err}
+		}
+	}
+	child, errno := by(args, &fd, out)
+	if b.Meanwhile != nil {
+		unix.Close(g.theirs) // before anybody else is made, who would have it, too
+	}
+	syscall.ForkLock.Unlock()
+	switch {
+	case errno != 0:
+		err = &Failure{What: "fork", None: true, Err: errno}
+	case b.Meanwhile != nil:
+		if err = g.pass(func() error { return b.Meanwhile(int(child)) }); err != nil {
+			_ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0)
+			unix.Close(int(fd))
+			await(int(child))
+		}
+	}
+	if b.Meanwhile != nil {
+		unix.Close(g.ours)
+	}
+	runtime.KeepAlive(l) // what the process reads
+	return int(child), int(fd), err
+}
+
+// gate is a pair of sockets. By a byte the new process, which has one of them, learns that it is
+// to go on; by its end this one learns that the program was executed.
+type gate struct{ ours, theirs int }
+
+// openGate adds the calls that make the process wait. Its own copy of this one's socket would
+// keep it from learning that there is nobody any more.
+func (l *List) openGate(args *cloneArgs, out *outcome) (gate, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return gate{}, os.NewSyscallError("socketpair", err)
+	}
+	args.flags &^= unix.CLONE_VFORK
+	wait := []call{
+		{what: "close a socket", trap: unix.SYS_CLOSE, args: [5]uintptr{uintptr(fds[0])}},
+		{what: "wait", trap: unix.SYS_READ, args: [5]uintptr{uintptr(fds[1]), uintptr(unsafe.Pointer(&out.passed)), 1}},
+	}
+	l.calls = slices.Concat(wait, l.calls)
+	return gate{fds[0], fds[1]}, nil
+}
+
+// pass lets the process go on after do, and returns when it has executed the program or ended.
+func (g gate) pass(do func() error) error {
+	if err := do(); err != nil {
+		return err
+	}
+	var one [1]byte
+	if err := unix.Sendmsg(g.ours, one[:], nil, nil, unix.MSG_NOSIGNAL); err != nil && err != unix.EPIPE { // it has ended
+		return os.NewSyscallError("sendmsg", err)
+	}
+	for {
+		if _, err := unix.Read(g.ours, one[:]); err != unix.EINTR {
+			return nil // ECONNRESET if it has not read the byte
+		}
+	}
 }
 
 // await reaps a process that ends.

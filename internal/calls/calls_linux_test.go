@@ -276,3 +276,43 @@ func BenchmarkRun(b *testing.B) {
 		})
 	}
 }
+
+// What only others can do for the process is done before its first call; one for which that was
+// not possible is gone.
+func TestMeanwhile(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives a user namespace its maps")
+	}
+	failure := errors.New("not possible")
+	for _, trusted := range []bool{false, true} {
+		for _, want := range []error{nil, failure} {
+			l, r, w := piped(t)
+			l.Add("become a user", unix.SYS_SETRESUID, 7, 7, 7) // who is not there without a map
+			if err := l.Execute(unix.AT_FDCWD, shell(t), []string{"sh", "-c", "id -u; exit 4"}, []string{"PATH=/bin:/usr/bin"}); err != nil {
+				t.Fatal(err)
+			}
+			var waiting int
+			pid, pidFD, err := l.Run(Birth{Flags: unix.CLONE_NEWUSER, Trusted: trusted, Meanwhile: func(pid int) error {
+				waiting = pid
+				return errors.Join(want, os.WriteFile(fmt.Sprintf("/proc/%d/uid_map", pid), []byte("7 70000 1\n"), 0))
+			}})
+			w.Close()
+			out, readErr := io.ReadAll(r)
+			if readErr != nil || !errors.Is(err, want) {
+				t.Fatalf("trusted: %v: %v, %v", trusted, err, readErr)
+			}
+			if want != nil {
+				if err := unix.Kill(waiting, 0); err != unix.ESRCH || len(out) > 0 {
+					t.Errorf("trusted: %v: the process is there: %v; it says %q", trusted, err, out)
+				}
+				continue
+			}
+			if pid != waiting || string(out) != "7\n" {
+				t.Errorf("trusted: %v: process %d, not %d, says %q", trusted, waiting, pid, out)
+			}
+			if status := ended(t, pid, pidFD); status.ExitStatus() != 4 {
+				t.Errorf("trusted: %v: it ended with %v", trusted, status)
+			}
+		}
+	}
+}

@@ -9,7 +9,7 @@
 // func cloneAndCall(args *cloneArgs, size uintptr, list *call, count uintptr, mask *uint64, out *outcome) (child uintptr, errno syscall.Errno)
 //
 // The new process shares the stack with the old one, which goes on from here when it has
-// gone: so it must write nothing there.
+// gone, or beside it: so it must neither write there nor read.
 TEXT ·cloneAndCall(SB), NOSPLIT, $0-64
 	MOVQ	args+0(FP), DI
 	MOVQ	size+8(FP), SI

@@ -4,45 +4,48 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"berth/container"
+	"berth/internal/calls"
 )
 
 // Namespace returns a user namespace in which the ids of the range are 0 and so on. The
 // caller closes it. ErrNotSupported: the host has no user namespaces, or no more.
-func Namespace(ids container.IDRange) (_ *os.File, err error) {
-	// Who traces is a thread, and with it ends who has its Pdeathsig.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	// Traced, the process is stopped before the first instruction of the program, which
-	// never runs: only the namespace is wanted.
-	p, err := os.StartProcess("/proc/self/exe", []string{"idmap"}, &os.ProcAttr{
-		Env: []string{},
-		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: Maps(ids), GidMappings: Maps(ids),
-			Ptrace: true, Pdeathsig: unix.SIGKILL},
-	})
+func Namespace(ids container.IDRange) (namespace *os.File, err error) {
+	var list calls.List
+	defer list.Close()
+	// Only the namespace is wanted. The process stays who this one is, so nobody traces it who
+	// could not trace this one.
+	list.Add("end", unix.SYS_EXIT_GROUP, 0)
+	pid, pidFD, err := list.Run(calls.Birth{Flags: unix.CLONE_NEWUSER, Trusted: true, Meanwhile: func(pid int) (err error) {
+		if err = Write(pid, ids); err == nil {
+			namespace, err = os.Open("/proc/" + strconv.Itoa(pid) + "/ns/user")
+		}
+		return err
+	}})
 	if err != nil {
 		return nil, fmt.Errorf("make a user namespace: %w", Explain(err))
 	}
-	namespace, err := os.Open("/proc/" + strconv.Itoa(p.Pid) + "/ns/user")
-	killErr := p.Kill()
-	if _, waitErr := p.Wait(); waitErr != nil {
-		killErr = errors.Join(killErr, waitErr)
+	unix.Close(pidFD)
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+			return namespace, nil
+		}
 	}
-	if err = errors.Join(err, killErr); err != nil {
-		return nil, fmt.Errorf("make a user namespace: %w", err)
-	}
-	return namespace, nil
 }
 
-// Maps are those of the users, or the groups, of a process in a user namespace of its own.
-func Maps(ids container.IDRange) []syscall.SysProcIDMap {
-	return []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(ids.Start), Size: int(ids.Size)}}
+// Write gives the user namespace of a process, which has none yet, the maps of users and groups.
+func Write(pid int, ids container.IDRange) error {
+	text := fmt.Appendf(nil, "0 %d %d\n", ids.Start, ids.Size)
+	for _, name := range []string{"uid_map", "gid_map"} {
+		if err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/"+name, text, 0); err != nil {
+			return fmt.Errorf("map the ids of a user namespace: %w", err)
+		}
+	}
+	return nil
 }
 
 // Explain says what it means that a process could not be started in a user namespace.

@@ -81,9 +81,8 @@ func (c *Channels) Close() error {
 }
 
 // Start executes berth-init by start, which does what os.StartProcess does with these
-// attributes; it may set Sys. The further files have the numbers from
-// plan.FirstForeignFD on; berth-init closes them.
-func (c *Channels) Start(further []*os.File, start func(*os.ProcAttr) (*os.Process, error)) (*Process, error) {
+// attributes; it may set Sys.
+func (c *Channels) Start(start func(*os.ProcAttr) (*os.Process, error)) (*Process, error) {
 	var attr os.ProcAttr
 	files := c.Files
 	// The caller's.
@@ -92,7 +91,7 @@ func (c *Channels) Start(further []*os.File, start func(*os.ProcAttr) (*os.Proce
 	// other: with one processor the Go runtime starts no threads that look for work.
 	attr.Env = []string{"GOMAXPROCS=1"}
 	attr.Dir = "/"
-	attr.Files = slices.Concat(c.orNull(c.spec.Stdio[:]), c.orNull(files.List()), further)
+	attr.Files = slices.Concat(c.orNull(c.spec.Stdio[:]), c.orNull(files.List()))
 	process, err := start(&attr)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", Name, err)

@@ -5,8 +5,7 @@
 //
 // A process of the container is in its cgroup from birth where the host has a
 // cgroup v2 tree (clone3(2) with CLONE_INTO_CGROUP). It enters those of cgroup v1 itself,
-// before berth-init is executed; only into a new user namespace it is followed by them, before
-// it is released. So killing the cgroup kills the container, whatever it forks.
+// before berth-init is executed. So killing the cgroup kills the container, whatever it forks.
 package linux
 
 import (
@@ -18,7 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -134,7 +132,6 @@ const (
 	placeRecorded = "fork: the cgroup is recorded"
 	placeMade     = "fork: the cgroup is made"
 	placeCloned   = "fork: the process is cloned"
-	placeEntered  = "fork: the process is in its cgroups"
 	placeKnown    = "fork: the process is recorded"
 	placeKilled   = "destroy: the processes are killed"
 	placeRemoved  = "destroy: the cgroup is removed"
@@ -155,39 +152,11 @@ func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec
 	if err != nil {
 		return nil, fmt.Errorf("fork container %s: %w", id, err)
 	}
-	if err := errors.Join(disk.At(placeCloned), l.settle(id, spec, group, p.Pid()), h.send(p.Pid())); err != nil {
+	if err := errors.Join(disk.At(placeCloned), initproc.Record(l.Layout.Container(id).Pid(), p.Pid()), disk.At(placeKnown), h.send(p.Pid())); err != nil {
 		return nil, errors.Join(fmt.Errorf("fork container %s: %w", id, err), p.Abandon(ctx))
 	}
 	l.groups.Store(id, group)
 	return p, nil
-}
-
-// settle brings the waiting init process into its cgroups, where it has not come by itself, and
-// records it.
-func (l *Launcher) settle(id container.ID, spec launcher.Spec, group *cgroup.Group, pid int) error {
-	if hasOwnUsers(spec) {
-		if err := l.enter(spec, group, pid); err != nil {
-			return err
-		}
-	}
-	if err := disk.At(placeEntered); err != nil {
-		return err
-	}
-	return errors.Join(initproc.Record(l.Layout.Container(id).Pid(), pid), disk.At(placeKnown))
-}
-
-// enter moves a process into its cgroups.
-func (l *Launcher) enter(spec launcher.Spec, group *cgroup.Group, pid int) error {
-	shared, err := l.shared(spec)
-	if err != nil {
-		return err
-	}
-	for _, dir := range shared {
-		if err := dir.Write("cgroup.procs", strconv.Itoa(pid)); err != nil {
-			return fmt.Errorf("enter the parent's cgroup: %w", err)
-		}
-	}
-	return group.Enter(pid)
 }
 
 // clone starts berth-init, which waits.
@@ -215,17 +184,12 @@ func (l *Launcher) clone(spec launcher.Spec, group *cgroup.Group, h *handover) (
 	if unified != nil {
 		defer unified.Close()
 	}
-	if hasOwnUsers(spec) {
-		return channels.Start([]*os.File{program}, func(attr *os.ProcAttr) (*os.Process, error) {
-			return startWithUsers(attr, unified, channels.Files.Parent, spec)
-		})
-	}
 	entrances, err := l.entrances(spec, group)
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll(entrances)
-	return channels.Start(nil, func(attr *os.ProcAttr) (*os.Process, error) {
+	return channels.Start(func(attr *os.ProcAttr) (*os.Process, error) {
 		return start(birth{attr, program, channels.Files.Parent, unified, entrances}, spec)
 	})
 }

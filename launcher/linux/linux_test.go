@@ -137,10 +137,28 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// In its cgroups it is before anybody hears of it, in those of a user namespace, too.
 func TestTheWaitingInitProcess(t *testing.T) {
 	l := newLauncher(t)
-	id := newID(t, l, "c")
-	p := fork(t, l, id, "sleep", "1000")
+	for name, change := range map[string]func(*launcher.Spec){
+		"plain": func(*launcher.Spec) {},
+		"in_a_user_namespace": func(s *launcher.Spec) {
+			s.Namespaces = append(s.Namespaces, launcher.User, launcher.Mount)
+			s.IDs = container.IDRange{Start: 3_000_000_000, Size: 65536}
+			s.Plan.Rootfs = t.TempDir()
+		},
+	} {
+		t.Run(name, func(t *testing.T) { l.testWaiting(t, newID(t, l, name), change) })
+	}
+}
+
+func (l *Launcher) testWaiting(t *testing.T, id container.ID, change func(*launcher.Spec)) {
+	s := spec(t, l, id, "sleep", "1000")
+	change(&s)
+	p, err := l.Fork(t.Context(), id, s)
+	if err != nil {
+		t.Fatal(err)
+	}
 	group, err := l.Group(id)
 	if err != nil {
 		t.Fatal(err)

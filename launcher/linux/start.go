@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +17,6 @@ import (
 	"berth/internal/nofile"
 	"berth/launcher"
 	"berth/launcher/initproc"
-	"berth/launcher/plan"
 )
 
 // birth is what it takes to start berth-init.
@@ -45,14 +42,40 @@ func start(b birth, spec launcher.Spec) (process *os.Process, err error) {
 			return err
 		}
 		b.enterCgroups(list)
+		// It stays root of the host until berth-init does as its plan says.
+		birth := calls.Birth{Cgroup: b.unified, Flags: cloneFlags(spec), Trusted: true}
+		if hasOwnUsers(spec) {
+			if err := keepFromTracing(); err != nil {
+				return err
+			}
+			birth.Meanwhile = func(pid int) error { return idmap.Write(pid, spec.IDs) }
+			becomeRoot(list)
+		}
 		if err := b.execute(list, files); err != nil {
 			return err
 		}
-		// It stays root of the host until berth-init does as its plan says.
-		process, err = run(list, calls.Birth{Cgroup: b.unified, Flags: cloneFlags(spec), Trusted: true})
-		return err
+		process, err = run(list, birth)
+		return explain(err, spec)
 	})
 	return process, err
+}
+
+// keepFromTracing is for a process that becomes another user while it uses the memory of this
+// one: whoever may trace processes of that user must not get at it. Nobody may from here on who
+// has no capabilities on the host.
+func keepFromTracing() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("keep others from tracing: %w", err)
+	}
+	return nil
+}
+
+// becomeRoot makes the process root of the user namespace that it is in: nobody else has
+// capabilities after an execution.
+func becomeRoot(list *calls.List) {
+	list.Add("give up the groups", unix.SYS_SETGROUPS, 0, 0)
+	list.Add("become the group 0", unix.SYS_SETRESGID, 0, 0, 0)
+	list.Add("become the user 0", unix.SYS_SETRESUID, 0, 0, 0)
 }
 
 // inUser starts berth-init from within the user namespace of another process, and those
@@ -76,10 +99,7 @@ func (b birth) inUser(spec launcher.Spec) (*os.Process, error) {
 	}
 	b.enterCgroups(list)
 	list.Add("enter the namespaces of the parent", unix.SYS_SETNS, b.parent.Fd(), enter)
-	// Its root: nobody has capabilities after an execution.
-	list.Add("give up the groups", unix.SYS_SETGROUPS, 0, 0)
-	list.Add("become the group 0", unix.SYS_SETRESGID, 0, 0, 0)
-	list.Add("become the user 0", unix.SYS_SETRESUID, 0, 0, 0)
+	becomeRoot(list)
 	list.Fork(cloneFlags(spec))
 	if err := b.execute(list, files); err != nil {
 		return nil, err
@@ -122,14 +142,10 @@ func run(list *calls.List, b calls.Birth) (*os.Process, error) {
 }
 
 func explainEntering(err error, spec launcher.Spec) error {
-	var failed *calls.Failure
-	switch {
-	case errors.Is(err, unix.ESRCH):
+	if errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("%w: %w", container.ErrFailedPrecondition, err)
-	case errors.As(err, &failed) && failed.Last:
-		return explain(err, spec)
 	}
-	return err
+	return explain(err, spec)
 }
 
 // descriptors are those that the new process works with. While it gives them their numbers,
@@ -166,30 +182,8 @@ func (d descriptors) close() {
 	}
 }
 
-// hasOwnUsers reports whether the container has a user namespace of its own. Its maps are
-// written from outside, while the process waits, for which package syscall has the means.
+// hasOwnUsers reports whether the container has a user namespace of its own.
 func hasOwnUsers(spec launcher.Spec) bool { return slices.Contains(spec.Namespaces, launcher.User) }
-
-// startWithUsers starts berth-init in a new user namespace.
-func startWithUsers(attr *os.ProcAttr, unified, parent *os.File, spec launcher.Spec) (process *os.Process, err error) {
-	attr.Sys = &syscall.SysProcAttr{
-		Setsid: true, Cloneflags: cloneFlags(spec),
-		UidMappings: idmap.Maps(spec.IDs), GidMappings: idmap.Maps(spec.IDs), GidMappingsEnableSetgroups: true,
-		Credential: &syscall.Credential{}, // its root, or it had lost its capabilities by executing
-	}
-	if unified != nil {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(unified.Fd())
-	}
-	// By the descriptor: what is executed is the file that was opened, read-only. It is
-	// handed over like the others, because the child may use any other number for its own
-	// copies; berth-init closes it.
-	path := "/proc/self/fd/" + strconv.Itoa(plan.FirstForeignFD)
-	err = startIn(parent, spec.Enter, func() (err error) {
-		process, err = os.StartProcess(path, []string{initproc.Name}, attr)
-		return explain(err, spec)
-	})
-	return process, err
-}
 
 func closeAll(files []*os.File) {
 	for _, f := range files {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/container"
+	"berth/internal/calls"
 	"berth/internal/idmap"
 	"berth/internal/mount"
 	"berth/launcher"
@@ -274,11 +275,15 @@ func socketPair() (send, receive *os.File, err error) {
 // explain says what it means that the init process could not be started in a user
 // namespace.
 func explain(err error, spec launcher.Spec) error {
-	switch {
-	case err == nil, spec.IDs.IsHost():
+	var failed *calls.Failure
+	if spec.IDs.IsHost() || !errors.As(err, &failed) {
 		return err
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: in a user namespace it is executed by a user who has no rights: everybody has to be allowed to read and execute it", err)
 	}
-	return idmap.Explain(err)
+	switch {
+	case failed.Last && errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: in a user namespace it is executed by a user who has no rights: everybody has to be allowed to read and execute it", err)
+	case failed.None:
+		return idmap.Explain(err)
+	}
+	return err
 }

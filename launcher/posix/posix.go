@@ -67,7 +67,7 @@ func (l *Launcher) Fork(ctx context.Context, id container.ID, spec launcher.Spec
 		return nil, err
 	}
 	defer channels.Close()
-	p, err := channels.Start(nil, func(attr *os.ProcAttr) (*os.Process, error) {
+	p, err := channels.Start(func(attr *os.ProcAttr) (*os.Process, error) {
 		attr.Sys = &syscall.SysProcAttr{Setsid: true}
 		return os.StartProcess(l.program, []string{initproc.Name}, attr)
 	})
