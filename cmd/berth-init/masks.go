@@ -4,42 +4,19 @@ package main
 
 import (
 	"errors"
-	"path"
 
 	"golang.org/x/sys/unix"
 
 	"berth/internal/mount"
-	"berth/launcher/plan"
 )
 
-func (r *root) node(n plan.Node) error {
-	parent, err := r.make(path.Dir(n.Path), true, true)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(parent)
-	base := path.Base(n.Path)
-	if err := unix.Mknodat(parent, base, n.Mode, int(unix.Mkdev(n.Major, n.Minor))); err != nil {
-		return err
-	}
-	return unix.Fchmodat(parent, base, n.Mode&0o7777, 0) // whatever the umask is
-}
-
-func (r *root) link(l plan.Link) error {
-	parent, err := r.open(path.Dir(l.Path), true)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(parent)
-	return unix.Symlinkat(l.Target, parent, path.Base(l.Path))
-}
-
 // mask covers files with the container's /dev/null and directories with an empty
-// file system, one for all. A path that does not exist needs no mask; every other
+// file system. A path that does not exist needs no mask; every other
 // failure is one, because a mask that is missing shows the host.
 func (r *root) mask(paths []string) error {
-	var empty emptyDirectory
-	defer empty.close()
+	file, directory := mask{make: r.cloneNull}, mask{make: newEmpty}
+	defer file.close()
+	defer directory.close()
 	for _, p := range paths {
 		target, isDir, err := r.openMaskable(p)
 		if errors.Is(err, unix.ENOENT) {
@@ -48,11 +25,11 @@ func (r *root) mask(paths []string) error {
 		if err != nil {
 			return step("mask "+p, err)
 		}
+		by := &file
 		if isDir {
-			err = empty.cover(target)
-		} else {
-			err = r.coverFile(target)
+			by = &directory
 		}
+		err = by.cover(target)
 		unix.Close(target)
 		if err != nil {
 			return step("mask "+p, err)
@@ -77,19 +54,22 @@ func isDirectory(fd int) (bool, error) {
 	return st.Mode&unix.S_IFMT == unix.S_IFDIR, err
 }
 
-// emptyDirectory is a file system with nothing in it, made when it is first needed.
-type emptyDirectory struct{ fs *mount.Detached }
+// mask is a mount that covers many places, made when it is first needed.
+type mask struct {
+	make func() (*mount.Detached, error)
+	made *mount.Detached
+}
 
-// cover mounts it on a directory. It lies itself on the first one and is cloned for the
+// cover lays it on a place. It lies itself on the first one and is cloned for the
 // others: before Linux 6.15 only what is in the mount table can be cloned.
-func (e *emptyDirectory) cover(target int) (err error) {
-	if e.fs == nil {
-		if e.fs, err = mount.New("tmpfs", "masked", []mount.Option{{Key: "mode", Value: "555"}}, mount.ReadOnly); err != nil {
+func (m *mask) cover(target int) (err error) {
+	if m.made == nil {
+		if m.made, err = m.make(); err != nil {
 			return err
 		}
-		return e.fs.AttachAt(target)
+		return m.made.AttachAt(target)
 	}
-	clone, err := mount.CloneFD(e.fs.FD(), false)
+	clone, err := mount.CloneFD(m.made.FD(), false)
 	if err != nil {
 		return err
 	}
@@ -97,32 +77,37 @@ func (e *emptyDirectory) cover(target int) (err error) {
 	return clone.AttachAt(target)
 }
 
-func (e *emptyDirectory) close() {
-	if e.fs != nil {
-		e.fs.Close()
+func (m *mask) close() {
+	if m.made != nil {
+		m.made.Close()
 	}
 }
 
-func (r *root) coverFile(target int) error {
+// newEmpty makes a file system with nothing in it.
+func newEmpty() (*mount.Detached, error) {
+	return mount.New("tmpfs", "masked", []mount.Option{{Key: "mode", Value: "555"}}, mount.ReadOnly)
+}
+
+// cloneNull makes a mount of the container's /dev/null.
+func (r *root) cloneNull() (*mount.Detached, error) {
 	null, err := r.openNull()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unix.Close(null)
-	return cover(target, null, mount.ReadOnly)
+	return cloneWith(null, mount.ReadOnly)
 }
 
-// cover mounts a clone of something that is mounted, with attributes.
-func cover(target, by int, attributes mount.Attr) error {
-	clone, err := mount.CloneFD(by, false)
+// cloneWith clones something that is mounted, with attributes.
+func cloneWith(fd int, attributes mount.Attr) (*mount.Detached, error) {
+	clone, err := mount.CloneFD(fd, false)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer clone.Close()
 	if err := clone.Set(attributes, false); err != nil {
-		return err
+		return nil, errors.Join(err, clone.Close())
 	}
-	return clone.AttachAt(target)
+	return clone, nil
 }
 
 // openNull opens /dev/null and makes sure that it is it.
@@ -151,5 +136,10 @@ func (r *root) readOnly(p string) error {
 		return err
 	}
 	defer unix.Close(target)
-	return cover(target, target, mount.ReadOnly|mount.NoSuid|mount.NoDev|mount.NoExec)
+	clone, err := cloneWith(target, mount.ReadOnly|mount.NoSuid|mount.NoDev|mount.NoExec)
+	if err != nil {
+		return err
+	}
+	defer clone.Close()
+	return clone.AttachAt(target)
 }

@@ -81,17 +81,21 @@ func (r *root) check(target int, m plan.Mount, directory bool) error {
 	if place == "/" {
 		return errors.New("a symbolic link of the image leads to the root itself")
 	}
-	return r.checkLink(target, path.Clean(m.Target))
+	return r.checkPlace(place, path.Clean(m.Target))
 }
 
 // checkLink refuses an open place that is one of the kernel's own or below one, unless
 // target names it: a link of the image has led there (CVE-2019-19921).
 func (r *root) checkLink(fd int, target string) error {
 	place, err := r.place(fd)
-	if err != nil || place == target {
+	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(r.fixed, func(fixed string) bool { return strings.HasPrefix(place+"/", fixed+"/") }) {
+	return r.checkPlace(place, target)
+}
+
+func (r *root) checkPlace(place, target string) error {
+	if place != target && slices.ContainsFunc(r.fixed, func(fixed string) bool { return strings.HasPrefix(place+"/", fixed+"/") }) {
 		return fmt.Errorf("a symbolic link leads to %s, which is the kernel's", place)
 	}
 	return nil
@@ -99,15 +103,21 @@ func (r *root) checkLink(fd int, target string) error {
 
 // place returns the path in the container of what fd is open on.
 func (r *root) place(fd int) (string, error) {
-	names := [2]string{}
-	for i, fd := range []int{r.fd, fd} {
-		var err error
-		if names[i], err = os.Readlink("/proc/self/fd/" + strconv.Itoa(fd)); err != nil {
+	if r.name == "" { // which stays, as long as this one is not entered
+		name, err := nameOf(r.fd)
+		if err != nil {
 			return "", err
 		}
+		r.name = name
 	}
-	return path.Join("/", strings.TrimPrefix(names[1], strings.TrimSuffix(names[0], "/"))), nil
+	name, err := nameOf(fd)
+	if err != nil {
+		return "", err
+	}
+	return path.Join("/", strings.TrimPrefix(name, strings.TrimSuffix(r.name, "/"))), nil
 }
+
+func nameOf(fd int) (string, error) { return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd)) }
 
 // openSource makes the mount, with its flags, before anybody can see it, and says
 // whether it is of a directory.

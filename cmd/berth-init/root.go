@@ -16,6 +16,7 @@ import (
 // below it by the kernel (openat2(2)), so that a link of the image leads nowhere else.
 type root struct {
 	fd    int
+	name  string          // of fd, as the host sees it; empty: nobody has asked yet
 	tree  *mount.Detached // nil for the host's file system
 	fixed []string        // targets of the mounts made so far that are the kernel's own places
 	// propagating are the sources that were opened already.

@@ -61,15 +61,8 @@ func setUp(p plan.Plan, files plan.Files, s *streams) (err error) {
 		}
 	}
 	// After the mounts, which they lie in.
-	for _, n := range p.Nodes {
-		if err := step("make device "+n.Path, r.node(n)); err != nil {
-			return err
-		}
-	}
-	for _, l := range p.Links {
-		if err := step("link "+l.Path, r.link(l)); err != nil {
-			return err
-		}
+	if err := r.makeNodes(p.Nodes, p.Links); err != nil {
+		return err
 	}
 	// After the nodes: masked files are covered by the container's own /dev/null.
 	if err := r.mask(p.Masked); err != nil {
