@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,11 +32,11 @@ func openEvents(dir cgroup.Dir) (*events, error) {
 
 // openEventfd registers for OOM notifications (cgroup-v1/memory.rst, section 10).
 func openEventfd(dir cgroup.Dir) (*events, error) {
-	fd, err := openNotifier(dir, "memory.oom_control", "")
+	fds, err := openNotifiers(dir, "memory.oom_control", "")
 	if err != nil {
 		return nil, err
 	}
-	return &events{os.NewFile(uintptr(fd), "oom events"), counted}, nil
+	return &events{os.NewFile(uintptr(fds[0]), "oom events"), counted}, nil
 }
 
 // counted reads an eventfd.
@@ -50,36 +49,64 @@ func counted(fd int) (bool, error) {
 	return err == nil, err
 }
 
-// openNotifier returns an eventfd that counts what a file of v1 notifies of.
-func openNotifier(dir cgroup.Dir, file, argument string) (int, error) {
-	control, err := os.Open(filepath.Join(dir.Path(), file))
-	if errors.Is(err, os.ErrNotExist) {
+// openNotifiers returns eventfds that count what a file of v1 notifies of, one for each argument.
+// ErrNotFound: there is no such file.
+func openNotifiers(dir cgroup.Dir, file string, arguments ...string) (fds []int, err error) {
+	source, err := open(dir.Path()+"/"+file, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(source) // a registration holds the cgroup's file by itself
+	control, err := open(dir.Path()+"/cgroup.event_control", unix.O_WRONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(control)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(fds))
+		}
+	}()
+	for _, argument := range arguments {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			return fds, fmt.Errorf("eventfd: %w", err)
+		}
+		fds = append(fds, fd)
+		if _, err := unix.Write(control, fmt.Appendf(nil, "%d %d %s", fd, source, argument)); err != nil {
+			return fds, &os.PathError{Op: "write", Path: dir.Path() + "/cgroup.event_control", Err: err}
+		}
+	}
+	return fds, nil
+}
+
+// open opens a file of a cgroup. ErrNotFound: there is none.
+func open(path string, flags int) (fd int, err error) {
+	fd, err = unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
 		err = fmt.Errorf("%w: %w", container.ErrNotFound, err)
 	}
 	if err != nil {
-		return -1, err
-	}
-	defer control.Close() // the registration holds the cgroup's file by itself
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return -1, fmt.Errorf("eventfd: %w", err)
-	}
-	if err := dir.Write("cgroup.event_control", strings.TrimSpace(fmt.Sprintf("%d %d %s", fd, control.Fd(), argument))); err != nil {
-		return -1, errors.Join(err, unix.Close(fd))
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	return fd, nil
+}
+
+func closeAll(fds []int) error {
+	var errs []error
+	for _, fd := range fds {
+		errs = append(errs, unix.Close(fd))
+	}
+	return errors.Join(errs...)
 }
 
 // openNotified opens a file of whose changes the kernel tells who polls it (cgroup-v2.rst,
 // "memory.events"). Not by inotify: a user may have 128 instances of that, where nobody has
 // raised the bound, and there can be more containers.
 func openNotified(path string) (*events, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		err = fmt.Errorf("%w: %w", container.ErrNotFound, err)
-	}
+	fd, err := open(path, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return nil, err
 	}
 	e := &events{os.NewFile(uintptr(fd), path), notified}
 	if err := takeUp(fd); err != nil { // that it is new is an event, too

@@ -27,23 +27,23 @@ type pressures struct {
 
 // pressure is one container's: an eventfd and a sum for each level.
 type pressure struct {
-	fds [3]int
+	fds []int
 	sum [3]uint64
 }
 
 // listen begins to count. v2 counts by itself, in memory.events.
 func (p *pressures) listen(dir cgroup.Dir, id container.ID) error {
-	if dir.Version() == cgroup.V2 || !dir.Has("memory.pressure_level") {
+	if dir.Version() == cgroup.V2 {
 		return nil
 	}
-	one := &pressure{fds: [3]int{-1, -1, -1}}
-	for n, level := range levels {
-		e, err := openNotifier(dir, "memory.pressure_level", level)
-		if err != nil {
-			return errors.Join(err, one.close())
-		}
-		one.fds[n] = e
+	fds, err := openNotifiers(dir, "memory.pressure_level", levels[:]...)
+	if errors.Is(err, container.ErrNotFound) {
+		return nil // the kernel does not tell
 	}
+	if err != nil {
+		return err
+	}
+	one := &pressure{fds: fds}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.all == nil {
@@ -79,15 +79,5 @@ func (p *pressures) forget(id container.ID) error {
 	if one == nil {
 		return nil
 	}
-	return one.close()
-}
-
-func (p *pressure) close() error {
-	var errs []error
-	for _, fd := range p.fds {
-		if fd >= 0 {
-			errs = append(errs, unix.Close(fd))
-		}
-	}
-	return errors.Join(errs...)
+	return closeAll(one.fds)
 }
