@@ -5,13 +5,16 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// maxParts bounds how many messages a message has in it. One takes two bytes of a body, and a
-// hundred of memory.
+// maxParts bounds how many messages a message has in it. One takes at least two bytes of a body,
+// and a hundred of memory.
 const maxParts = 1 << 16
 
 // tooManyParts reports whether a body has more messages in it than maxParts. What is malformed
 // is for who decodes it to find.
 func tooManyParts(data []byte, form media, of protoreflect.MessageDescriptor) bool {
+	if len(data) <= 2*maxParts { // as nearly every body: it cannot have more
+		return false
+	}
 	if form == protobufMedia {
 		return parts(data, of, maxDepth) > maxParts
 	}

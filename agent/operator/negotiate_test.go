@@ -193,6 +193,14 @@ func TestABodyOfNothingButEmptyMessagesIsRefused(t *testing.T) {
 			t.Errorf("%s: %d bytes of memory for it", form, used)
 		}
 	}
+	// The bound itself: the call has one in it that has the others.
+	for others, refused := range map[int]bool{maxParts - 1: false, maxParts: true} {
+		pruned := bytes.Repeat([]byte{0x0a, 0}, others)
+		_, err := decode(append(append([]byte{0x08, 30, 0xaa, 0x01}, varint(len(pruned))...), pruned...), protobufMedia)
+		if got := err != nil && strings.Contains(err.Error(), "messages in it"); got != refused {
+			t.Errorf("%d messages: %v", others+1, err)
+		}
+	}
 	// Braces in a string are none.
 	body, err := json.Marshal(map[string]any{"type": "LAUNCH_CONTAINER", "launch_container": map[string]any{
 		"container_id": map[string]any{"value": "a"}, "command": map[string]any{"value": strings.Repeat(`{"\`, maxParts)}}})
