@@ -23,10 +23,10 @@ import (
 )
 
 // BenchmarkAgentLaunch is about what the way through an agent costs: a call to launch and one
-// to wait, beside the same launch through the library.
+// to wait, beside the same launch, with the same backend, through the library.
 func BenchmarkAgentLaunch(b *testing.B) {
 	s := newLaunches(b)
-	a := s.startAgent(b)
+	a := s.startAgent(b, "BERTH_IMAGE_PROVISIONER_BACKEND="+s.backend)
 	ten := func(one func() error) work { return times(starts, one) }
 	contest{title: "Launch to exit of `true`, through the agent", disk: s.disk, per: starts, rounds: 15, contenders: []contender{
 		{"LAUNCH_CONTAINER, WAIT_CONTAINER", nil, func(*testing.B) (work, func()) { return ten(a.launchAndWait), a.removeAll }},
@@ -85,11 +85,12 @@ type agent struct {
 	there []string
 }
 
-// startAgent starts one whose directories lie where those of the library do.
-func (s *launches) startAgent(b *testing.B) *agent {
+// startAgent starts one whose directories lie where those of the library do; env is added to
+// its environment.
+func (s *launches) startAgent(b *testing.B, env ...string) *agent {
 	b.Helper()
 	command := testrig.Berth(b)
-	command.WorkDir, command.RuntimeDir = s.disk+"/agent", s.run+"/agent"
+	command.WorkDir, command.RuntimeDir, command.Env = s.disk+"/agent", s.run+"/agent", env
 	a := &agent{Client: client.New(filepath.Join(command.RuntimeDir, "agent.sock")), tb: b, process: command.Start("agent"), image: s.image}
 	b.Cleanup(func() {
 		a.Close()

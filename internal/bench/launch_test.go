@@ -60,6 +60,7 @@ func BenchmarkLaunchInParallel(b *testing.B) {
 type launches struct {
 	disk, rootfs, floor string
 	run                 string // a tmpfs, as /run is: what runtimes know of their containers
+	backend             string // of the root filesystems
 	image               *v1.Image
 	berth               *engine.Engine
 	count               atomic.Int64
@@ -70,7 +71,7 @@ func newLaunches(b *testing.B) *launches {
 	reg := testrig.Registry(b)
 	testrig.BusyboxImage(b, reg, "busybox:1")
 	name := reg.Direct() + "/busybox:1"
-	s := &launches{disk: testrig.LoopFS(b, "ext4", 2<<10), run: tmpfs(b)}
+	s := &launches{disk: testrig.LoopFS(b, "ext4", 2<<10), run: tmpfs(b), backend: "overlay"} // as the floor has it
 	s.rootfs = testrig.SkopeoUmoci(b, name, s.disk)
 	s.buildFloor(b)
 	binaries, err := testrig.Binaries()
@@ -80,7 +81,7 @@ func newLaunches(b *testing.B) *launches {
 	config := engine.DefaultConfig()
 	config.WorkDir, config.RuntimeDir, config.LauncherDir = s.disk+"/work", s.run+"/berth", binaries
 	config.CgroupsRoot = "berth-bench"
-	config.ImageProvisionerBackend = "overlay" // as the floor has it
+	config.ImageProvisionerBackend = s.backend
 	config.UsernsRange = "3000000000:13107200" // of 200 containers
 	if s.berth, err = engine.Open(b.Context(), config); err != nil {
 		b.Fatal(err)
