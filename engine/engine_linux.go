@@ -44,6 +44,7 @@ type Engine struct {
 	*Images
 	*mesos.Containerizer
 
+	launchers   *launchers
 	defaultInfo *v1.ContainerInfo // of containers that bring none
 	imagesRun   bool              // as root file systems
 	counted     []string
@@ -149,47 +150,47 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	containerizer, err := openContainerizer(ctx, c, cgroups, dir, images)
+	containerizer, launchers, err := openContainerizer(ctx, c, cgroups, dir, images)
 	if err != nil {
 		return nil, errors.Join(err, images.Close())
 	}
-	return &Engine{Images: images, Containerizer: containerizer, defaultInfo: defaultInfo, imagesRun: c.isolates("filesystem/linux"), counted: c.counted()}, nil
+	return &Engine{Images: images, Containerizer: containerizer, launchers: launchers, defaultInfo: defaultInfo, imagesRun: c.isolates("filesystem/linux"), counted: c.counted()}, nil
 }
 
-func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, launcherDir string, images *Images) (*mesos.Containerizer, error) {
+func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, launcherDir string, images *Images) (*mesos.Containerizer, *launchers, error) {
 	if os.Geteuid() == 0 {
 		if err := images.chooseBackend(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	settings, err := c.cgroups()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := c.checkQuotas(images.Layout); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if c.launcherName() == linuxLauncher {
 		if err := c.checkCgroupsRoot(cgroups); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	l, err := c.openLaunchers(images.Layout, cgroups, launcherDir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	security, err := newSecurity(c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ranges, err := c.ranges()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p := parts{config: c, launcher: l.linux, processes: l, cgroups: cgroups, images: images, settings: settings, security: security}
 	chosen, err := makeIsolators(ctx, p)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	all := p.leftovers() // the first to prepare are the last to clean up
 	for _, i := range chosen {
@@ -198,7 +199,13 @@ func openContainerizer(ctx context.Context, c Config, cgroups *cgroup.Host, laun
 	return mesos.New(mesos.Options{
 		Layout: images.Layout, Provisioner: images.Provisioner, Launcher: l, Isolators: all, Check: checkRequest(chosen),
 		Fetcher: openFetcher(c, images), Ranges: ranges, SandboxDirectory: c.SandboxDirectory, Agent: c.Agent, Observe: c.Observe, Log: c.log(),
-	}), nil
+	}), l, nil
+}
+
+// Close ends the use of the engine: that of the stores, as Images.Close does, and of the launchers.
+func (e *Engine) Close() error {
+	e.launchers.close()
+	return e.Images.Close()
 }
 
 func openFetcher(c Config, images *Images) *fetcher.Fetcher {

@@ -75,6 +75,13 @@ func (l *launchers) Destroy(ctx context.Context, id container.ID) error {
 	return errors.Join(errs...)
 }
 
+// close removes what containers have in common, if there is none.
+func (l *launchers) close() {
+	if l.linux != nil {
+		l.linux.Close()
+	}
+}
+
 // Processes implements launcher.Lister.
 func (l *launchers) Processes(id container.ID) ([]int, error) {
 	found, err := l.posix.Processes(id)

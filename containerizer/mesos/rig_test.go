@@ -96,9 +96,10 @@ func (r *rig) close() {
 	}
 }
 
-// left lists what there is of containers.
+// left lists what there is of containers, as after the end of the process.
 func (r *rig) left() []string {
 	r.Helper()
+	r.launcher.Close()
 	return append(leftOvers(r, r.Layout), ofContainers(r.dir, r.world.CgroupsRoot)...)
 }
 

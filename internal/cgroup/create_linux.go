@@ -49,7 +49,7 @@ func (g *Group) undo(made int) error {
 	defer cancel()
 	var errs []error
 	for _, b := range g.branches[:made] {
-		errs = append(errs, b.remove(ctx))
+		errs = append(errs, b.remove(ctx, ""))
 	}
 	return errors.Join(errs...)
 }
@@ -58,7 +58,7 @@ func (g *Group) undo(made int) error {
 // directory: what it did not make must not be removed.
 func (b branch) create() (made bool, err error) {
 	if err := b.mkdir(); err != nil {
-		b.removeParents()
+		b.removeParents("")
 		return false, err
 	}
 	// From here on the directory keeps its parents from vanishing.

@@ -37,7 +37,8 @@
 // Kill and Remove may be called in every state, by a process that did not create
 // the group, and again: what is missing is success. Parents ("berth" of
 // "berth/x") are made when missing and removed when empty, so that groups may
-// come and go under one parent at the same time and none leaves anything.
+// come and go under one parent at the same time and none leaves anything; with RemoveBelow
+// some stay until RemoveEmpty.
 // What does stay is that a controller was enabled in the cgroup.subtree_control of the
 // v2 tree's root: others may have come to rely on it.
 //

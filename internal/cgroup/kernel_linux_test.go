@@ -829,6 +829,55 @@ func TestAnEndedContextStillTriesOnce(t *testing.T) {
 
 // Many groups come and go under one parent, which the last one removes and the
 // next one makes.
+// What groups come and go in stays until there is to be nothing in it any more.
+func TestRemoveBelow(t *testing.T) {
+	for name, host := range flavours(t) {
+		t.Run(name, func(t *testing.T) {
+			root := nameGroup(t, host, host.available("memory")...)
+			parents := func() (there []bool) {
+				for _, b := range root.branches {
+					there = append(there, exists(b.dir))
+				}
+				return there
+			}
+			kept, gone := make([]bool, len(root.branches)), make([]bool, len(root.branches))
+			for i := range kept {
+				kept[i] = true
+			}
+			for _, path := range []string{"/a", "/a/b"} { // of the second, the parent goes with it
+				g, err := host.Group(root.Path()+path, host.available("memory"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(g.Create(), g.RemoveBelow(contextFor(t, 20*time.Second), root.Path())); err != nil {
+					t.Fatal(err)
+				}
+				if exists(root.branches[0].dir+"/a") || !slices.Equal(parents(), kept) {
+					t.Errorf("after the removal of %s the parents are there: %v", path, parents())
+				}
+			}
+			g, err := host.Group(root.Path()+"/c", host.available("memory"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Create(); err != nil {
+				t.Fatal(err)
+			}
+			host.RemoveEmpty(root.Path())
+			if !slices.Equal(parents(), kept) || len(g.existing()) != len(g.branches) {
+				t.Errorf("with a group in them, the parents are there: %v, and the group: %v", parents(), g.existing())
+			}
+			if err := g.RemoveBelow(contextFor(t, 20*time.Second), root.Path()); err != nil {
+				t.Fatal(err)
+			}
+			host.RemoveEmpty(root.Path())
+			if !slices.Equal(parents(), gone) {
+				t.Errorf("when nothing is in them, the parents are there: %v", parents())
+			}
+		})
+	}
+}
+
 func TestGroupsRaceForTheirParents(t *testing.T) {
 	for name, host := range flavours(t) {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,11 +16,16 @@ import (
 //
 // A cgroup is busy while it has a process, and for a moment after its last one has
 // died: Remove tries until ctx ends. It kills nobody. After an error it may be repeated.
-func (g *Group) Remove(ctx context.Context) error {
+func (g *Group) Remove(ctx context.Context) error { return g.RemoveBelow(ctx, "") }
+
+// RemoveBelow is Remove, but the cgroup at the path root and those above it stay, empty or not:
+// who makes and removes groups there all the time spares half of the work, and ends it with
+// Host.RemoveEmpty.
+func (g *Group) RemoveBelow(ctx context.Context, root string) error {
 	g.kept.end()
 	var errs []error
 	for _, b := range g.branches {
-		errs = append(errs, b.remove(ctx))
+		errs = append(errs, b.remove(ctx, root))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", g.path, err)
@@ -27,12 +33,22 @@ func (g *Group) Remove(ctx context.Context) error {
 	return nil
 }
 
-func (b branch) remove(ctx context.Context) error {
+// RemoveEmpty removes the cgroup at a path, and those above it, where nothing is in them.
+func (h *Host) RemoveEmpty(path string) {
+	for i := range h.hierarchies {
+		b := branch{hierarchy: &h.hierarchies[i], dir: filepath.Join(h.hierarchies[i].mount, path)}
+		if rmdirAt(unix.AT_FDCWD, b.dir) == nil {
+			b.removeParents("")
+		}
+	}
+}
+
+func (b branch) remove(ctx context.Context, root string) error {
 	var wait backoff
 	for {
 		err := removeAt(unix.AT_FDCWD, b.dir)
 		if err == nil {
-			b.removeParents()
+			b.removeParents(root)
 			return nil
 		}
 		if !busy(err) {
@@ -80,12 +96,13 @@ func busy(err error) bool {
 	return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY)
 }
 
-// removeParents removes the parents that are empty, from the bottom up. Whatever
+// removeParents removes the parents below root that are empty, from the bottom up. Whatever
 // keeps one is no error: another group lives there, or it is not berth's to remove
 // (a delegated cgroup). A parent that is gone has been removed by another group.
-func (b branch) removeParents() {
+func (b branch) removeParents(root string) {
+	stays := filepath.Join(b.mount, root)
 	parents := b.parents()
-	for i := len(parents) - 1; i >= 0; i-- {
+	for i := len(parents) - 1; i >= 0 && len(parents[i]) > len(stays); i-- {
 		if err := rmdirAt(unix.AT_FDCWD, parents[i]); err != nil {
 			return
 		}

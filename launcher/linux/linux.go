@@ -276,9 +276,13 @@ func (l *Launcher) Destroy(ctx context.Context, id container.ID) error {
 	if err := errors.Join(group.Kill(ctx), disk.At(placeKilled)); err != nil {
 		return fmt.Errorf("destroy container %s: %w", id, err)
 	}
-	if err := errors.Join(group.Remove(ctx), disk.At(placeRemoved)); err != nil {
+	if err := errors.Join(group.RemoveBelow(ctx, l.CgroupsRoot), disk.At(placeRemoved)); err != nil {
 		return fmt.Errorf("destroy container %s: %w", id, err)
 	}
 	l.groups.Delete(id)
 	return nil
 }
+
+// Close removes the cgroup that those of containers are in, where none of anybody is left. It
+// may be called again, and containers launched after it.
+func (l *Launcher) Close() { l.Cgroups.RemoveEmpty(l.CgroupsRoot) }

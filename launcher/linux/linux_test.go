@@ -49,6 +49,14 @@ func newLauncher(t *testing.T) *Launcher {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // after all containers
+		l.Close()
+		for _, dir := range l.dirs(t, container.ID{}) {
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("left: %s, %v", dir, err)
+			}
+		}
+	})
 	return l
 }
 
