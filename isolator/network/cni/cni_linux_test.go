@@ -576,6 +576,36 @@ func TestPortsAreClaimedOnce(t *testing.T) {
 	}
 }
 
+// Who has no network has no servers to ask, and neither has who is nested in it.
+func TestFilesWithoutANetwork(t *testing.T) {
+	testrig.RequireRoot(t)
+	h := newHost(t)
+	i := New(h.Options)
+	config := on(None)
+	config.Rootfs = proto.String("/rootfs")
+	root := &isolator.Container{ID: mustID(t, "root"), Config: config}
+	nested := &isolator.Container{ID: mustID(t, "root.child"), Config: &v1.ContainerConfig{Rootfs: proto.String("/rootfs")}, Parent: root}
+	for _, c := range []*isolator.Container{root, nested} {
+		info, err := i.Prepare(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sources []string
+		for _, m := range info.Mounts {
+			sources = append(sources, m.Source)
+		}
+		if want := []string{filepath.Join(h.dir(root.ID), hosts), filepath.Join(h.dir(root.ID), hostname)}; !slices.Equal(sources, want) {
+			t.Errorf("%s: %q, not %q", c.ID, sources, want)
+		}
+	}
+	if got := h.get(filepath.Join(h.dir(root.ID), hostname)); got != "root\n" {
+		t.Errorf("it is called %q", got)
+	}
+	if err := i.Cleanup(t.Context(), root.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNestedContainers(t *testing.T) {
 	testrig.RequireRoot(t)
 	h := newHost(t)

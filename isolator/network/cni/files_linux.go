@@ -38,8 +38,8 @@ var (
 // have answered.
 func (i *Isolator) prepareFiles(c *isolator.Container) ([]plan.Mount, error) {
 	if isolator.JoinsNetwork(c) {
-		if from, ok := i.joined(c); ok {
-			return i.mounts(c, from, 0)
+		if of, ok := i.joined(c); ok {
+			return i.mounts(c, of, 0)
 		}
 		if c.Config.GetRootfs() == "" {
 			return nil, nil
@@ -52,7 +52,7 @@ func (i *Isolator) prepareFiles(c *isolator.Container) ([]plan.Mount, error) {
 		if err := i.writeFiles(c, nil); err != nil {
 			return nil, err
 		}
-		return i.mounts(c, c.ID, 0)
+		return i.mounts(c, c, 0)
 	}
 	if isolator.OwnNetwork(c.Config) {
 		for _, name := range []string{hosts, hostname, resolv} {
@@ -60,19 +60,19 @@ func (i *Isolator) prepareFiles(c *isolator.Container) ([]plan.Mount, error) {
 				return nil, err
 			}
 		}
-		return i.mounts(c, c.ID, 0)
+		return i.mounts(c, c, 0)
 	}
 	return i.hostFiles(c)
 }
 
 // joined is the container whose network and files a nested container has; false: it is
 // on the host's network.
-func (o Options) joined(c *isolator.Container) (container.ID, bool) {
+func (o Options) joined(c *isolator.Container) (*isolator.Container, bool) {
 	for isolator.JoinsNetwork(c) {
 		c = c.Parent
 	}
 	_, err := os.Stat(filepath.Join(o.dir(c.ID), hosts))
-	return c.ID, err == nil
+	return c, err == nil
 }
 
 // hostFiles gives a container with an image what the host knows, and its own name. It
@@ -102,13 +102,13 @@ func (i *Isolator) hostFiles(c *isolator.Container) ([]plan.Mount, error) {
 			return nil, err
 		}
 	}
-	return i.mounts(c, c.ID, plan.ReadOnly)
+	return i.mounts(c, c, plan.ReadOnly)
 }
 
-// mounts binds the files of a container's directory in the place of what the image, or
-// the host, has. A volume of the request at one of them, or around them, is what the
+// mounts binds the files in the directory of a container, itself or the one that it joins, in the
+// place of what the image, or the host, has. A volume of the request at one of them, or around them, is what the
 // container wants to see there.
-func (i *Isolator) mounts(c *isolator.Container, from container.ID, flags plan.Flags) (all []plan.Mount, err error) {
+func (i *Isolator) mounts(c, of *isolator.Container, flags plan.Flags) (all []plan.Mount, err error) {
 	volumes, err := volumeTargets(c)
 	if err != nil {
 		return nil, err
@@ -118,14 +118,16 @@ func (i *Isolator) mounts(c *isolator.Container, from container.ID, flags plan.F
 		if slices.ContainsFunc(volumes, func(v string) bool { return strings.HasPrefix(target+"/", v+"/") }) {
 			continue
 		}
-		if name == resolv && isNone(c) {
+		if name == resolv && isNone(of) {
 			continue // there is no server to ask
 		}
 		onHost := c.Config.GetRootfs() == ""
-		if _, err := os.Stat(target); onHost && err != nil {
-			continue // and the host's file system is not the container's to add to
+		if onHost {
+			if _, err := os.Stat(target); err != nil {
+				continue // and the host's file system is not the container's to add to
+			}
 		}
-		all = append(all, plan.Mount{Target: target, Source: filepath.Join(i.dir(from), name),
+		all = append(all, plan.Mount{Target: target, Source: filepath.Join(i.dir(of.ID), name),
 			Flags: flags | plan.NoSuid | plan.NoDev | plan.NoExec, Replace: !onHost})
 	}
 	return all, nil
@@ -154,27 +156,29 @@ func volumeTargets(c *isolator.Container) (targets []string, err error) {
 	return targets, nil
 }
 
-// writeFiles completes the files of a container with networks of its own.
+// writeFiles completes the files of a container with networks of its own, or with none: such a
+// one has no rec, and there is no server that it could ask.
 func (i *Isolator) writeFiles(c *isolator.Container, rec *record) error {
+	if rec == nil {
+		return i.writeNames(c, nil)
+	}
 	var addresses []netip.Addr
 	var servers []byte
-	if rec != nil {
-		for _, a := range rec.Attachments {
-			result := i.result(c.ID, rec, a)
-			if result == nil {
-				continue
-			}
-			for _, ip := range result.IPs {
-				if address, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-					addresses = append(addresses, address.Unmap())
-				}
-			}
-			if servers == nil && len(result.DNS.Nameservers) > 0 {
-				servers = resolvConf(result.DNS)
+	for _, a := range rec.Attachments {
+		result := i.result(c.ID, rec, a)
+		if result == nil {
+			continue
+		}
+		for _, ip := range result.IPs {
+			if address, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+				addresses = append(addresses, address.Unmap())
 			}
 		}
+		if servers == nil && len(result.DNS.Nameservers) > 0 {
+			servers = resolvConf(result.DNS)
+		}
 	}
-	if servers == nil && rec != nil {
+	if servers == nil {
 		if dns := i.DNS.of(rec.Attachments); dns != nil {
 			servers = resolvConf(*dns)
 		}
@@ -185,16 +189,16 @@ func (i *Isolator) writeFiles(c *isolator.Container, rec *record) error {
 			return err
 		}
 	}
+	return errors.Join(i.writeNames(c, addresses), i.writeFile(c.ID, resolv, servers))
+}
+
+// writeNames writes what a container is called, and where it leads.
+func (i *Isolator) writeNames(c *isolator.Container, addresses []netip.Addr) error {
 	name, err := isolator.Hostname(c)
 	if err != nil {
 		return err
 	}
-	for file, content := range map[string][]byte{hosts: hostsFile(name, addresses), hostname: []byte(name + "\n"), resolv: servers} {
-		if err := i.writeFile(c.ID, file, content); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(i.writeFile(c.ID, hosts, hostsFile(name, addresses)), i.writeFile(c.ID, hostname, []byte(name+"\n")))
 }
 
 // writeFile writes in place: the mount is of this file.

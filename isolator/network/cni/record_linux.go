@@ -70,7 +70,10 @@ func (o Options) makeDir(id container.ID) error {
 	if len(id.String()) > maxID {
 		return fmt.Errorf("container id of %d bytes, with its parents: %w: at most %d are allowed", len(id.String()), container.ErrInvalid, maxID)
 	}
-	return os.MkdirAll(o.dir(id), 0o700)
+	if err := os.Mkdir(o.dir(id), 0o700); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.MkdirAll(o.dir(id), 0o700) // the first one
 }
 
 // maxID leaves room for what libcni adds to a name.
