@@ -44,7 +44,8 @@
 // A process relies on a layer between finding it and recording that it uses it. It
 // says so by Lease.Hold; a sweep leaves held layers alone. A lease is a file that
 // its process has locked, so it ends with its process; Recover removes what dead
-// leases left.
+// leases left. Who can record at once what he has found does so by Store.Use, which
+// keeps sweeps from deciding meanwhile.
 //
 // # Trust
 //

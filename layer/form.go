@@ -88,24 +88,30 @@ const (
 
 // look tells whether a layer is visible and, by its epoch, whether it may be damaged.
 func (s *Store) look(id image.Digest, form Form, epoch string) presence {
+	_, there := s.lookAt(id, form, epoch)
+	return there
+}
+
+// lookAt is look, and returns what is known of a layer that is present.
+func (s *Store) lookAt(id image.Digest, form Form, epoch string) (knownForm, presence) {
 	dir := s.formDir(id, form)
 	f, err := s.known.of(dir)
 	switch {
 	case isNotExist(err):
-		return absent
+		return f, absent
 	case f.present:
-		return present
+		return f, present
 	}
 	data, err := disk.ReadFile(filepath.Join(dir, epochFile))
 	switch {
 	case err == nil && string(data) == epoch+"\n":
 		f.present = true
 		s.known.remember(dir, f)
-		return present
+		return f, present
 	case err != nil && !s.visible(id, form):
-		return absent
+		return f, absent
 	}
-	return doubtful
+	return f, doubtful
 }
 
 // visible reports whether the layer is there. The directory of a form appears only by

@@ -194,15 +194,10 @@ func (l *Lease) isBroken(layer formOf, found []Problem) {
 
 // Keep takes the layers under the lease as Hold does, but does not look at them: for
 // who checks them anyway. From a nil error on, no sweep removes them.
-func (l *Lease) Keep(ctx context.Context, ids ...image.Digest) (err error) {
-	// Shared with others, so that Recover and Sweep, which have the lock alone, never see a
-	// file that is not locked yet, nor decide before it names what it is to hold.
-	shared, err := l.store.lock(ctx, filelock.Shared)
-	if err != nil {
-		return fmt.Errorf("lease layers: %w", err)
-	}
-	defer func() { err = errors.Join(err, shared.Unlock()) }()
-	if err := l.record(ids); err != nil {
+func (l *Lease) Keep(ctx context.Context, ids ...image.Digest) error {
+	// So that Recover and Sweep never see a file that is not locked yet, nor decide before it
+	// names what it is to hold.
+	if err := l.store.share(ctx, func() error { return l.record(ids) }); err != nil {
 		return fmt.Errorf("lease layers: %w", l.store.withRemedy(err))
 	}
 	return nil

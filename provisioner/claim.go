@@ -13,8 +13,8 @@ import (
 //   - Between processes, whoever has the container works on it: package containerizer
 //     admits an id once, and lets nobody else destroy or recover it as long as its
 //     keeper lives. A container's nested ones belong to the same process.
-//   - Layers are protected from the sweeps of all processes by leases, until the record
-//     of the container names them, and by that record from then on (inventory.go).
+//   - Layers are protected from the sweeps of all processes by the record of the container
+//     (inventory.go), and until it names them by a lease, or as no sweep decides meanwhile.
 //   - Records are replaced by a rename, so that whoever reads one meanwhile sees a whole one.
 //     A container's first one may be seen in part, which is as if it were not there yet.
 

@@ -211,10 +211,14 @@ func TestDestroyWaitsNoLongerThanItsContext(t *testing.T) {
 	b.wantDestroyed(t, "c", true)
 }
 
-// waitingStore waits in Get.
+// waitingStore has no image, and waits in Get.
 type waitingStore struct {
 	store.Store
 	inside chan struct{}
+}
+
+func (s *waitingStore) Use(context.Context, *v1.Image, layer.Form, func(store.Record) error) (*store.Image, []layer.Info, error) {
+	return nil, nil, nil
 }
 
 func (s *waitingStore) Get(ctx context.Context, _ *v1.Image, _ layer.Form) (*store.Image, error) {

@@ -83,6 +83,29 @@ func (l *ledger) Get(ctx context.Context, img *v1.Image, form layer.Form) (*stor
 	return found, nil
 }
 
+// Use passes for Get, which it is.
+func (l *ledger) Use(ctx context.Context, img *v1.Image, form layer.Form, record func(store.Record) error) (*store.Image, []layer.Info, error) {
+	plain := proto.CloneOf(img)
+	plain.Platform = nil
+	recorded := func(rec store.Record) error {
+		rec.Platform = img.GetPlatform()
+		return record(rec)
+	}
+	found, infos, err := l.Store.Use(ctx, plain, form, recorded)
+	if found == nil || err != nil {
+		return nil, nil, err
+	}
+	found.Platform = img.GetPlatform()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.ask("get " + found.Reference); err != nil {
+		return nil, nil, err
+	}
+	l.forget(found.Record)
+	l.records = append(l.records, found.Record)
+	return found, infos, nil
+}
+
 func (l *ledger) List(context.Context) ([]store.Record, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -124,27 +124,46 @@ func (p *Provisioner) ProvisionAll(ctx context.Context, id container.ID, wanted 
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
 	defer end()
-	from, err := p.storesOf(wanted)
+	all, err := p.plan(id, wanted, ids)
 	if err != nil {
 		return nil, fmt.Errorf("provision %s: %w", id, err)
 	}
-	all, err := p.provision(ctx, id, from, wanted, ids)
+	made, err := p.provision(ctx, id, all)
 	if why := context.Cause(ctx); errors.Is(why, errDestroyed) {
 		// What failed for it, if anything, says only that it was cancelled.
 		return nil, fmt.Errorf("provision %s: %w", id, why)
 	}
-	return all, err
+	return made, err
 }
 
-func (p *Provisioner) storesOf(wanted []Wanted) ([]store.Store, error) {
-	stores := make([]store.Store, len(wanted))
+// provisioning is a root filesystem that is being made.
+type provisioning struct {
+	Wanted
+	from  store.Store
+	to    backend.Backend
+	path  string
+	found *store.Image
+	// infos are what is known of the layers; nil as long as a lease holds them, and not the
+	// container's record.
+	infos []layer.Info
+}
+
+// plan returns what is to be made. Nothing is there yet.
+func (p *Provisioner) plan(id container.ID, wanted []Wanted, ids container.IDRange) ([]*provisioning, error) {
+	dir := p.Paths.BackendDir(id, p.Backend)
+	all := make([]*provisioning, len(wanted))
 	for i, w := range wanted {
-		var err error
-		if stores[i], err = p.storeOf(w.Image); err != nil {
+		from, err := p.storeOf(w.Image)
+		if err != nil {
 			return nil, err
 		}
+		to, err := p.stacker(ids, w.ReadOnly)
+		if err != nil {
+			return nil, err
+		}
+		all[i] = &provisioning{Wanted: w, from: from, to: to, path: state.Rootfs(dir, rand.Text())}
 	}
-	return stores, nil
+	return all, nil
 }
 
 func (p *Provisioner) storeOf(img *v1.Image) (store.Store, error) {
@@ -155,28 +174,50 @@ func (p *Provisioner) storeOf(img *v1.Image) (store.Store, error) {
 	return s, nil
 }
 
-func (p *Provisioner) provision(ctx context.Context, id container.ID, from []store.Store, wanted []Wanted, ids container.IDRange) (_ []*Rootfs, err error) {
-	to := make([]backend.Backend, len(wanted))
-	for i, w := range wanted {
-		if to[i], err = p.stacker(ids, w.ReadOnly); err != nil {
-			return nil, fmt.Errorf("provision %s: %w", id, err)
-		}
-	}
-	found, err := getAll(ctx, from, wanted, p.Form())
-	defer func() { err = errors.Join(err, releaseAll(found)) }()
-	if err != nil {
+func (p *Provisioner) provision(ctx context.Context, id container.ID, all []*provisioning) (_ []*Rootfs, err error) {
+	defer func() { err = errors.Join(err, releaseAll(all)) }()
+	if err := p.find(ctx, id, all); err != nil {
 		return nil, err
 	}
-	all := make([]*Rootfs, len(found))
-	for i := range found {
-		if pull := found[i].Pull; pull != nil && pull.Warning != "" {
-			p.Log.Warn("image "+found[i].Reference, slog.String("warning", pull.Warning))
+	made := make([]*Rootfs, len(all))
+	for i, m := range all {
+		if pull := m.found.Pull; pull != nil && pull.Warning != "" {
+			p.Log.Warn("image "+m.found.Reference, slog.String("warning", pull.Warning))
 		}
-		if all[i], err = p.stack(ctx, id, found[i], to[i]); err != nil {
+		if made[i], err = p.stack(ctx, id, m); err != nil {
 			return nil, fmt.Errorf("provision %s: %w", id, p.withRemedy(err))
 		}
 	}
-	return all, nil
+	return made, nil
+}
+
+// find finds the images of all. Mostly they are there, and the record of the container is
+// what holds their layers from the beginning.
+func (p *Provisioner) find(ctx context.Context, id container.ID, all []*provisioning) error {
+	var absent []*provisioning
+	for _, m := range all {
+		var err error
+		m.found, m.infos, err = m.from.Use(ctx, m.Image, p.Form(), func(rec store.Record) error {
+			err := disk.At("provision: layers are there")
+			if err == nil {
+				err = p.record(id, m, rec)
+			}
+			if err != nil {
+				return fmt.Errorf("record the layers of %s: %w", id, p.withRemedy(err))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if m.found == nil {
+			absent = append(absent, m)
+		}
+	}
+	if len(absent) == 0 {
+		return nil
+	}
+	return getAll(ctx, absent, p.Form())
 }
 
 // Form is the form of layers that the backend takes.
@@ -225,28 +266,22 @@ func (v viewed) Provision(ctx context.Context, layers []backend.Layer, rootfs, d
 
 // getAll gets images side by side. The caller owes their release also after an error;
 // those that are nil were not found.
-func getAll(ctx context.Context, from []store.Store, wanted []Wanted, form layer.Form) ([]*store.Image, error) {
-	found := make([]*store.Image, len(wanted))
-	if len(wanted) == 1 { // mostly, and to start a goroutine takes as long as to find it
-		var err error
-		found[0], err = from[0].Get(ctx, wanted[0].Image, form)
-		return found, err
-	}
+func getAll(ctx context.Context, all []*provisioning, form layer.Form) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for i, w := range wanted {
+	for _, m := range all {
 		group.Go(func() (err error) {
-			found[i], err = from[i].Get(ctx, w.Image, form)
+			m.found, err = m.from.Get(ctx, m.Image, form)
 			return err
 		})
 	}
-	return found, group.Wait()
+	return group.Wait()
 }
 
-func releaseAll(found []*store.Image) error {
+func releaseAll(all []*provisioning) error {
 	var errs []error
-	for _, img := range found {
-		if img != nil {
-			errs = append(errs, img.Release())
+	for _, m := range all {
+		if m.found != nil {
+			errs = append(errs, m.found.Release())
 		}
 	}
 	return errors.Join(errs...)
@@ -260,43 +295,50 @@ func (p *Provisioner) withRemedy(err error) error {
 	return err
 }
 
-func (p *Provisioner) stack(ctx context.Context, id container.ID, found *store.Image, to backend.Backend) (*Rootfs, error) {
-	if err := disk.At("provision: layers are held"); err != nil {
-		return nil, err
-	}
-	layers, err := p.backendLayers(found.Layers, to.Form())
-	if err != nil {
-		return nil, err
-	}
-	dir := p.Paths.BackendDir(id, p.Backend)
-	path := state.Rootfs(dir, rand.Text())
-	if err := p.record(id, path, found, to); err != nil {
-		return nil, fmt.Errorf("record its layers: %w", err)
+func (p *Provisioner) stack(ctx context.Context, id container.ID, m *provisioning) (*Rootfs, error) {
+	if m.infos == nil {
+		if err := p.recordFound(id, m); err != nil {
+			return nil, err
+		}
 	}
 	if err := disk.At("provision: recorded"); err != nil {
 		return nil, err
 	}
-	if err := to.Provision(ctx, layers, path, dir); err != nil {
+	dir := p.Paths.BackendDir(id, p.Backend)
+	if err := m.to.Provision(ctx, p.backendLayers(m), m.path, dir); err != nil {
 		return nil, err
 	}
 	if err := disk.At("provision: stacked"); err != nil {
 		return nil, err
 	}
-	return &Rootfs{Path: path, Ephemeral: to.Ephemeral(path, dir), Image: found.Record, Config: found.Config}, nil
+	return &Rootfs{Path: m.path, Ephemeral: m.to.Ephemeral(m.path, dir), Image: m.found.Record, Config: m.found.Config}, nil
 }
 
-func (p *Provisioner) backendLayers(ids []image.Digest, form layer.Form) ([]backend.Layer, error) {
-	var layers []backend.Layer
-	for _, id := range ids {
-		info, err := p.Layers.Info(id, form)
-		if err != nil {
-			return nil, err
-		}
-		l := backend.Layer{Path: p.Layers.Path(id, form), Whiteouts: info.Whiteouts > 0}
-		for _, name := range info.Implied {
-			l.Implied = append(l.Implied, string(name))
-		}
-		layers = append(layers, l)
+// recordFound records the layers that a lease holds.
+func (p *Provisioner) recordFound(id container.ID, m *provisioning) error {
+	if err := disk.At("provision: layers are held"); err != nil {
+		return err
 	}
-	return layers, nil
+	for _, layer := range m.found.Layers {
+		info, err := p.Layers.Info(layer, m.to.Form())
+		if err != nil {
+			return err
+		}
+		m.infos = append(m.infos, info)
+	}
+	if err := p.record(id, m, m.found.Record); err != nil {
+		return fmt.Errorf("record its layers: %w", err)
+	}
+	return nil
+}
+
+func (p *Provisioner) backendLayers(m *provisioning) []backend.Layer {
+	layers := make([]backend.Layer, len(m.infos))
+	for i, info := range m.infos {
+		layers[i] = backend.Layer{Path: p.Layers.Path(m.found.Layers[i], m.to.Form()), Whiteouts: info.Whiteouts > 0}
+		for _, name := range info.Implied {
+			layers[i].Implied = append(layers[i].Implied, string(name))
+		}
+	}
+	return layers
 }

@@ -13,7 +13,6 @@ import (
 	"berth/image"
 	"berth/internal/atomicfile"
 	"berth/internal/disk"
-	"berth/provisioner/backend"
 	"berth/provisioner/store"
 	"berth/state"
 )
@@ -46,30 +45,42 @@ type layersRecord struct {
 	Rootfses map[string]Use `json:"rootfses"`
 }
 
-// record adds a root filesystem to the container's record, before it is made by a backend.
-func (p *Provisioner) record(id container.ID, rootfs string, found *store.Image, to backend.Backend) error {
-	rec, err := p.readRecord(id)
+// record adds a root filesystem to the container's record, and makes the directory of its
+// backend. Until it returns something else keeps sweeps from the layers.
+func (p *Provisioner) record(id container.ID, m *provisioning, img store.Record) error {
+	rec, err := p.recordSoFar(id)
 	if err != nil {
 		return err
 	}
 	dir := p.Paths.BackendDir(id, p.Backend)
-	rec.Rootfses[filepath.Base(rootfs)] = Use{
-		Backend: p.Backend, Image: found.Reference, Platform: found.Platform, Layers: found.Layers,
-		Ephemeral: to.Ephemeral(rootfs, dir),
+	rec.Rootfses[filepath.Base(m.path)] = Use{
+		Backend: p.Backend, Image: img.Reference, Platform: img.Platform, Layers: img.Layers,
+		Ephemeral: m.to.Ephemeral(m.path, dir),
 	}
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return err
 	}
-	if err := disk.MkdirAll(dir, 0o700); err != nil {
-		return err
+	for _, dir := range []string{p.Paths.Backends(id), dir} {
+		if err := disk.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
 	}
 	data = append(data, '\n')
 	if len(rec.Rootfses) == 1 {
-		// Nobody needs the first one before it is whole: the lease has the layers.
+		// Nobody needs the first one before it is whole.
 		return disk.WriteFile(p.Paths.Layers(id), data, 0o600)
 	}
 	return atomicfile.Write(p.Paths.Layers(id), data, 0o600, false)
+}
+
+// recordSoFar is readRecord for who adds to it: the directory of the container is made, and
+// if it is new there is nothing to read.
+func (p *Provisioner) recordSoFar(id container.ID) (layersRecord, error) {
+	if disk.Mkdir(p.Paths.Container(id), 0o700) == nil {
+		return parseRecord(nil)
+	}
+	return p.readRecord(id)
 }
 
 func (p *Provisioner) readRecord(id container.ID) (layersRecord, error) {

@@ -125,8 +125,8 @@ func (w world) networks(layout state.Layout, l *linux.Launcher) cni.Options {
 		Record: func(id container.ID) string { return layout.Container(id).Dir }, Netns: func(id container.ID) string { return layout.Container(id).Netns() }}
 }
 
-// fileStore is a store whose images are configurations in files. Get is all that a
-// provisioner asks of it here.
+// fileStore is a store whose images are configurations in files. Get is all that it does for
+// a provisioner here.
 type fileStore struct {
 	store.Store
 	dir    string
@@ -158,6 +158,10 @@ func (s fileStore) Get(ctx context.Context, img *v1.Image, form layer.Form) (_ *
 		return nil, errors.Join(err, fmt.Errorf("absent: %v", absent), lease.Release())
 	}
 	return store.NewImage(store.Record{Reference: name, Layers: config.DiffIDs}, config, lease), nil
+}
+
+func (s fileStore) Use(context.Context, *v1.Image, layer.Form, func(store.Record) error) (*store.Image, []layer.Info, error) {
+	return nil, nil, nil
 }
 
 func (s fileStore) Remove(context.Context, *v1.Image) (err error) { return nil }

@@ -20,7 +20,8 @@ import (
 	"berth/layer"
 )
 
-// Image is an image whose layers are visible and stay so until Release.
+// Image is an image whose layers are visible and stay so: until Release or, of Store.Use, as
+// long as somebody's record says so.
 type Image struct {
 	Record
 	Config *image.Config
@@ -31,14 +32,19 @@ type Image struct {
 	lease *layer.Lease
 }
 
-// NewImage ties an image to the lease that holds its layers.
+// NewImage ties an image to the lease that holds its layers, if one does.
 func NewImage(record Record, config *image.Config, lease *layer.Lease) *Image {
 	return &Image{Record: record, Config: config, lease: lease}
 }
 
 // Release gives up the hold on the layers. Whoever goes on using them has recorded
 // that before.
-func (i *Image) Release() error { return i.lease.Release() }
+func (i *Image) Release() error {
+	if i.lease == nil {
+		return nil
+	}
+	return i.lease.Release()
+}
 
 // Documents describe an image, in the bytes that were received.
 type Documents struct {
@@ -83,6 +89,15 @@ type Store interface {
 	// store does not read, or its record is of a newer berth; ErrDenied, ErrUnavailable:
 	// see package registry.
 	Get(ctx context.Context, img *v1.Image, form layer.Form) (*Image, error)
+
+	// Use is Get of an image of which nothing is to be fetched and no layer to be verified,
+	// for who records that it is used: record does, in what every sweep counts, and is given
+	// what the store has recorded of the image. What is known of the layers is returned in
+	// their order. The image needs no Release: see layer.Store.Use.
+	//
+	// Of another image it returns nil and calls nobody; Get is to be asked. Errors are those
+	// of Get, and of record.
+	Use(ctx context.Context, img *v1.Image, form layer.Form, record func(Record) error) (*Image, []layer.Info, error)
 
 	// Reference returns the name under which an image is recorded, Record.Reference,
 	// whether it is or not. Errors are those of Get that concern the name.

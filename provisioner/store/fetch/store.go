@@ -193,6 +193,26 @@ func (s *Store) Get(ctx context.Context, img *v1.Image, form layer.Form) (*store
 	}
 }
 
+// Use implements store.Store.
+func (s *Store) Use(ctx context.Context, img *v1.Image, form layer.Form, record func(store.Record) error) (*store.Image, []layer.Info, error) {
+	k, _, err := s.key(img)
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err := s.recorded(wanted{Key: k, wants: wants{cached: img.GetCached()}})
+	if known == nil || err != nil {
+		return nil, nil, err
+	}
+	infos, err := s.layers.Use(ctx, form, known.Layers, func() error { return record(known.Record) })
+	if err != nil {
+		return nil, nil, fmt.Errorf("image %s: %w", k, err)
+	}
+	if infos == nil {
+		return nil, nil, nil
+	}
+	return s.hit(known, nil), infos, nil
+}
+
 // wanted is what a Get wants.
 type wanted struct {
 	Key
@@ -234,7 +254,7 @@ func (s *Store) fromStore(ctx context.Context, w wanted, lease *layer.Lease) (*s
 	if known == nil || err != nil || len(known.absent) > 0 {
 		return nil, err
 	}
-	return s.hit(known, lease), nil
+	return s.hit(known.record, lease), nil
 }
 
 // fromRecord returns the image if it is recorded and may be cached, else nil. If it lacks
@@ -245,7 +265,7 @@ func (s *Store) fromRecord(ctx context.Context, w wanted, lease *layer.Lease) (*
 	case known == nil || err != nil:
 		return nil, err
 	case len(known.absent) == 0: // somebody else was quicker
-		return s.hit(known, lease), nil
+		return s.hit(known.record, lease), nil
 	}
 	absent, err := lease.Convert(ctx, w.form, known.absent)
 	if err == nil && len(absent) == 0 {
@@ -255,7 +275,7 @@ func (s *Store) fromRecord(ctx context.Context, w wanted, lease *layer.Lease) (*
 		return nil, fmt.Errorf("image %s: %w", w.Key, err)
 	}
 	if len(absent) == 0 {
-		return s.hit(known, lease), nil
+		return s.hit(known.record, lease), nil
 	}
 	return s.restore(ctx, w, &lookup{known.record, absent}, lease)
 }
@@ -275,8 +295,8 @@ type lookup struct {
 	absent []image.Digest // or broken
 }
 
-// lookUp returns nil if the image is not recorded, or not to be taken from its record.
-func (s *Store) lookUp(ctx context.Context, w wanted, lease *layer.Lease) (*lookup, error) {
+// recorded returns nil if the image is not recorded, or not to be taken from its record.
+func (s *Store) recorded(w wanted) (*record, error) {
 	rec, err := s.records.load(w.Key)
 	switch {
 	case errors.Is(err, container.ErrNotFound), errors.Is(err, container.ErrInvalid): // a broken one is replaced
@@ -286,6 +306,15 @@ func (s *Store) lookUp(ctx context.Context, w wanted, lease *layer.Lease) (*look
 	case !w.cached || !rec.Source.Unchanged(), rec.Notes != nil && !rec.Notes.Trusted():
 		return nil, nil
 	}
+	return rec, nil
+}
+
+// lookUp returns nil if recorded does.
+func (s *Store) lookUp(ctx context.Context, w wanted, lease *layer.Lease) (*lookup, error) {
+	rec, err := s.recorded(w)
+	if rec == nil || err != nil {
+		return nil, err
+	}
 	absent, err := lease.Hold(ctx, w.form, rec.Layers)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", w.Key, err)
@@ -293,7 +322,7 @@ func (s *Store) lookUp(ctx context.Context, w wanted, lease *layer.Lease) (*look
 	return &lookup{rec, absent}, nil
 }
 
-func (s *Store) hit(known *lookup, lease *layer.Lease) *store.Image {
+func (s *Store) hit(known *record, lease *layer.Lease) *store.Image {
 	s.cacheHits.Add(1)
 	return known.image(lease)
 }

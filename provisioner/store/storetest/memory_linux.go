@@ -106,6 +106,22 @@ func (s *memoryStore) Get(ctx context.Context, img *v1.Image, form layer.Form) (
 	return store.NewImage(rec, &image.Config{DiffIDs: rec.Layers}, lease), nil
 }
 
+func (s *memoryStore) Use(ctx context.Context, img *v1.Image, form layer.Form, record func(store.Record) error) (*store.Image, []layer.Info, error) {
+	name, err := nameOf(img)
+	if err != nil {
+		return nil, nil, err
+	}
+	rec, ok := s.record(name)
+	if !ok || !img.GetCached() {
+		return nil, nil, nil
+	}
+	infos, err := s.layers.Use(ctx, form, rec.Layers, func() error { return record(rec) })
+	if infos == nil || err != nil {
+		return nil, nil, err
+	}
+	return store.NewImage(rec, &image.Config{DiffIDs: rec.Layers}, nil), infos, nil
+}
+
 func nameOf(img *v1.Image) (string, error) {
 	if img.GetType() != v1.Image_DOCKER {
 		return "", fmt.Errorf("image of type %s: %w", img.GetType(), container.ErrInvalid)

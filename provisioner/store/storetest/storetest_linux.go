@@ -48,6 +48,7 @@ func Run(t *testing.T, newSource func(tb testing.TB, dir string) Source) {
 		{"a layer that occurs twice keeps its upper place", testDuplicates},
 		{"layers are held until Release and swept after Remove", testHeld},
 		{"a cached image needs no source", testCached},
+		{"Use records an image that is there, and no other", testUse},
 		{"without Cached the source is asked and only what is absent is fetched", testNotCached},
 		{"a layer that went missing is fetched again", testMissingLayer},
 		{"images survive reopening", testReopen},
@@ -309,6 +310,63 @@ func testCached(t *testing.T, r *rig) {
 	}
 	if want := threeLayers.DiffIDs(); !slices.Equal(found.Layers, want) {
 		t.Errorf("layers are %v, want %v", found.Layers, want)
+	}
+}
+
+func testUse(t *testing.T, r *rig) {
+	img := r.publish(t, "alpha", threeLayers)
+	var records []store.Record
+	use := func(img *v1.Image) *store.Image {
+		t.Helper()
+		records = nil
+		found, infos, err := r.store.Use(t.Context(), img, r.form, func(rec store.Record) error {
+			records = append(records, rec)
+			return nil
+		})
+		if err != nil || (found != nil) != (len(records) == 1) || (found != nil) != (infos != nil) {
+			t.Fatalf("Use returns %v, %v, %v and has recorded %v", found, infos, err, records)
+		}
+		for i, info := range infos {
+			if info.DiffID != found.Layers[i] {
+				t.Errorf("layer %d is %s, want %s", i, info.DiffID, found.Layers[i])
+			}
+		}
+		return found
+	}
+	if use(img) != nil {
+		t.Error("an image is used that is not there")
+	}
+	got := r.get(t, img)
+	release(t, got)
+	before := r.Requests()
+	found := use(img)
+	if found == nil {
+		t.Fatal("the image is there, and not used")
+	}
+	for _, rec := range []store.Record{found.Record, records[0]} {
+		if rec.Reference != got.Reference || rec.ID != got.ID || !slices.Equal(rec.Layers, got.Layers) {
+			t.Errorf("used is %+v, got was %+v", rec, got.Record)
+		}
+	}
+	if !slices.Equal(found.Config.DiffIDs, got.Config.DiffIDs) {
+		t.Errorf("the configuration is %+v, want %+v", found.Config, got.Config)
+	}
+	release(t, found)
+	failure := errors.New("it cannot be recorded")
+	if found, _, err := r.store.Use(t.Context(), img, r.form, func(store.Record) error { return failure }); found != nil || !errors.Is(err, failure) {
+		t.Errorf("Use returns %v, %v", found, err)
+	}
+	if use(uncached(r.Image("alpha"))) != nil {
+		t.Error("an image is used of which the source is to be asked")
+	}
+	if err := os.Rename(filepath.Join(r.layers.Dir(), "layers", string(got.Layers[1])), filepath.Join(r.layers.Dir(), "elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	if use(img) != nil {
+		t.Error("an image is used that lacks a layer")
+	}
+	if after := r.Requests(); after != before {
+		t.Errorf("the source was asked %d times", after-before)
 	}
 }
 
