@@ -95,6 +95,10 @@ func (p *Provisioner) destroyOne(ctx context.Context, id container.ID) (bool, er
 // removeDirectory removes the directory of a container whose root filesystems are gone.
 // As long as anything is left that may stand on layers, so is the record.
 func (p *Provisioner) removeDirectory(id container.ID) error {
+	// Mostly this is all that is left. To know the names saves to look for them.
+	if removed(p.Paths.Backends(id)) && disk.Remove(p.Paths.Layers(id)) == nil && disk.Rmdir(p.Paths.Container(id)) == nil {
+		return nil
+	}
 	children, err := p.children(id)
 	if err != nil {
 		return err
@@ -102,25 +106,10 @@ func (p *Provisioner) removeDirectory(id container.ID) error {
 	if len(children) > 0 {
 		return fmt.Errorf("that of the container %s, in it, is still there", children[0])
 	}
-	if p.removeOwn(id) {
-		return nil
-	}
 	if err := removeUnmounted(p.Paths.Backends(id)); err != nil {
 		return err
 	}
 	return removeUnmounted(p.Paths.Container(id))
-}
-
-// removeOwn removes what every container's directory has, and reports whether nothing else
-// was in it. To know the names saves to look for them.
-func (p *Provisioner) removeOwn(id container.ID) bool {
-	dir := p.Paths.BackendDir(id, p.Backend)
-	for _, own := range []string{dir + "/rootfses", dir + "/scratch", dir, p.Paths.Backends(id)} {
-		if !removed(own) {
-			return false
-		}
-	}
-	return disk.Remove(p.Paths.Layers(id)) == nil && disk.Rmdir(p.Paths.Container(id)) == nil
 }
 
 // removeEmptyParents removes the directories that were there for this container alone:
@@ -184,12 +173,17 @@ func (p *Provisioner) clear(ctx context.Context, id container.ID) error {
 // destroyRootfses goes by what is on disk, not by the record: no record can be wrong
 // about it.
 func (p *Provisioner) destroyRootfses(ctx context.Context, id container.ID) error {
-	backends, err := readDirectories(p.Paths.Backends(id))
-	if err != nil {
-		return err
+	// Mostly all are of one backend, whose directory is the only one.
+	errs := []error{destroyIn(ctx, p.Backends[p.Backend], p.Paths.BackendDir(id, p.Backend))}
+	if removed(p.Paths.Backends(id)) {
+		return errors.Join(errs...)
 	}
-	var errs []error
+	backends, err := readDirectories(p.Paths.Backends(id))
+	errs = append(errs, err)
 	for _, name := range backends {
+		if name == p.Backend {
+			continue
+		}
 		b, ok := p.Backends[name]
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s: backend %q: %w on this host", p.Paths.BackendDir(id, name), name, container.ErrNotSupported))
@@ -200,15 +194,17 @@ func (p *Provisioner) destroyRootfses(ctx context.Context, id container.ID) erro
 	return errors.Join(errs...)
 }
 
-// destroyIn destroys what is in a backend's directory, also what has only scratch.
+// destroyIn destroys what is in a backend's directory, also what has only scratch, and
+// removes the directory if nothing else is in it.
 func destroyIn(ctx context.Context, b backend.Backend, dir string) error {
 	var errs []error
 	destroyed := make(map[string]bool)
-	for _, of := range []string{"rootfses", "scratch"} {
-		if removed(filepath.Join(dir, of)) { // mostly, of scratch
+	rootfses, scratch := dir+"/rootfses", dir+"/scratch"
+	for _, in := range []string{rootfses, scratch} {
+		if in == scratch && removed(scratch) { // mostly
 			continue
 		}
-		names, err := readDirectories(filepath.Join(dir, of))
+		names, err := readDirectories(in)
 		errs = append(errs, err)
 		for _, name := range names {
 			if destroyed[name] {
@@ -219,7 +215,11 @@ func destroyIn(ctx context.Context, b backend.Backend, dir string) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err == nil && removed(rootfses) {
+		removed(dir)
+	}
+	return err
 }
 
 // removed removes an empty directory and reports whether there is none any more.

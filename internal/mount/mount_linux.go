@@ -232,14 +232,14 @@ func ShareFromHost(target string) error {
 func Detach(path string) error {
 	// Mounts may be stacked, and one call takes the topmost.
 	for {
-		if detached, err := detachTop(path); !detached {
+		if detached, err := DetachTop(path); !detached {
 			return err
 		}
 	}
 }
 
-// detachTop removes the topmost mount on path and reports whether there was any.
-func detachTop(path string) (bool, error) {
+// DetachTop is Detach of the topmost mount alone, and reports whether there was any.
+func DetachTop(path string) (bool, error) {
 	err := disk.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	switch {
 	case err == nil:

@@ -72,7 +72,7 @@ func (r *remover) remove(parent int, e entry, depth int) error {
 		case err == nil, errors.Is(err, unix.ENOENT):
 			return nil
 		case errors.Is(err, unix.EXDEV), errors.Is(err, unix.EBUSY):
-			if detached, detachErr := detachTop(procPath(parent) + "/" + name); !detached {
+			if detached, detachErr := DetachTop(procPath(parent) + "/" + name); !detached {
 				return errors.Join(pathError(op, parent, name, err), detachErr)
 			}
 		case errors.Is(err, unix.EPERM):

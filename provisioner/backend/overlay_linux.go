@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"syscall"
 
 	"berth/container"
@@ -66,7 +67,11 @@ func (Overlay) MakeDirectories(rootfs, dir string) error {
 	if err := MakeRootfs(rootfs); err != nil {
 		return err
 	}
-	return disk.MkdirAll(state.Scratch(dir, rootfs), 0o700)
+	scratch := state.Scratch(dir, rootfs)
+	if err := disk.MkdirAll(filepath.Dir(scratch), 0o700); err != nil {
+		return err
+	}
+	return disk.MkdirAll(scratch, 0o700)
 }
 
 // Stack mounts the layers, of which all is seen that Visible returns, at rootfs. What
@@ -153,8 +158,8 @@ func makeWritable(o mount.Overlay, layers []Layer) error {
 // again by the next Destroy, with all that follows it.
 func (Overlay) Destroy(rootfs, dir string, release func() error) (bool, error) {
 	// To have the kernel find out that it is mounted would have it look at all mounts of the
-	// host.
-	if err := mount.Detach(rootfs); err != nil {
+	// host. What is mounted below that mount, if anything, RemoveAll detaches.
+	if _, err := mount.DetachTop(rootfs); err != nil {
 		return true, err
 	}
 	hadRootfs, err := mount.RemoveAll(rootfs)
