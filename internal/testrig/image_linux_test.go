@@ -2,7 +2,6 @@ package testrig
 
 import (
 	"archive/tar"
-	"io"
 	"path"
 	"path/filepath"
 	"slices"
@@ -39,14 +38,14 @@ func (b byPath) get(path string) Entry {
 
 // unpack runs the oracle, proves that it made what the layers say, and returns
 // its manifest.
-func unpack(t *testing.T, reg *RegistryServer, ref string, except ...Exception) (rootfs string, entries []Entry) {
+func unpack(t *testing.T, image pulledImage, ref string, except ...Exception) (rootfs string, entries []Entry) {
 	t.Helper()
 	rootfs = SkopeoUmoci(t, ref, TempDir(t))
 	entries, err := Manifest(rootfs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := applyImage(t, reg, ref)
+	want := applyImage(t, image)
 	if want[0].Path != "." {
 		root := entries[0]
 		want = append([]Entry{{Path: ".", Type: unix.S_IFDIR, Mode: 0o755, MTime: root.MTime.Add(1), First: "."}}, want...)
@@ -72,7 +71,7 @@ func TestBusyboxImage(t *testing.T) {
 	if c := config.Config; c.User != "app" || c.WorkingDir != "/tmp" || !slices.Equal(c.Cmd, []string{"sh"}) || !slices.Equal(c.Env, []string{imagePath}) {
 		t.Errorf("the configuration is %+v", c)
 	}
-	rootfs, entries := unpack(t, reg, ref)
+	rootfs, entries := unpack(t, image, ref)
 	found := index(t, entries)
 	busybox, sh := found.get("bin/busybox"), found.get("bin/sh")
 	if busybox.Links < 100 || sh.First != busybox.First {
@@ -125,25 +124,25 @@ func TestMultiLayerImage(t *testing.T) {
 		}
 	}
 
-	rootfs, entries := unpack(t, reg, ref)
+	rootfs, entries := unpack(t, image, ref)
 	checkMultiLayer(t, index(t, entries), hardLinks)
 	if out := (tool{}).run(t, "chroot", rootfs, "/bin/sh", "-c", "id -u"); out != "0\n" {
 		t.Errorf("it runs wrongly: %q", out)
 	}
 }
 
-func headers(t *testing.T, layers []v1.Layer) (names [][]string, types map[byte]bool) {
+func headers(t *testing.T, layers []pulledLayer) (names [][]string, types map[byte]bool) {
 	t.Helper()
 	types = map[byte]bool{}
 	for _, l := range layers {
-		var in []string
-		err := eachHeader(l, func(h *tar.Header, _ io.Reader) error {
-			in = append(in, h.Name)
-			types[h.Typeflag] = true
-			return nil
-		})
+		members, err := l.members()
 		if err != nil {
 			t.Fatal(err)
+		}
+		var in []string
+		for _, h := range members {
+			in = append(in, h.Name)
+			types[h.Typeflag] = true
 		}
 		names = append(names, in)
 	}
@@ -252,7 +251,7 @@ func TestDebianImage(t *testing.T) {
 		t.Errorf("the last layer has no whiteouts: %q", last)
 	}
 
-	rootfs, entries := unpack(t, reg, ref, UnnamedRoot)
+	rootfs, entries := unpack(t, image, ref, UnnamedRoot)
 	files := 0
 	for _, e := range entries {
 		if e.Type == unix.S_IFREG {

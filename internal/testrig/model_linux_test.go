@@ -9,6 +9,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -26,10 +27,10 @@ type model map[string]*modelInode
 // modelInode is shared by the names of a hard link; its Path is not used.
 type modelInode struct{ Entry }
 
-func applyImage(t *testing.T, reg *RegistryServer, ref string) []Entry {
+func applyImage(t *testing.T, image pulledImage) []Entry {
 	t.Helper()
 	m := model{}
-	for i, layer := range pullImage(t, reg, ref).layers {
+	for i, layer := range image.layers {
 		if err := m.apply(layer); err != nil {
 			t.Fatalf("apply layer %d to the model: %v", i+1, err)
 		}
@@ -39,7 +40,20 @@ func applyImage(t *testing.T, reg *RegistryServer, ref string) []Entry {
 
 type pulledImage struct {
 	v1.Image
-	layers []v1.Layer
+	layers []pulledLayer
+}
+
+// pulledLayer is a layer, and what it has in it, which is read once: with the race
+// detector, inflating takes long.
+type pulledLayer struct {
+	v1.Layer
+	members func() ([]member, error)
+}
+
+// member is a header of a tar, and of its content the digest.
+type member struct {
+	tar.Header
+	digest string
 }
 
 func pullImage(t *testing.T, reg *RegistryServer, ref string) pulledImage {
@@ -56,50 +70,59 @@ func pullImage(t *testing.T, reg *RegistryServer, ref string) pulledImage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pulledImage{image, layers}
+	pulled := pulledImage{Image: image}
+	for _, layer := range layers {
+		pulled.layers = append(pulled.layers, pulledLayer{layer, sync.OnceValues(func() ([]member, error) { return readMembers(layer) })})
+	}
+	return pulled
+}
+
+func readMembers(layer v1.Layer) (members []member, err error) {
+	stream, err := layer.Uncompressed()
+	if err != nil {
+		return nil, err
+	}
+	defer stream.Close()
+	for r := tar.NewReader(stream); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return members, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.New()
+		if _, err := io.Copy(sum, r); err != nil {
+			return nil, fmt.Errorf("%s: %w", h.Name, err)
+		}
+		members = append(members, member{*h, hex.EncodeToString(sum.Sum(nil))})
+	}
 }
 
 // apply applies one layer. Whiteouts hide what lower layers brought, so they
 // are applied first, in a pass of their own.
-func (m model) apply(layer v1.Layer) error {
-	err := eachHeader(layer, func(h *tar.Header, _ io.Reader) error {
+func (m model) apply(layer pulledLayer) error {
+	members, err := layer.members()
+	if err != nil {
+		return err
+	}
+	for _, h := range members {
 		dir, base := path.Split(path.Clean(h.Name))
 		if base == ".wh..wh..opq" {
 			m.removeBelow(path.Clean(dir))
 		} else if hidden, ok := strings.CutPrefix(base, ".wh."); ok {
 			m.remove(path.Join(dir, hidden))
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
-	return eachHeader(layer, func(h *tar.Header, content io.Reader) error {
+	for _, h := range members {
 		if strings.HasPrefix(path.Base(h.Name), ".wh.") {
-			return nil
+			continue
 		}
-		return m.add(h, content)
-	})
-}
-
-func eachHeader(layer v1.Layer, do func(*tar.Header, io.Reader) error) error {
-	stream, err := layer.Uncompressed()
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	for r := tar.NewReader(stream); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := do(h, r); err != nil {
+		if err := m.add(h); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}
 	}
+	return nil
 }
 
 func (m model) remove(p string) {
@@ -118,7 +141,7 @@ func (m model) removeBelow(p string) {
 	}
 }
 
-func (m model) add(h *tar.Header, content io.Reader) error {
+func (m model) add(h member) error {
 	p := path.Clean(h.Name)
 	if h.Typeflag == tar.TypeLink {
 		target, ok := m[path.Clean(h.Linkname)]
@@ -132,12 +155,7 @@ func (m model) add(h *tar.Header, content io.Reader) error {
 	e := Entry{UID: uint32(h.Uid), GID: uint32(h.Gid), Mode: uint32(h.Mode) & 0o7777, MTime: h.ModTime.UTC()}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		sum := sha256.New()
-		n, err := io.Copy(sum, content)
-		if err != nil {
-			return err
-		}
-		e.Type, e.Size, e.Digest = unix.S_IFREG, n, hex.EncodeToString(sum.Sum(nil))
+		e.Type, e.Size, e.Digest = unix.S_IFREG, h.Size, h.digest
 	case tar.TypeDir:
 		e.Type = unix.S_IFDIR
 	case tar.TypeSymlink:
