@@ -24,7 +24,7 @@ var faults = []error{unix.EIO, unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.EINTR
 // The layers of the operations that are made to fail.
 var (
 	smallSpecimen = archive(dir("d"), file("d/file", "content").xattr("user.a", "b"), file("d/.wh.gone", ""),
-		hardLink("d/hard", "d/file"), symlink("soft", "d/file"), sparse("sparse", 1<<20, "4096,5", "holes"))
+		hardLink("d/hard", "d/file"), symlink("soft", "d/file"), sparse("sparse", 128<<10, "4096,5", "holes"))
 	plain = archive(file("etc/plain", "x"))
 	other = archive(file("other", "x"))
 )
