@@ -64,9 +64,7 @@ type Builder struct {
 	chunks  int64  // chunk indexes of files in several pieces
 	bodies  bodies
 	uuid    [16]byte
-	// Of sorted.
-	scratch     []named
-	scratchText []byte
+	scratch []named // of sorted
 }
 
 // node is an inode. What at and count are depends on its kind:

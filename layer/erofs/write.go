@@ -48,7 +48,7 @@ var fileTypes = [16]byte{
 // container.ErrInvalid: a file has content beyond the end of the device, or a symbolic
 // link no target. container.ErrNotSupported: the device has more than 2^32 blocks.
 func (b *Builder) Write(w io.Writer, deviceSize int64) error {
-	defer func() { b.scratch, b.scratchText = nil, nil }()
+	defer func() { b.scratch = nil }()
 	if deviceSize>>b.bits >= noBlock {
 		return b.tooLarge(deviceSize)
 	}
@@ -72,8 +72,13 @@ func (b *Builder) Write(w io.Writer, deviceSize int64) error {
 		i := b.nodes.at(uint32(n))
 		if blocks := b.blocks(i); blocks > 0 {
 			end := out.at() + blocks<<b.bits
-			data := b.data(n)
-			out.buf = append(out.buf, data[:min(int64(len(data)), blocks<<b.bits)]...)
+			if i.isDir() {
+				for names := b.sorted(n); len(names) > 0 && out.at() < end; out.flush(flushSize) {
+					out.buf, names = b.appendNames(out.buf, names)
+				}
+			} else {
+				out.buf = append(out.buf, b.target(i)[:min(i.size, blocks<<b.bits)]...)
+			}
 			out.padTo(end)
 			out.flush(flushSize)
 		}
@@ -97,13 +102,15 @@ func (o *output) at() int64 { return o.written + int64(len(o.buf)) }
 
 func (o *output) padTo(at int64) { o.buf = append(o.buf, make([]byte, at-o.at())...) }
 
-// flush writes the buffer if it holds at least so much.
+// flush writes the buffer if it holds at least so much; after an error it only drops it.
 func (o *output) flush(size int) {
-	if len(o.buf) < size || o.err != nil {
+	if len(o.buf) < size {
 		return
 	}
-	if _, err := o.w.Write(o.buf); err != nil {
-		o.err = fmt.Errorf("write EROFS index: %w", err)
+	if o.err == nil {
+		if _, err := o.w.Write(o.buf); err != nil {
+			o.err = fmt.Errorf("write EROFS index: %w", err)
+		}
 	}
 	o.written += int64(len(o.buf))
 	o.buf = o.buf[:0]
@@ -243,14 +250,8 @@ func (b *Builder) blocks(n *node) int64 {
 	return b.roundUp(n.size-b.tailSize(n)) >> b.bits
 }
 
-// data is what an inode itself has: names or a target.
-func (b *Builder) data(n Node) []byte {
-	i := b.nodes.at(uint32(n))
-	if i.isDir() {
-		return b.appendNames(make([]byte, 0, i.size), b.sorted(n))
-	}
-	return b.text.at(i.at, int(i.size))
-}
+// target is where a symbolic link leads.
+func (b *Builder) target(n *node) []byte { return b.text.at(n.at, int(n.size)) }
 
 // named is an entry of a directory.
 type named struct {
@@ -264,16 +265,17 @@ type named struct {
 // call.
 func (b *Builder) sorted(dir Node) []named {
 	d := b.nodes.at(uint32(dir))
-	names, text := b.scratch[:0], b.scratchText[:0]
+	names := b.scratch[:0]
 	for i := d.at; i != none; i = b.names.at(i).next {
 		b.memory.used()
 		if e := b.names.at(i); e.node != none {
-			// A copy: they may lie far from each other, and are compared in any order.
-			text = append(text, b.text.at(e.text, int(e.length))...)
-			names = append(names, named{text[len(text)-int(e.length):], e.node, i})
+			names = append(names, named{b.text.at(e.text, int(e.length)), e.node, i})
 		}
 	}
-	byName := func(a, b named) int { return bytes.Compare(a.name, b.name) }
+	byName := func(one, other named) int {
+		b.memory.used()
+		return bytes.Compare(one.name, other.name)
+	}
 	if !slices.IsSortedFunc(names, byName) {
 		slices.SortFunc(names, byName)
 		b.relink(d, names)
@@ -282,7 +284,7 @@ func (b *Builder) sorted(dir Node) []named {
 		at, _ := slices.BinarySearchFunc(names, dot, byName)
 		names = slices.Insert(names, at, dot)
 	}
-	b.scratch, b.scratchText = names, text
+	b.scratch = names
 	return names
 }
 
@@ -318,6 +320,17 @@ func (b *Builder) fit(names []named) (count int, size int64) {
 	return count, size
 }
 
+// lastBlock returns the names that the last block has.
+func (b *Builder) lastBlock(names []named) []named {
+	for {
+		count, _ := b.fit(names)
+		if count == len(names) {
+			return names
+		}
+		names = names[count:]
+	}
+}
+
 func (b *Builder) dirSize(names []named) (size int64) {
 	for {
 		count, last := b.fit(names)
@@ -328,28 +341,27 @@ func (b *Builder) dirSize(names []named) (size int64) {
 	}
 }
 
-// appendNames appends the content of a directory: in each block the fixed parts, then
-// the names. Where the block has room left, a NUL ends the last one.
-func (b *Builder) appendNames(buf []byte, names []named) []byte {
-	for len(names) > 0 {
-		count, size := b.fit(names)
-		offset := uint16(count * direntSize)
-		for _, e := range names[:count] {
-			b.memory.used()
-			i := b.nodes.at(uint32(e.node))
-			buf = append64(buf, uint64(i.nid))
-			buf = append16(buf, offset)
-			buf = append(buf, fileTypes[i.kind()>>12], 0)
-			offset += uint16(len(e.name))
-		}
-		for _, e := range names[:count] {
-			buf = append(buf, e.name...)
-		}
-		if names = names[count:]; len(names) > 0 {
-			buf = append(buf, make([]byte, 1<<b.bits-size)...)
-		}
+// appendNames appends a block of a directory and returns the names that come after it. First
+// are the fixed parts, then the names. Where a block that is not the last has room left, a NUL
+// ends the last one.
+func (b *Builder) appendNames(buf []byte, names []named) ([]byte, []named) {
+	count, size := b.fit(names)
+	offset := uint16(count * direntSize)
+	for _, e := range names[:count] {
+		b.memory.used()
+		i := b.nodes.at(uint32(e.node))
+		buf = append64(buf, uint64(i.nid))
+		buf = append16(buf, offset)
+		buf = append(buf, fileTypes[i.kind()>>12], 0)
+		offset += uint16(len(e.name))
 	}
-	return buf
+	for _, e := range names[:count] {
+		buf = append(buf, e.name...)
+	}
+	if count < len(names) {
+		buf = append(buf, make([]byte, 1<<b.bits-size)...)
+	}
+	return buf, names[count:]
 }
 
 // appendInode appends an inode, the number of which in the order is ino, with all that
@@ -388,8 +400,12 @@ func (b *Builder) appendInode(buf []byte, n Node, ino, block, own uint32) []byte
 		buf = append(buf, make([]byte, (start-len(buf))&(chunkIndexSize-1))...)
 		return b.appendChunks(buf, i, own)
 	}
-	if tail > 0 {
-		buf = append(buf, b.data(n)[i.size-tail:]...)
+	switch {
+	case tail == 0:
+	case i.isDir():
+		buf, _ = b.appendNames(buf, b.lastBlock(b.sorted(n)))
+	default:
+		buf = append(buf, b.target(i)[i.size-tail:]...)
 	}
 	return buf
 }

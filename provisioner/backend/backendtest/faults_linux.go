@@ -92,8 +92,11 @@ func (s *suite) eachFault(t *testing.T, check func(t *testing.T, n int, cause er
 		t.Run(fmt.Sprint(cause), func(t *testing.T) {
 			check(t, 0, cause) // opens what stays open for good
 			open := openFiles(t)
-			for n := 1; check(t, n, cause) >= n && !t.Failed(); n++ {
+			n := 1
+			for check(t, n, cause) >= n && !t.Failed() {
+				n++
 			}
+			t.Logf("%d steps", n-1)
 			if now := openFiles(t); now != open {
 				t.Errorf("%d files are open, it were %d", now, open)
 			}
