@@ -47,13 +47,22 @@ var mtimeNS = time.Unix(1_600_000_000, 123_456_789)
 //	7  GNU tar   no entries at all
 func MultiLayerImage(tb testing.TB, reg *RegistryServer, name string) (ref string) {
 	tb.Helper()
-	RequireTools(tb, "umoci", "tar", "busybox")
-	dir := TempDir(tb)
+	RequireRoot(tb)
+	RequireTools(tb, "buildah", "skopeo", "umoci", "tar", "busybox")
+	version := multiLayerRecipe + "-" + storageDriver(tb, TempDir(tb)) + "-" + busyboxVersion(tb)
+	layout := cached(tb, "multilayer", version, func(dir string) { packMultiLayer(tb, dir) })
+	return reg.Push(tb, "oci:"+layout+":multi", name)
+}
+
+// multiLayerRecipe changes whenever packMultiLayer does.
+const multiLayerRecipe = "1"
+
+func packMultiLayer(tb testing.TB, layout string) {
+	tb.Helper()
 	b := newBuildah(tb)
 	b.layer(func(root string) { everyKind(writer{tb, root}) }, "--env="+imagePath, "--cmd=sh")
 	b.layer(func(root string) { changeKinds(writer{tb, root}) })
 	b.layer(func(root string) { bringBack(writer{tb, root}) })
-	layout := filepath.Join(dir, "oci")
 	b.save(layout, "multi")
 
 	image, t := layout+":multi", imageTool(tb)
@@ -73,10 +82,9 @@ func MultiLayerImage(tb testing.TB, reg *RegistryServer, name string) (ref strin
 	t.run(tb, "umoci", "insert", "--image", image, "--opaque", w.path("replacement"), "/umoci/opaque")
 	t.run(tb, "umoci", "insert", "--image", image, "--whiteout", "/umoci/gone")
 
-	empty := filepath.Join(dir, "empty.tar")
+	empty := filepath.Join(TempDir(tb), "empty.tar")
 	t.run(tb, "tar", "--create", "--file", empty, "--files-from", "/dev/null")
 	t.run(tb, "umoci", "raw", "add-layer", "--image", image, empty)
-	return reg.Push(tb, "oci:"+image, name)
 }
 
 // everyKind is layer 1.
