@@ -212,14 +212,23 @@ func readFile(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	content, err := io.ReadAll(f)
-	return string(content), err
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	var content strings.Builder
+	content.Grow(int(info.Size()))
+	_, err = io.Copy(&content, f)
+	return content.String(), err
 }
 
 func readXattrs(path string) (map[string]string, error) {
+	if n, err := unix.Llistxattr(path, nil); err != nil || n == 0 { // as of most
+		return nil, err
+	}
 	buffer := make([]byte, 64<<10)
 	n, err := unix.Llistxattr(path, buffer)
-	if err != nil || n == 0 {
+	if err != nil {
 		return nil, err
 	}
 	xattrs := make(map[string]string)
