@@ -52,7 +52,7 @@ func contents(t testing.TB) map[string][]byte {
 		t.Fatal(err)
 	}
 	return map[string][]byte{
-		"nothing": nil, "a byte": {'x'}, "text": bytes.Repeat(self, 100), "zeros": make([]byte, 3<<20),
+		"nothing": nil, "a byte": {'x'}, "text": bytes.Repeat(self, 25), "zeros": make([]byte, 1<<20),
 		"noise": noise, "matches": matches, "skewed": skewed,
 	}
 }
