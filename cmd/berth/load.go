@@ -31,8 +31,7 @@ func loadCommand() *cobra.Command {
 		if input == "-" && term.IsTerminal(int(os.Stdin.Fd())) {
 			return fmt.Errorf("%w: an archive is not read from a terminal: name a file with -i FILE", container.ErrInvalid)
 		}
-		progress := newProgress(os.Stderr)
-		config.Progress = progress.event
+		progress := fetching(config)
 		return withImages(cmd, config, func(ctx context.Context, images *engine.Images) error {
 			if err := images.Layers.Recover(ctx); err != nil {
 				return err

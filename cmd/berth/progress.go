@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
+	"berth/engine"
 	"berth/image"
 	"berth/provisioner/store"
 )
@@ -28,8 +30,22 @@ type progress struct {
 	told   map[image.Digest]store.Stage
 }
 
-func newProgress(out *os.File) *progress {
-	return &progress{out: out, tty: term.IsTerminal(int(out.Fd())), layers: make(map[image.Digest]*mpb.Bar), told: make(map[image.Digest]store.Stage)}
+// fetchMemory is how much the Go runtime may have in bytes before it collects all garbage that there is: decoders of
+// several layers leave more of it than they use, and to collect it sooner takes no longer.
+const fetchMemory = 44 << 20
+
+// fetching has a command that may fetch layers show on stderr how that goes, and keep within
+// the memory that GOMEMLIMIT says, or fetchMemory.
+func fetching(config *engine.Config) *progress {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(fetchMemory)
+	}
+	p := &progress{
+		out: os.Stderr, tty: term.IsTerminal(int(os.Stderr.Fd())),
+		layers: make(map[image.Digest]*mpb.Bar), told: make(map[image.Digest]store.Stage),
+	}
+	config.Progress = p.event
+	return p
 }
 
 // event is a store.Progress.

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -34,8 +33,7 @@ func provisionCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		progress := newProgress(os.Stderr)
-		config.Progress = progress.event
+		progress := fetching(config)
 		ctx, stop := interruptible(cmd.Context())
 		defer stop()
 		return withEngine(ctx, config, func(e *engine.Engine) error {

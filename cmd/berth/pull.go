@@ -5,8 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -32,11 +30,7 @@ func pullCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		progress := newProgress(os.Stderr)
-		config.Progress = progress.event
-		if os.Getenv("GOMEMLIMIT") == "" {
-			debug.SetMemoryLimit(pullMemory)
-		}
+		progress := fetching(config)
 		return withImages(cmd, config, func(ctx context.Context, images *engine.Images) error {
 			if err := images.Layers.Recover(ctx); err != nil {
 				return err
@@ -61,7 +55,3 @@ func pullCommand() *cobra.Command {
 	}
 	return cmd
 }
-
-// pullMemory is how much the Go runtime may have in bytes before it collects all garbage that there is: decoders of
-// several layers leave more of it than they use, and to collect it sooner takes no longer.
-const pullMemory = 44 << 20

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -24,8 +23,7 @@ func repairCommand() *cobra.Command {
 	config := configured(cmd, storeFlags)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		progress := newProgress(os.Stderr)
-		config.Progress = progress.event
+		progress := fetching(config)
 		return withImages(cmd, config, func(ctx context.Context, images *engine.Images) error {
 			repaired, err := images.Provisioner.Repair(ctx)
 			progress.done()

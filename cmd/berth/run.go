@@ -324,8 +324,7 @@ func run(ctx context.Context, f *pflag.FlagSet, config *engine.Config, flags *ru
 
 // runHere launches the container, waits for it and cleans up.
 func runHere(ctx context.Context, config *engine.Config, flags *runFlags, id container.ID, request *v1.ContainerConfig) error {
-	progress := newProgress(os.Stderr)
-	config.Progress = progress.event
+	progress := fetching(config)
 	return withEngine(ctx, config, func(e *engine.Engine) error {
 		request, err := e.Complete(id, request)
 		if err != nil {

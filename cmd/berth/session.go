@@ -268,8 +268,8 @@ func pullFirst(ctx context.Context, config *engine.Config, policy string, info *
 	}
 	ctx, stop := interruptible(ctx)
 	defer stop()
-	progress := newProgress(os.Stderr)
-	config.Progress, config.Log = progress.event, warnings
+	progress := fetching(config)
+	config.Log = warnings
 	images, err := engine.OpenImages(ctx, *config)
 	if err != nil {
 		return err
