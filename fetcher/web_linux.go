@@ -15,6 +15,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"berth/container"
@@ -36,17 +37,21 @@ var firstPause = 200 * time.Millisecond
 
 // web downloads.
 type web struct {
-	client *http.Client
+	client func() *http.Client
 	stall  time.Duration
 	limit  int64 // of the size of a file
 }
 
 func newWeb(stall time.Duration, limit int64) *web {
+	return &web{client: sync.OnceValue(newClient), stall: stall, limit: limit}
+}
+
+func newClient() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableCompression = true // bytes as they are kept there
 	transport.DisableKeepAlives = true  // nobody would end what is idle
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	return &web{client: &http.Client{Transport: transport, CheckRedirect: checkRedirect}, stall: stall, limit: limit}
+	return &http.Client{Transport: transport, CheckRedirect: checkRedirect}
 }
 
 // checkRedirect lets no credential go to another host: neither a password nor, as the
@@ -98,7 +103,7 @@ func (w *web) get(ctx context.Context, u *url.URL, headers http.Header) (*answer
 	}
 	guard := &stallGuard{ctx: ctx, cancel: cancel, limit: w.stall, left: w.stall}
 	guard.timer = time.AfterFunc(w.stall, func() { cancel(errStalled) })
-	response, err := w.client.Do(request)
+	response, err := w.client().Do(request)
 	guard.timer.Stop()
 	if err != nil {
 		defer cancel(nil)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -226,7 +227,7 @@ func (r *runFlags) info(image string) (info *v1.ContainerInfo, err error) {
 	if err := r.userNamespace(info); err != nil {
 		return nil, err
 	}
-	if r.containerInfo == "" && proto.Size(info) == 0 {
+	if image == "" && r.containerInfo == "" && proto.Size(info) == 0 {
 		return nil, nil
 	}
 	info.Type = v1.ContainerInfo_MESOS.Enum()
@@ -325,7 +326,10 @@ func run(ctx context.Context, f *pflag.FlagSet, config *engine.Config, flags *ru
 // runHere launches the container, waits for it and cleans up.
 func runHere(ctx context.Context, config *engine.Config, flags *runFlags, id container.ID, request *v1.ContainerConfig) error {
 	progress := fetching(config)
+	var ready sync.WaitGroup
+	ready.Go(func() { v1.Prepare(request) }) // which takes as long as to open an engine
 	return withEngine(ctx, config, func(e *engine.Engine) error {
+		ready.Wait()
 		request, err := e.Complete(id, request)
 		if err != nil {
 			return err
