@@ -28,7 +28,7 @@ func Path(path string) Node { return Node{unix.AT_FDCWD, path} }
 
 // Attributes are those of one node.
 type Attributes struct {
-	st     unix.Stat_t
+	Stat   unix.Stat_t // what else stat(2) says of the node is there, too
 	xattrs []xattr
 }
 
@@ -39,7 +39,7 @@ type xattr struct {
 
 // Of reads the attributes of a node.
 func Of(n Node) (a Attributes, err error) {
-	if a.st, err = n.stat(); err != nil {
+	if a.Stat, err = n.stat(); err != nil {
 		return a, err
 	}
 	a.xattrs, err = n.xattrs()
@@ -63,16 +63,16 @@ func (a Attributes) Give(n Node) error {
 	if err != nil {
 		return err
 	}
-	rightOwner := now.Uid == a.st.Uid && now.Gid == a.st.Gid
+	rightOwner := now.Uid == a.Stat.Uid && now.Gid == a.Stat.Gid
 	if !rightOwner {
-		if err := n.chown(int(a.st.Uid), int(a.st.Gid)); err != nil {
+		if err := n.chown(int(a.Stat.Uid), int(a.Stat.Gid)); err != nil {
 			return fmt.Errorf("chown: %w", err)
 		}
 	}
 	// chown clears setuid, setgid and file capabilities, so these come after. A symbolic
 	// link has no mode.
-	if (!rightOwner || now.Mode != a.st.Mode) && a.st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := n.chmod(a.st.Mode & 0o7777); err != nil {
+	if (!rightOwner || now.Mode != a.Stat.Mode) && a.Stat.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := n.chmod(a.Stat.Mode & 0o7777); err != nil {
 			return fmt.Errorf("chmod: %w", err)
 		}
 	}
@@ -81,7 +81,7 @@ func (a Attributes) Give(n Node) error {
 			return fmt.Errorf("set attribute %q: %w", x.name, err)
 		}
 	}
-	times := []unix.Timespec{a.st.Atim, a.st.Mtim}
+	times := []unix.Timespec{a.Stat.Atim, a.Stat.Mtim}
 	if err := disk.UtimesNanoAt(n.dir, n.name, times, n.flags()); err != nil {
 		return fmt.Errorf("set times: %w", err)
 	}

@@ -22,14 +22,14 @@ func described(t *testing.T, n Node) (a Attributes) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := a.st
-	a.st = unix.Stat_t{Mode: st.Mode, Uid: st.Uid, Gid: st.Gid, Mtim: st.Mtim, Atim: st.Atim}
+	st := a.Stat
+	a.Stat = unix.Stat_t{Mode: st.Mode, Uid: st.Uid, Gid: st.Gid, Mtim: st.Mtim, Atim: st.Atim}
 	slices.SortFunc(a.xattrs, func(a, b xattr) int { return len(a.name) - len(b.name) })
 	return a
 }
 
 func same(a, b Attributes) bool {
-	return a.st == b.st && slices.EqualFunc(a.xattrs, b.xattrs, func(a, b xattr) bool { return a.name == b.name && string(a.value) == string(b.value) })
+	return a.Stat == b.Stat && slices.EqualFunc(a.xattrs, b.xattrs, func(a, b xattr) bool { return a.name == b.name && string(a.value) == string(b.value) })
 }
 
 // All ways to name a node are as good as the others, also for nodes that cannot be opened.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -89,6 +90,7 @@ func calls(path string, f *File) map[string][]func() error {
 		"list": {
 			func() error { return of(ReadDir(dir)) },
 			func() error { return of(ReadDirent(fd, buf)) },
+			func() error { return of(ReadDirents(fd, buf)) },
 		},
 		"mkdir": {
 			func() error { return Mkdir(path, 0o700) },
@@ -290,6 +292,35 @@ func TestWriteFileHasItsSteps(t *testing.T) {
 	}
 	if want := []string{"open", "write", "close"}; !slices.Equal(steps, want) {
 		t.Errorf("the steps were %q, want %q", steps, want)
+	}
+}
+
+func TestReadDirentsSaysWhatEntriesAre(t *testing.T) {
+	dir := t.TempDir()
+	want := []Dirent{{"directory", unix.DT_DIR}, {"fifo", unix.DT_FIFO}, {"file", unix.DT_REG}, {"link", unix.DT_LNK}}
+	err := errors.Join(os.Mkdir(dir+"/directory", 0o700), unix.Mkfifo(dir+"/fifo", 0o600), os.WriteFile(dir+"/file", nil, 0o600), os.Symlink("file", dir+"/link"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var all []Dirent
+	for buffer := make([]byte, 64); ; { // of two entries at most
+		some, err := ReadDirents(int(f.Fd()), buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(some) == 0 {
+			break
+		}
+		all = append(all, some...)
+	}
+	slices.SortFunc(all, func(a, b Dirent) int { return strings.Compare(a.Name, b.Name) })
+	if !slices.Equal(all, want) {
+		t.Errorf("the entries are %v, want %v", all, want)
 	}
 }
 

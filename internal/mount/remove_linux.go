@@ -2,13 +2,11 @@ package mount
 
 import (
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -157,28 +155,11 @@ func (r *remover) empty(parent int, name string, fd, depth int) (op string, err 
 
 // list reads some of the entries of a directory, none at its end.
 func (r *remover) list(fd int) (entries []entry, err error) {
-	for len(entries) == 0 { // it may have been "." and ".."
-		n, err := disk.ReadDirent(fd, r.dirents[:])
-		if n <= 0 || err != nil {
-			return nil, err
-		}
-		entries = parseEntries(r.dirents[:n])
+	dirents, err := disk.ReadDirents(fd, r.dirents[:])
+	for _, e := range dirents {
+		entries = append(entries, entry{e.Name, e.Kind == unix.DT_DIR})
 	}
-	return entries, nil
-}
-
-// parseEntries reads what getdents64(2) has written, without "." and "..".
-func parseEntries(dirents []byte) (entries []entry) {
-	const length, kind, start = unsafe.Offsetof(unix.Dirent{}.Reclen), unsafe.Offsetof(unix.Dirent{}.Type), unsafe.Offsetof(unix.Dirent{}.Name)
-	for len(dirents) > 0 {
-		size := binary.NativeEndian.Uint16(dirents[length:])
-		name := unix.ByteSliceToString(dirents[start:size])
-		if name != "." && name != ".." {
-			entries = append(entries, entry{name, dirents[kind] == unix.DT_DIR})
-		}
-		dirents = dirents[size:]
-	}
-	return entries
+	return entries, err
 }
 
 // thaw clears the flags that keep an entry of the directory parent from being

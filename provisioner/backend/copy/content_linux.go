@@ -3,39 +3,16 @@ package copy
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 
-	"berth/internal/attributes"
 	"berth/internal/disk"
 )
 
-// file is a regular file that has a name already, and waits for all else.
+// file is a regular file, and the empty one that is to become the same.
 type file struct {
 	from, to int
-	st       unix.Stat_t // of from
-	path     string      // for errors
-}
-
-func (f file) close() error {
-	unix.Close(f.from)
-	return unix.Close(f.to)
-}
-
-// fill fills files until there are no more.
-func fill(ctx context.Context, files <-chan file) error {
-	buffer := make([]byte, 256<<10)
-	for f := range files {
-		err := f.copyContent(ctx, buffer)
-		if err == nil {
-			err = attributes.Copy(attributes.Open(f.from), attributes.Open(f.to))
-		}
-		if err := errors.Join(err, f.close()); err != nil {
-			return fmt.Errorf("%q: %w", f.path, err)
-		}
-	}
-	return nil
+	st       *unix.Stat_t // of from
 }
 
 // copyContent makes to the same as from: shared blocks where the file system can

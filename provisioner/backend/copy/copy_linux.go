@@ -1,20 +1,42 @@
-// Package copy makes a root filesystem by copying the layers one over the other. It
-// needs nothing of the kernel, and costs the time and the space of the image for each
-// container; on file systems with reflinks (btrfs, xfs) only the time of its metadata.
+// Package copy makes a root filesystem by copying the layers into one tree. It needs nothing
+// of the kernel, and costs the time and the space of the image for each container; on file
+// systems with reflinks (btrfs, xfs) only those of its metadata.
 //
-// One goroutine, the applier, makes and removes names, layer after layer; several, the
-// fillers, give the files that it made their content and attributes. No filler needs
-// a name, so that the order of the layers concerns the applier alone.
+// Nothing is made that is not seen in the end. The names that the layers have in a directory
+// are merged, the topmost layer first, and then each is made once, as the layer has it whose
+// name is seen. So nothing is ever removed or replaced, and a whiteout is a name of which
+// nothing is made. Of the Debian image in internal/bench, with seven layers, 16 258 of 18 656
+// files are seen, and 1 581 directories are 2 071 in the layers: to apply one layer after the
+// other took a quarter more of the processors' time.
+//
+// A directory is a job by itself. It is opened by its path below the roots, which no link
+// can lead elsewhere (openat2), in the root filesystem and in each layer that has it; it gets
+// its entries, then its attributes, and is closed; the directories in it are jobs to come. So
+// jobs have nothing in common but the first names of hard links, and what is open depends on
+// the number of layers, not on how deep a tree is. Of a large directory 16 files are a job,
+// too. There are twice as many jobs under way as processors, so that none is idle when one
+// ends, or waits in the kernel.
+//
+// What is left is the kernel's. A regular file takes nine system calls: open, stat and
+// listxattr of the layer's, then create, clone (where that is refused: read, write), stat,
+// utimensat, and close of both. On xfs three quarters of the processors' time are in those that
+// make an inode, share its blocks and date it, each a transaction; less than a tenth is
+// outside the kernel. Two processors take 0.58 of the time of one there: what waits, waits for
+// the buffers of an allocation group. Btrfs has one tree for all files, and both wait for its
+// locks and for the reservation of its space during a quarter of the time.
+//
+// Small files are cloned, too. To write those of up to 4 KiB instead takes as long on xfs, and
+// a sixth longer when what is then still to be written counts; on btrfs a quarter longer at
+// once.
 package copy
 
 import (
 	"context"
 	"fmt"
-	"runtime"
-
-	"golang.org/x/sync/errgroup"
+	"slices"
 
 	"berth/container"
+	"berth/internal/attributes"
 	"berth/internal/disk"
 	"berth/internal/mount"
 	"berth/layer"
@@ -73,29 +95,25 @@ func stack(ctx context.Context, layers []backend.Layer, rootfs string) error {
 		return err
 	}
 	defer root.Close()
-	workers, ctx := errgroup.WithContext(ctx)
-	files := make(chan file, 16)
-	workers.Go(func() error {
-		defer close(files)
-		for i, l := range layers {
-			a := &applier{root: int(root.Fd()), links: make(map[uint64]string), implied: make(map[string]bool), files: files}
-			for _, name := range l.Implied {
-				a.implied[name] = i > 0 // the base layer's are all there is
-			}
-			if err := a.apply(ctx, l.Path); err != nil {
-				return fmt.Errorf("layer %d of %d: %w", i+1, len(layers), err)
-			}
+	// What it has inherited itself, such as a default access control list, is not to be
+	// inherited by what is made in it.
+	if err := attributes.Clear(attributes.Open(int(root.Fd()))); err != nil {
+		return err
+	}
+	var sources []*source
+	for i, l := range slices.Backward(layers) {
+		dir, err := disk.Open(l.Path)
+		if err != nil {
+			return fmt.Errorf("layer %d: %w", i+1, err)
 		}
-		return nil
-	})
-	for range min(runtime.GOMAXPROCS(0), 8) {
-		workers.Go(func() error { return fill(ctx, files) })
+		defer dir.Close()
+		s := &source{number: i + 1, root: int(dir.Fd()), whiteouts: l.Whiteouts, implied: make(map[string]bool, len(l.Implied))}
+		for _, name := range l.Implied {
+			s.implied[name] = true
+		}
+		sources = append(sources, s)
 	}
-	err = workers.Wait()
-	for f := range files { // what an error has left
-		f.close()
-	}
-	return err
+	return run(ctx, int(root.Fd()), sources)
 }
 
 // Destroy implements backend.Backend.

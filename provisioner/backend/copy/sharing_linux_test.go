@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/disk"
 	"berth/internal/mount/mounttest"
 	"berth/provisioner/backend"
 	"berth/provisioner/backend/backendtest"
@@ -56,29 +57,29 @@ var errStop = errors.New("stop")
 
 func TestALongCopyIsInterrupted(t *testing.T) {
 	dir := mounttest.FileSystem(t, "ext4")
+	const files, untilStop = 2000, 100
 	tree := backendtest.Tree{}
-	for i := range 2000 {
+	for i := range files {
 		tree = append(tree, backendtest.File(fmt.Sprint(i), "content"))
 	}
 	layer := tree.Write(t, filepath.Join(dir, "layer"))
-	var layers []backend.Layer
-	for range 50 {
-		layers = append(layers, layer)
-	}
 	rootfs := filepath.Join(dir, "rootfs")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	done := make(chan error)
-	go func() {
-		err := New().Provision(ctx, layers, rootfs, dir)
-		done <- err
-	}()
-	for names := 0; names < 10; time.Sleep(time.Millisecond) {
-		entries, _ := os.ReadDir(rootfs)
-		names = len(entries)
-	}
-	cancel(errStop)
-	if err := <-done; !errors.Is(err, errStop) {
+	defer cancel(nil)
+	var dated atomic.Int32
+	restore := disk.Intercept(func(step disk.Step) error {
+		if step.Op == "utimensat" && dated.Add(1) == untilStop {
+			cancel(errStop)
+		}
+		return nil
+	})
+	defer restore()
+	err := New().Provision(ctx, []backend.Layer{layer}, rootfs, dir)
+	if !errors.Is(err, errStop) {
 		t.Errorf("the error is %v", err)
+	}
+	if n := dated.Load(); n > files/2 {
+		t.Errorf("%d files were copied, it was to stop after %d", n, untilStop)
 	}
 	if existed, err := New().Destroy(t.Context(), rootfs, dir); !existed || err != nil {
 		t.Errorf("Destroy returned %v, %v", existed, err)
