@@ -19,7 +19,10 @@ import (
 
 // maxWindow bounds the memory of a zstd decoder. Encoders use at most 8 MiB unless
 // told to (RFC 8878, 3.1.1.1.2).
-const maxWindow = 32 << 20
+const (
+	maxWindow   = 32 << 20
+	usualWindow = 8 << 20
+)
 
 // CompressionPeek is how many of the first bytes tell how the content is compressed.
 const CompressionPeek = 10
@@ -27,25 +30,26 @@ const CompressionPeek = 10
 // compressions are told by their first bytes, because registries are known to serve
 // layers under the wrong media type.
 var compressions = []struct {
-	name string
-	is   func(begin []byte) bool
-	open func(io.Reader) (r io.Reader, close func() error, err error)
+	name   string
+	is     func(begin []byte) bool
+	window func(begin []byte) int64
+	open   func(io.Reader) (r io.Reader, close func() error, err error)
 }{
-	{"gzip", begins("\x1f\x8b"), func(r io.Reader) (io.Reader, func() error, error) {
+	{"gzip", begins("\x1f\x8b"), small, func(r io.Reader) (io.Reader, func() error, error) {
 		z, err := gzip.NewReader(r)
 		return z, nothingToClose, err
 	}},
-	{"zstd", isZstd, func(r io.Reader) (io.Reader, func() error, error) {
+	{"zstd", isZstd, zstdWindow, func(r io.Reader) (io.Reader, func() error, error) {
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, nil, err
 		}
 		return z, func() error { z.Close(); return nil }, nil
 	}},
-	{"bzip2", isBzip2, func(r io.Reader) (io.Reader, func() error, error) {
+	{"bzip2", isBzip2, small, func(r io.Reader) (io.Reader, func() error, error) {
 		return bzip2.NewReader(r), nothingToClose, nil
 	}},
-	{"xz", begins("\xfd7zXZ\x00"), func(r io.Reader) (io.Reader, func() error, error) {
+	{"xz", begins("\xfd7zXZ\x00"), usual, func(r io.Reader) (io.Reader, func() error, error) {
 		z, err := xz.NewReader(r)
 		return z, nothingToClose, err
 	}},
@@ -63,6 +67,21 @@ func isZstd(begin []byte) bool {
 	return bytes.HasPrefix(begin, []byte("\x28\xb5\x2f\xfd")) ||
 		len(begin) >= 4 && begin[0]&0xf0 == 0x50 && string(begin[1:4]) == "\x2a\x4d\x18"
 }
+
+// zstdWindow is that of the first frame: whoever compresses a layer does so in one way.
+func zstdWindow(begin []byte) int64 {
+	var header zstd.Header
+	if header.Decode(begin) != nil || header.Skippable {
+		return usualWindow
+	}
+	return int64(min(header.WindowSize, maxWindow))
+}
+
+// small is for formats whose decoders keep little.
+func small([]byte) int64 { return 0 }
+
+// usual is for xz, whose dictionary is as large as a window of zstd mostly is.
+func usual([]byte) int64 { return usualWindow }
 
 // isBzip2 looks at the first block, too: a tar may well begin with a file whose name begins
 // with BZh.
@@ -97,7 +116,7 @@ func Inflate(ctx context.Context, r io.Reader, limits Limits, stored func() int6
 	if stored == nil {
 		stored = src.n.Load
 	}
-	inflated, err := inflate(src)
+	inflated, err := inflate(src, func(int64) error { return nil })
 	if err != nil {
 		return nil, err
 	}
@@ -108,11 +127,12 @@ func Inflate(ctx context.Context, r io.Reader, limits Limits, stored func() int6
 }
 
 // inflate returns the uncompressed content of blob. Closing the result frees the decoder,
-// not blob.
-func inflate(blob io.Reader) (*decoder, error) {
+// not blob. Before there is a decoder that keeps what it has written in memory, reserve is told how
+// many bytes that is.
+func inflate(blob io.Reader, reserve func(window int64) error) (*decoder, error) {
 	d := &decoder{blob: errorOf{r: blob}}
 	buffered := bufio.NewReaderSize(&d.blob, 64<<10)
-	begin, err := buffered.Peek(CompressionPeek)
+	begin, err := buffered.Peek(max(CompressionPeek, zstd.HeaderMaxSize))
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
@@ -122,6 +142,9 @@ func inflate(blob io.Reader) (*decoder, error) {
 			continue
 		}
 		d.format = c.name
+		if err := reserve(c.window(begin)); err != nil {
+			return nil, err
+		}
 		if d.r, d.close, err = c.open(buffered); err != nil {
 			return nil, d.classify(err)
 		}

@@ -31,6 +31,7 @@ type stream struct {
 	plain  *decoder
 	tar    *readahead.Reader
 	sum    hash.Hash
+	window int64 // of the decoder, as far as it counts
 }
 
 // The buffers of a stream.
@@ -47,24 +48,31 @@ const maxInFlight = 32 << 20
 
 var inFlight = semaphore.NewWeighted(maxInFlight)
 
+// maxWindows bounds what the decoders of all streams keep of what they have written, which is
+// most of what a pull takes of memory: two decoders with a usual window work at a time, or one with a
+// larger one. Those of others wait, with their buffers; who works needs nothing that they have.
+const maxWindows = 2 * usualWindow
+
+var windows = semaphore.NewWeighted(maxWindows)
+
 // open begins to read blob, when there is room for its buffers. The stream ends with ctx, and is
 // bounded by limits. The clock of ctx is told what it waits for.
 func open(ctx context.Context, blob io.Reader, limits Limits) (_ *stream, err error) {
 	if inFlight.Acquire(ctx, streamSize) != nil {
 		return nil, context.Cause(ctx)
 	}
-	defer func() {
-		if err != nil {
-			inFlight.Release(streamSize)
-		}
-	}()
 	clock := stages.Of(ctx)
 	s := &stream{ctx: ctx, blob: &source{r: blob, clock: clock}, sum: sha256.New()}
+	defer func() {
+		if err != nil {
+			s.release()
+		}
+	}()
 	s.budget = &budget{limits: limits, compressed: s.blob.n.Load}
 	options := aheadBuffers
 	options.Waits = clock.InflaterWaits
 	s.ahead = readahead.New(readahead.Buffered(s.blob), options)
-	if s.plain, err = inflate(readahead.Join(s.ahead)); err != nil {
+	if s.plain, err = inflate(readahead.Join(s.ahead), s.reserve); err != nil {
 		return nil, errors.Join(err, s.ahead.Close())
 	}
 	clock.UnpackerWaits(false)
@@ -73,6 +81,21 @@ func open(ctx context.Context, blob io.Reader, limits Limits) (_ *stream, err er
 	options.Look = func(piece []byte) { s.sum.Write(piece) }
 	s.tar = readahead.New(s.plain, options)
 	return s, nil
+}
+
+// reserve waits until there is room for the window of a decoder.
+func (s *stream) reserve(window int64) error {
+	window = min(window, maxWindows)
+	if windows.Acquire(s.ctx, window) != nil {
+		return context.Cause(s.ctx)
+	}
+	s.window = window
+	return nil
+}
+
+func (s *stream) release() {
+	windows.Release(s.window)
+	inFlight.Release(streamSize)
 }
 
 // Next returns the next piece, which is good until the next call; all that takes long goes by
@@ -98,7 +121,7 @@ func (s *stream) digest() image.Digest {
 
 // Close waits for a Read of the blob that is under way. It is called once.
 func (s *stream) Close() error {
-	defer inFlight.Release(streamSize)
+	defer s.release()
 	// In this order: each reads from the one before, and waits for it no longer.
 	return errors.Join(s.ahead.Close(), s.tar.Close(), s.plain.Close())
 }
