@@ -17,11 +17,11 @@ import (
 	"berth/internal/xz"
 )
 
-// maxWindow bounds the memory of a zstd decoder. Encoders use at most 8 MiB unless
-// told to (RFC 8878, 3.1.1.1.2).
+// The windows of zstd decoders, which is what they keep in memory. Encoders use at most the usual
+// one unless told to (RFC 8878, 3.1.1.1.2).
 const (
-	maxWindow   = 32 << 20
 	usualWindow = 8 << 20
+	maxWindow   = 32 << 20
 )
 
 // CompressionPeek is how many of the first bytes tell how the content is compressed.

@@ -210,11 +210,11 @@ func (s *Store) lock(ctx context.Context, mode filelock.Mode) (_ *filelock.Lock,
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the lock of %s: %w", s.dir, context.Cause(ctx))
 	}
-	gate, err := filelock.Acquire(ctx, s.dir+"/gate", filelock.Exclusive)
+	gate, err := filelock.Acquire(ctx, filepath.Join(s.dir, "gate"), filelock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := filelock.Acquire(ctx, s.dir+"/lock", mode)
+	lock, err := filelock.Acquire(ctx, filepath.Join(s.dir, "lock"), mode)
 	if err := gate.Unlock(); err != nil && lock != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}

@@ -61,10 +61,8 @@ func (p *Provisioner) record(id container.ID, m *provisioning, img store.Record)
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{p.Paths.Backends(id), dir} {
-		if err := disk.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
+		return err
 	}
 	data = append(data, '\n')
 	if len(rec.Rootfses) == 1 {

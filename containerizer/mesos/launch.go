@@ -90,7 +90,10 @@ func (l *launch) admit(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	switch err := mkdirBelow(l.records.Dir, 0o700); {
+	if err := os.MkdirAll(filepath.Dir(l.records.Dir), 0o700); err != nil {
+		return err
+	}
+	switch err := os.Mkdir(l.records.Dir, 0o700); {
 	case errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("%w: choose another --name, or end that container", container.ErrExists)
 	case err != nil:
@@ -110,18 +113,6 @@ func (l *launch) admit(ctx context.Context) (err error) {
 		}
 	}
 	return l.checkpoint(admitted)
-}
-
-// mkdirBelow makes a directory, and those above it only if they are missing, with mode 0700.
-func mkdirBelow(dir string, mode os.FileMode) error {
-	err := os.Mkdir(dir, mode)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return err
-	}
-	return os.Mkdir(dir, mode)
 }
 
 // forget removes the record: the last trace of the container.

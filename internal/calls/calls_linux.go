@@ -140,11 +140,17 @@ func (l *List) Run(b Birth) (pid, pidFD int, err error) {
 	}
 	defer unix.Munmap(page)
 	out := (*outcome)(unsafe.Pointer(&page[0]))
-	fork := l.forkCopied
+	var way fork = l.forkCopied
 	if b.Trusted && sharesMemory {
-		fork = l.forkSharing
+		way = l.forkSharing
 	}
-	if pid, pidFD, err = l.fork(b, args, fork, out); err != nil {
+	if b.Meanwhile == nil {
+		pid, pidFD, err = way.locked(args, out)
+	} else {
+		pid, pidFD, err = l.gated(b.Meanwhile, way, args, out)
+	}
+	runtime.KeepAlive(l) // what the process reads
+	if err != nil {
 		return 0, 0, err
 	}
 	if out.failed || out.child != 0 {
@@ -168,37 +174,50 @@ func (l *List) Run(b Birth) (pid, pidFD int, err error) {
 	return pid, pidFD, nil
 }
 
-// fork makes the process by one of the ways to do so.
-func (l *List) fork(b Birth, args *cloneArgs, by func(*cloneArgs, *int32, *outcome) (uintptr, syscall.Errno), out *outcome) (pid, pidFD int, err error) {
+// fork is a way to make the process.
+type fork func(*cloneArgs, *int32, *outcome) (child uintptr, errno syscall.Errno)
+
+// make makes the process. The caller has the lock of forks.
+func (f fork) make(args *cloneArgs, out *outcome) (pid, pidFD int, err error) {
 	var fd int32
+	child, errno := f(args, &fd, out)
+	if errno != 0 {
+		return 0, 0, &Failure{What: "fork", None: true, Err: errno}
+	}
+	return int(child), int(fd), nil
+}
+
+func (f fork) locked(args *cloneArgs, out *outcome) (pid, pidFD int, err error) {
 	syscall.ForkLock.Lock()
-	var g gate
-	if b.Meanwhile != nil {
-		if g, err = l.openGate(args, out); err != nil {
-			syscall.ForkLock.Unlock()
-			return 0, 0, &Failure{What: "fork", None: true, Err: err}
-		}
+	defer syscall.ForkLock.Unlock()
+	return f.make(args, out)
+}
+
+// gated makes a process that waits until something is done for it.
+func (l *List) gated(do func(pid int) error, way fork, args *cloneArgs, out *outcome) (pid, pidFD int, err error) {
+	syscall.ForkLock.Lock()
+	g, err := l.openGate(args, out)
+	if err != nil {
+		syscall.ForkLock.Unlock()
+		return 0, 0, &Failure{What: "fork", None: true, Err: err}
 	}
-	child, errno := by(args, &fd, out)
-	if b.Meanwhile != nil {
-		unix.Close(g.theirs) // before anybody else is made, who would have it, too
-	}
+	defer unix.Close(g.ours)
+	pid, pidFD, err = way.make(args, out)
+	unix.Close(g.theirs) // before anybody else is made, who would have it, too
 	syscall.ForkLock.Unlock()
-	switch {
-	case errno != 0:
-		err = &Failure{What: "fork", None: true, Err: errno}
-	case b.Meanwhile != nil:
-		if err = g.pass(func() error { return b.Meanwhile(int(child)) }); err != nil {
-			_ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0)
-			unix.Close(int(fd))
-			await(int(child))
-		}
+	if err != nil {
+		return 0, 0, err
 	}
-	if b.Meanwhile != nil {
-		unix.Close(g.ours)
+	if err = do(pid); err == nil {
+		err = g.pass()
 	}
-	runtime.KeepAlive(l) // what the process reads
-	return int(child), int(fd), err
+	if err != nil {
+		_ = unix.PidfdSendSignal(pidFD, unix.SIGKILL, nil, 0)
+		unix.Close(pidFD)
+		await(pid)
+		return 0, 0, err
+	}
+	return pid, pidFD, nil
 }
 
 // gate is a pair of sockets. By a byte the new process, which has one of them, learns that it is
@@ -221,11 +240,8 @@ func (l *List) openGate(args *cloneArgs, out *outcome) (gate, error) {
 	return gate{fds[0], fds[1]}, nil
 }
 
-// pass lets the process go on after do, and returns when it has executed the program or ended.
-func (g gate) pass(do func() error) error {
-	if err := do(); err != nil {
-		return err
-	}
+// pass lets the process go on, and returns when it has executed the program or ended.
+func (g gate) pass() error {
 	var one [1]byte
 	if err := unix.Sendmsg(g.ours, one[:], nil, nil, unix.MSG_NOSIGNAL); err != nil && err != unix.EPIPE { // it has ended
 		return os.NewSyscallError("sendmsg", err)

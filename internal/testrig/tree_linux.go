@@ -226,7 +226,7 @@ func sortEntries(entries []Entry) {
 func readEntry(path, name string, st *unix.Stat_t) (Entry, error) {
 	e := Entry{
 		Path: name, Type: st.Mode & unix.S_IFMT, Mode: st.Mode &^ unix.S_IFMT, UID: st.Uid, GID: st.Gid,
-		MTime: time.Unix(st.Mtim.Unix()).UTC(), Links: st.Nlink, First: name,
+		MTime: time.Unix(st.Mtim.Unix()).UTC(), Links: uint64(st.Nlink), First: name,
 	}
 	var err error
 	switch e.Type {

@@ -3,7 +3,6 @@ package backend
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"syscall"
 
 	"berth/container"
@@ -67,11 +66,7 @@ func (Overlay) MakeDirectories(rootfs, dir string) error {
 	if err := MakeRootfs(rootfs); err != nil {
 		return err
 	}
-	scratch := state.Scratch(dir, rootfs)
-	if err := disk.MkdirAll(filepath.Dir(scratch), 0o700); err != nil {
-		return err
-	}
-	return disk.MkdirAll(scratch, 0o700)
+	return disk.MkdirAll(state.Scratch(dir, rootfs), 0o700)
 }
 
 // Stack mounts the layers, of which all is seen that Visible returns, at rootfs. What

@@ -70,10 +70,7 @@ func (o Options) makeDir(id container.ID) error {
 	if len(id.String()) > maxID {
 		return fmt.Errorf("container id of %d bytes, with its parents: %w: at most %d are allowed", len(id.String()), container.ErrInvalid, maxID)
 	}
-	if err := os.Mkdir(o.dir(id), 0o700); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return os.MkdirAll(o.dir(id), 0o700) // the first one
+	return os.MkdirAll(o.dir(id), 0o700)
 }
 
 // maxID leaves room for what libcni adds to a name.
