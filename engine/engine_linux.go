@@ -60,19 +60,21 @@ func OpenImages(ctx context.Context, c Config) (*Images, error) {
 	return openImages(c)
 }
 
-func openImages(c Config) (*Images, error) {
-	layout, err := state.NewLayout(c.WorkDir, c.RuntimeDir)
-	if err != nil {
+func openImages(c Config) (images *Images, err error) {
+	defer func() {
 		if os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
 			err = fmt.Errorf("%w: name directories of your own; whoever runs images needs root", err)
 		}
+	}()
+	layout, err := state.NewLayout(c.WorkDir, c.RuntimeDir)
+	if err != nil {
 		return nil, fmt.Errorf("open --work_dir and --runtime_dir: %w", err)
 	}
 	layers, err := layer.Open(cmp.Or(c.DockerStoreDir, layout.Store()), layer.DefaultLimits)
 	if err != nil {
 		return nil, err
 	}
-	images := &Images{Layout: layout, Layers: layers, metrics: metrics.New(), slots: fetch.NewSlots()}
+	images = &Images{Layout: layout, Layers: layers, metrics: metrics.New(), slots: fetch.NewSlots()}
 	if err := images.open(c); err != nil {
 		return nil, errors.Join(err, images.Close())
 	}

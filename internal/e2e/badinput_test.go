@@ -496,14 +496,26 @@ func TestNotRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(filepath.Dir(program), 0o755); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{filepath.Dir(program), filepath.Dir(b.WorkDir)} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.WriteFile(program, data, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program, "run", "image").CombinedOutput()
-	if code := err.(*exec.ExitError).ExitCode(); code != 125 || !strings.Contains(string(out), "needs root") {
-		t.Errorf("exit code %d: %s", code, out)
+	expect(t, b.Run("images"), 0) // makes the directories
+	for name, dirs := range map[string][]string{
+		"directories of root's": {"BERTH_WORK_DIR=" + b.WorkDir, "BERTH_RUNTIME_DIR=" + b.RuntimeDir},
+		"none yet":              {"BERTH_WORK_DIR=/var/lib/berth-none", "BERTH_RUNTIME_DIR=/run/berth-none"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program, "run", "image")
+			run.Env = append(os.Environ(), dirs...)
+			out, err := run.CombinedOutput()
+			if code := run.ProcessState.ExitCode(); code != 125 || !strings.Contains(string(out), "needs root") {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
 	}
 }
