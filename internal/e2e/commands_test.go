@@ -218,14 +218,11 @@ func TestExec(t *testing.T) {
 	closes()
 
 	window := openWindow(t, w.Command, "exec", "-it", "w-pod", "sh", "-c", "stty size; read line; echo got $line; exit 3")
-	before := window.settings()
 	window.expect("24 80\r\n")
 	window.enter("keys\r")
 	window.expect("got keys\r\n")
 	window.ends(3)
-	if window.settings() != before {
-		t.Error("the terminal is not as it was")
-	}
+	window.isRestored()
 	// With its client goes the command.
 	dead := w.Start("exec", "w-pod", "sleep", "4711")
 	await(t, func() bool { return strings.Count(w.does("ps"), "\n") == 3 })
@@ -248,15 +245,12 @@ func TestAttach(t *testing.T) {
 
 	w.does("run", "-d", "-it", "--name", "w-tty", w.image, "--", "sh", "-c", "while read line; do echo got $line; stty size; done")
 	window := openWindow(t, w.Command, "attach", "w-tty")
-	before := window.settings()
 	window.awaitRaw(true)
 	window.enter("a word\r")
 	window.expect("got a word\r\n24 80\r\n")
 	window.enter("\x10\x11")
 	window.ends(0)
-	if window.settings() != before {
-		t.Error("the terminal is not as it was")
-	}
+	window.isRestored()
 	window = openWindow(t, w.Command, "attach", "w-tty") // the next one
 	window.awaitRaw(true)
 	window.enter("again\r")
@@ -264,12 +258,9 @@ func TestAttach(t *testing.T) {
 
 	// A second writer is told so, with a terminal and without; he may look on.
 	second := openWindow(t, w.Command, "attach", "w-tty")
-	before = second.settings()
 	second.expect("somebody is attached to it, and there is one writer at a time; with --no_stdin")
 	second.ends(125)
-	if second.settings() != before {
-		t.Error("the terminal is not as it was")
-	}
+	second.isRestored()
 	w.refuses([]string{"attach", "w-tty"}, "attach to the input of w-tty", "one writer at a time", "--no_stdin")
 	window.enter("more\r")
 	window.expect("got more")

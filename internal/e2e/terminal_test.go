@@ -28,6 +28,8 @@ type window struct {
 	tty  *os.File // the other end, as another program in the window has it
 	cmd  *exec.Cmd
 
+	before unix.Termios // the settings that berth found
+
 	mu     sync.Mutex
 	shown  bytes.Buffer
 	seen   int // how much of it was expected
@@ -69,6 +71,7 @@ func openWindowTo(t *testing.T, b *testrig.Command, stdout *os.File, args ...str
 		w.cmd.Stdout = stdout
 	}
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	w.before = w.settings()
 	if err := w.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +170,14 @@ func (w *window) settings() unix.Termios {
 	return *settings
 }
 
+// isRestored checks that the settings of the terminal are those that berth found.
+func (w *window) isRestored() {
+	w.Helper()
+	if after := w.settings(); after != w.before {
+		w.Errorf("the settings of the terminal were %+v, are %+v", w.before, after)
+	}
+}
+
 // awaitRaw waits until the window sends every key on, or does not.
 func (w *window) awaitRaw(want bool) {
 	w.Helper()
@@ -216,7 +227,6 @@ func testTheCommandHasATerminalOfItsOwn(t *testing.T, b *testrig.Command) {
 	image := pulledImage(t, b)
 	w := openWindow(t, b, "run", "-it", "-u", "1000:7", image, "sh", "-c",
 		`for fd in 0 1 2; do test -t $fd || echo $fd is none; done; tty; stty size; echo $TERM; ls -ln /dev/pts/0 /dev/console; echo by-console >/dev/console; echo by-tty >/dev/tty; exit 7`)
-	before := w.settings()
 	w.ends(7)
 	w.expect("/dev/pts/0\r\n24 80\r\nxterm\r\n")
 	for _, name := range []string{"/dev/console", "/dev/pts/0"} {
@@ -227,9 +237,7 @@ func testTheCommandHasATerminalOfItsOwn(t *testing.T, b *testrig.Command) {
 	if strings.Contains(w.text(), "is none") {
 		t.Errorf("the window shows\n%s", w.text())
 	}
-	if w.settings() != before {
-		t.Errorf("the settings of the terminal were %+v, are %+v", before, w.settings())
-	}
+	w.isRestored()
 	if left := leftBy(t, b); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
@@ -309,34 +317,29 @@ func testTheWindowIsRestored(t *testing.T, b *testrig.Command) {
 		command string
 		code    int
 	}{
-		"SIGTERM":                  {syscall.SIGTERM, "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done", 5},
-		"SIGINT":                   {syscall.SIGINT, "echo ready; exec sleep 1000", 130},
-		"SIGQUIT":                  {syscall.SIGQUIT, "ulimit -c 0; echo ready; exec sleep 1000", 131}, // no core: a busy disk may take longer than the grace
+		"SIGTERM": {syscall.SIGTERM, "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done", 5},
+		"SIGINT":  {syscall.SIGINT, "echo ready; exec sleep 1000", 130},
+		// The shell ignores this one; so it is another program that says when it is there.
+		"SIGQUIT":                  {syscall.SIGQUIT, "echo ready >file; exec tail -f file", 131},
 		"SIGHUP":                   {syscall.SIGHUP, "echo ready; exec sleep 1000", 129},
 		"the end of the container": {0, "echo ready; exec nosuchcommand", 127},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := openWindow(t, b, "run", "-it", image, "sh", "-c", c.command)
-			before := w.settings()
 			w.expect("ready")
 			if c.signal != 0 {
 				w.awaitRaw(true)
 				w.cmd.Process.Signal(c.signal)
 			}
 			w.ends(c.code)
-			if after := w.settings(); after != before {
-				t.Errorf("the settings of the terminal were %+v, are %+v", before, after)
-			}
+			w.isRestored()
 		})
 	}
 	t.Run("a limitation", func(t *testing.T) {
 		w := openWindow(t, b, "run", "-it", "--memory", "32m", image, "dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=100")
-		before := w.settings()
 		w.ends(137)
 		w.expect("memory limit of 32 MiB exceeded")
-		if after := w.settings(); after != before {
-			t.Errorf("the settings of the terminal were %+v, are %+v", before, after)
-		}
+		w.isRestored()
 	})
 }
 
@@ -459,7 +462,6 @@ func testOutputThatNobodyReads(t *testing.T, b *testrig.Command) {
 		t.Fatal(err)
 	}
 	w := openWindowTo(t, b, writer, "run", "-it", image, "yes")
-	before := w.settings()
 	if _, err := io.ReadFull(reader, make([]byte, 2)); err != nil {
 		t.Fatal(err)
 	}
@@ -467,7 +469,5 @@ func testOutputThatNobodyReads(t *testing.T, b *testrig.Command) {
 		t.Fatal(err)
 	}
 	w.ends(129)
-	if after := w.settings(); after != before {
-		t.Errorf("the settings of the terminal were %+v, are %+v", before, after)
-	}
+	w.isRestored()
 }
