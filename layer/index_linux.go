@@ -42,7 +42,7 @@ type placed struct {
 // lies in memory until it is written.
 func index(stream readahead.Pieces, file io.ReaderAt, memory erofs.Memory, budget *budget) (*erofs.Builder, Info, error) {
 	x := &indexer{index: erofs.NewBuilder(), implied: make(map[string]bool)}
-	x.index.SetMemory(memory)
+	x.index.SetMemory(besideWindows{memory})
 	x.entries = newEntries(&recorder{src: readahead.Join(stream)}, budget)
 	// The root is there even when it has no entry.
 	x.implied["."] = true
@@ -56,6 +56,18 @@ func index(stream readahead.Pieces, file io.ReaderAt, memory erofs.Memory, budge
 		return nil, Info{}, err
 	}
 	return x.index, Info{Size: x.stream.n, Entries: budget.entries, Nodes: x.nodes, Whiteouts: x.whiteouts, Implied: inOrder(x.implied)}, nil
+}
+
+// besideWindows leaves decoders with a large window what they take of the memory of a pull.
+type besideWindows struct{ erofs.Memory }
+
+// Room implements erofs.Memory.
+func (m besideWindows) Room() int64 {
+	room := m.Memory.Room()
+	if HasLargeWindow() {
+		return room / 6
+	}
+	return room
 }
 
 // finish takes what a file has in a last block that is not whole into the index: the kernel
@@ -190,10 +202,14 @@ func (x *indexer) setAttributes(n erofs.Node, hdr *tar.Header) error {
 	if err := x.index.SetAttr(n, attr); err != nil {
 		return err
 	}
-	for name, value := range xattrs(hdr) {
-		if err := x.index.AddXattr(n, name, value); err != nil {
-			return fmt.Errorf("set attribute: %w", err)
-		}
+	if len(hdr.PAXRecords) == 0 {
+		return nil
+	}
+	// At once: what the index has of each attempt stays there.
+	all := x.index.Xattrs(n)
+	maps.Insert(all, xattrs(hdr))
+	if err := x.index.SetXattrs(n, all); err != nil {
+		return fmt.Errorf("set attribute: %w", err)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ type stream struct {
 	plain  *decoder
 	tar    *readahead.Reader
 	sum    hash.Hash
-	window int64 // of the decoder, as far as it counts
+	window int64 // of the decoder
 }
 
 // The buffers of a stream.
@@ -54,6 +54,13 @@ var inFlight = semaphore.NewWeighted(maxInFlight)
 const maxWindows = 2 * usualWindow
 
 var windows = semaphore.NewWeighted(maxWindows)
+
+// largeWindows is how many decoders have a window that is larger than all others together may be.
+var largeWindows atomic.Int32
+
+// HasLargeWindow reports whether a layer is being decoded whose window takes most of the memory that
+// a pull is to have, so that what else would take some should wait.
+func HasLargeWindow() bool { return largeWindows.Load() > 0 }
 
 // open begins to read blob, when there is room for its buffers. The stream ends with ctx, and is
 // bounded by limits. The clock of ctx is told what it waits for.
@@ -85,16 +92,20 @@ func open(ctx context.Context, blob io.Reader, limits Limits) (_ *stream, err er
 
 // reserve waits until there is room for the window of a decoder.
 func (s *stream) reserve(window int64) error {
-	window = min(window, maxWindows)
-	if windows.Acquire(s.ctx, window) != nil {
+	if windows.Acquire(s.ctx, min(window, maxWindows)) != nil {
 		return context.Cause(s.ctx)
 	}
-	s.window = window
+	if s.window = window; window > maxWindows {
+		largeWindows.Add(1)
+	}
 	return nil
 }
 
 func (s *stream) release() {
-	windows.Release(s.window)
+	windows.Release(min(s.window, maxWindows))
+	if s.window > maxWindows {
+		largeWindows.Add(-1)
+	}
 	inFlight.Release(streamSize)
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,12 @@ import (
 
 // regionSize is how much is mapped at a time, at least.
 const regionSize = 4 << 20
+
+// room is how much of all Memories together should be in the memory of the process, and used how
+// many of them have blocks.
+const room = 24 << 20
+
+var used atomic.Int64
 
 // Memory is given out in blocks and freed as a whole. It is not safe for concurrent use.
 type Memory struct {
@@ -44,8 +51,7 @@ func (m *Memory) Block(size int) []byte {
 	return block
 }
 
-// grow reports whether there is another region. The process has nothing of those before in its
-// memory then.
+// grow reports whether there is another region.
 func (m *Memory) grow(size int) bool {
 	if m.file == nil {
 		file, err := disk.OpenFile(m.dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
@@ -53,6 +59,7 @@ func (m *Memory) grow(size int) bool {
 			return false
 		}
 		m.file = file
+		used.Add(1)
 	}
 	// A page for which the disk had no room later would end the process.
 	if unix.Fallocate(int(m.file.Fd()), 0, m.size, int64(size)) != nil {
@@ -62,11 +69,14 @@ func (m *Memory) grow(size int) bool {
 	if err != nil {
 		return false
 	}
-	m.Release()
 	m.size += int64(size)
 	m.regions, m.free = append(m.regions, region), region
 	return true
 }
+
+// Room is how many bytes of the blocks should be in the memory of the process: its part of what
+// there is for all Memories.
+func (m *Memory) Room() int64 { return room / max(1, used.Load()) }
 
 // Release takes all blocks out of the memory of the process. They are in that of the kernel, or
 // in the file, and come back as they are used.
@@ -109,5 +119,8 @@ func (m *Memory) Close() error {
 	if m.file == nil {
 		return nil
 	}
-	return m.file.Close()
+	file := m.file
+	m.file = nil
+	used.Add(-1)
+	return file.Close()
 }

@@ -66,8 +66,30 @@ func TestReleasedBlocksAreNotOfTheProcess(t *testing.T) {
 			block[i] = 1
 		}
 	}
-	if got := mapped(t) - begin; got > 2*regionSize {
+	m.Release()
+	if got := mapped(t) - begin; got > regionSize {
 		t.Errorf("%d bytes are in memory", got)
+	}
+}
+
+// What there is for all is divided among those that have blocks.
+func TestRoom(t *testing.T) {
+	one, other := In(t.TempDir()), In(t.TempDir())
+	alone := one.Room()
+	if one.Block(8) == nil || other.Block(8) == nil {
+		t.Skip("the file system of the test has no files without a name")
+	}
+	if got := one.Room(); got != alone/2 {
+		t.Errorf("%d bytes of %d for one of two", got, alone)
+	}
+	if err := errors.Join(other.Close(), other.Close()); err != nil {
+		t.Error(err)
+	}
+	if got := one.Room(); got != alone {
+		t.Errorf("%d bytes of %d, alone again", got, alone)
+	}
+	if err := one.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -58,13 +58,14 @@ type Builder struct {
 	nodes   pages[node]
 	names   pages[entry]
 	text    texts
+	dots    uint32 // the text ".."
 	table   table
 	extents pages[Extent]
-	own     []byte // what AddData was given
-	chunks  int64  // chunk indexes of files in several pieces
+	own     pages[[BlockSize]byte] // what AddData was given
+	chunks  int64                  // chunk indexes of files in several pieces
 	bodies  bodies
 	uuid    [16]byte
-	scratch []named // of sorted
+	block   []named // of listing.block
 }
 
 // node is an inode. What at and count are depends on its kind:
@@ -98,6 +99,7 @@ type entry struct {
 	text      uint32
 	next      uint32 // name of the same directory
 	length    uint8
+	isDir     bool
 }
 
 // NewBuilder returns a Builder with an empty root.
@@ -106,7 +108,9 @@ func NewBuilder() *Builder { return newBuilder(blockBits) }
 func newBuilder(bits uint) *Builder {
 	b := &Builder{bits: bits}
 	b.table.init(&b.memory)
-	b.nodes.memory, b.names.memory, b.extents.memory, b.text.memory = &b.memory, &b.memory, &b.memory, &b.memory
+	b.nodes.memory, b.names.memory, b.text.memory, b.extents.memory, b.own.memory = &b.memory, &b.memory, &b.memory, &b.memory, &b.memory
+	b.bodies.init(&b.text)
+	b.dots, _ = b.text.add("..") // the first
 	b.nodes.add(node{mode: syscall.S_IFDIR | 0o755, at: none, count: uint32(Root), links: 1})
 	return b
 }
@@ -143,7 +147,7 @@ func (b *Builder) Make(dir Node, name string, attr Attr) (Node, error) {
 		return 0, fmt.Errorf("%s: %w", quote(name), err)
 	}
 	made := Node(b.nodes.n)
-	if err := b.enter(dir, name, made); err != nil {
+	if err := b.enter(dir, name, made, n.isDir()); err != nil {
 		return 0, err
 	}
 	b.nodes.add(n)
@@ -161,7 +165,7 @@ func (b *Builder) Link(dir Node, name string, target Node) error {
 	if err := b.free(dir, name); err != nil {
 		return err
 	}
-	if err := b.enter(dir, name, target); err != nil {
+	if err := b.enter(dir, name, target, false); err != nil {
 		return err
 	}
 	n.links++
@@ -208,9 +212,9 @@ func (b *Builder) free(dir Node, name string) error {
 }
 
 // enter adds a name that is free.
-func (b *Builder) enter(dir Node, name string, target Node) error {
+func (b *Builder) enter(dir Node, name string, target Node, isDir bool) error {
 	if e := b.table.find(b, dir, name); e != nil {
-		e.node = target
+		e.node, e.isDir = target, isDir
 		return nil
 	}
 	text, err := b.text.add(name)
@@ -218,7 +222,7 @@ func (b *Builder) enter(dir Node, name string, target Node) error {
 		return err
 	}
 	d := b.nodes.at(uint32(dir))
-	d.at = b.names.add(entry{dir: dir, node: target, text: text, next: d.at, length: uint8(len(name))})
+	d.at = b.names.add(entry{dir: dir, node: target, text: text, next: d.at, length: uint8(len(name)), isDir: isDir})
 	b.table.put(b, d.at)
 	return nil
 }
@@ -287,10 +291,11 @@ func (b *Builder) Size() int64 {
 	return int64(b.nodes.n)*int64(unsafe.Sizeof(node{})+unsafe.Sizeof(Node(0))) +
 		int64(b.names.n)*int64(unsafe.Sizeof(entry{})) +
 		int64(len(b.table.slots))*4 +
-		int64(len(b.text.pieces))<<pieceBits +
+		b.text.size +
 		int64(b.extents.n)*int64(unsafe.Sizeof(Extent{})) +
-		int64(len(b.own)) +
-		b.chunks*chunkIndexSize + b.bodies.size
+		b.ownSize() +
+		b.chunks*chunkIndexSize +
+		int64(b.bodies.list.n)*int64(unsafe.Sizeof(body{}))
 }
 
 func isDevice(mode uint32) bool {

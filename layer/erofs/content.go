@@ -57,13 +57,18 @@ func (b *Builder) SetContent(n Node, size int64, extents ...Extent) error {
 }
 
 // AddData puts data into the index, for content that does not lie in the device as an extent
-// must, and returns where. The Builder keeps it in memory until it is written.
+// must, and returns where. The Builder keeps it until it is written.
 func (b *Builder) AddData(data []byte) Extent {
-	at := int64(len(b.own))
-	b.own = append(b.own, data...)
-	b.own = append(b.own, make([]byte, b.roundUp(int64(len(b.own)))-int64(len(b.own)))...)
-	return Extent{Offset: at, Length: int64(len(data)), Own: true}
+	e := Extent{Offset: b.ownSize(), Length: int64(len(data)), Own: true}
+	for len(data) > 0 || b.ownSize() != b.roundUp(b.ownSize()) {
+		var block [BlockSize]byte
+		data = data[copy(block[:], data):]
+		b.own.add(block)
+	}
+	return e
 }
+
+func (b *Builder) ownSize() int64 { return int64(b.own.n) * BlockSize }
 
 // AppendExtent adds the next piece of a file: the last one grows where it continues that.
 func AppendExtent(extents []Extent, e Extent) []Extent {
@@ -89,7 +94,7 @@ func (b *Builder) join(size int64, extents []Extent) ([]Extent, error) {
 		switch {
 		case e.Length == 0:
 			continue
-		case e.Length < 0 || e.Length > size-at || e.Offset < Hole || e.Own && e.Length > int64(len(b.own))-e.Offset:
+		case e.Length < 0 || e.Length > size-at || e.Offset < Hole || e.Own && e.Length > b.ownSize()-e.Offset:
 			return nil, fmt.Errorf("%w: %d bytes at %d of the device, as bytes %d on of a file of %d", container.ErrInvalid, e.Length, e.Offset, at, size)
 		case at%block != 0 || e.Offset >= 0 && e.Offset%block != 0:
 			return nil, fmt.Errorf("%w: %d bytes at %d of the device, as bytes %d on of a file: both must be multiples of %d",
@@ -145,9 +150,13 @@ func (b *Builder) chunkFormat(n *node) (format uint32, count int64) {
 
 // pieces returns the extents of a regular file that is not empty.
 func (b *Builder) pieces(n *node) []Extent {
-	if !n.scattered {
-		return []Extent{{Offset: int64(n.at) << b.bits, Length: n.size}}
+	if n.scattered {
+		return b.scattered(n)
 	}
+	return []Extent{{Offset: int64(n.at) << b.bits, Length: n.size}}
+}
+
+func (b *Builder) scattered(n *node) []Extent {
 	pieces := make([]Extent, n.count)
 	for i := range pieces {
 		pieces[i] = *b.extents.at(n.at + uint32(i))

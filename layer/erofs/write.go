@@ -1,7 +1,6 @@
 package erofs
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -48,7 +47,6 @@ var fileTypes = [16]byte{
 // container.ErrInvalid: a file has content beyond the end of the device, or a symbolic
 // link no target. container.ErrNotSupported: the device has more than 2^32 blocks.
 func (b *Builder) Write(w io.Writer, deviceSize int64) error {
-	defer func() { b.scratch = nil }()
 	if deviceSize>>b.bits >= noBlock {
 		return b.tooLarge(deviceSize)
 	}
@@ -59,33 +57,41 @@ func (b *Builder) Write(w io.Writer, deviceSize int64) error {
 	out := &output{w: w}
 	out.buf = b.appendSuper(out.buf, l, deviceSize)
 	block := l.inodes >> b.bits
-	for i, n := range l.order {
-		b.memory.used()
+	for i := range l.order.n {
+		n := *l.order.at(i)
 		out.padTo(int64(b.nodes.at(uint32(n)).nid) * slotSize)
-		out.buf = b.appendInode(out.buf, n, uint32(i+1), uint32(block), uint32(l.own>>b.bits))
+		out.buf = b.appendInode(out.buf, n, i+1, uint32(block), uint32(l.own>>b.bits))
 		block += b.blocks(b.nodes.at(uint32(n)))
 		out.flush(flushSize)
 	}
 	out.padTo(l.inodes)
-	for _, n := range l.order {
-		b.memory.used()
-		i := b.nodes.at(uint32(n))
-		if blocks := b.blocks(i); blocks > 0 {
-			end := out.at() + blocks<<b.bits
-			if i.isDir() {
-				for names := b.sorted(n); len(names) > 0 && out.at() < end; out.flush(flushSize) {
-					out.buf, names = b.appendNames(out.buf, names)
-				}
-			} else {
-				out.buf = append(out.buf, b.target(i)[:min(i.size, blocks<<b.bits)]...)
-			}
-			out.padTo(end)
-			out.flush(flushSize)
-		}
+	for i := range l.owners.n {
+		b.writeBlocks(out, *l.owners.at(i))
 	}
-	out.buf = append(out.buf, b.own...)
+	for i := range b.own.n {
+		out.buf = append(out.buf, b.own.at(i)[:]...)
+		out.flush(flushSize)
+	}
 	out.flush(0)
 	return out.err
+}
+
+// writeBlocks writes the blocks that an inode has for its names or its target.
+func (b *Builder) writeBlocks(out *output, n Node) {
+	i := b.nodes.at(uint32(n))
+	end := out.at() + b.blocks(i)<<b.bits
+	if !i.isDir() {
+		out.buf = append(out.buf, b.target(i)[:min(i.size, end-out.at())]...)
+		out.padTo(end)
+		return
+	}
+	l := b.list(n)
+	for out.at() < end {
+		next := out.at() + 1<<b.bits
+		out.buf = b.appendNames(out.buf, l.block())
+		out.padTo(next)
+		out.flush(flushSize)
+	}
 }
 
 // output is what was appended and is not written yet.
@@ -118,36 +124,29 @@ func (o *output) flush(size int) {
 
 // layout is where everything lies.
 type layout struct {
-	order  []Node // those that have a name
-	inodes int64  // end of the inodes
-	own    int64  // end of the blocks with names and targets, where the data of AddData begin
+	order  pages[Node] // those that have a name
+	owners pages[Node] // of them, those that have blocks
+	inodes int64       // end of the inodes
+	own    int64       // end of the blocks with names and targets, where the data of AddData begin
 	end    int64
 }
 
 // layOut gives every inode that has a name its number, which says where it lies.
 func (b *Builder) layOut(deviceSize int64) (layout, error) {
 	for i := range b.nodes.n {
-		b.memory.used()
 		b.nodes.at(i).nid = 0
 	}
-	l := layout{order: list[Node](&b.memory, int(b.nodes.n))[:0]}
+	l := layout{order: pages[Node]{memory: &b.memory}, owners: pages[Node]{memory: &b.memory}}
 	at := b.roundUp(superOffset + superSize + deviceSlotSize)
 	var blocks int64
 	place := func(n Node) error {
-		b.memory.used()
 		i := b.nodes.at(uint32(n))
 		if err := b.check(i, deviceSize); err != nil {
 			return err
 		}
 		if i.isDir() {
-			names := b.sorted(n)
-			i.size, i.links = b.dirSize(names), 0
-			for _, e := range names {
-				b.memory.used()
-				if b.nodes.at(uint32(e.node)).isDir() {
-					i.links++ // "." and ".." among them
-				}
-			}
+			b.sort(i)
+			i.size, i.links = b.measure(n)
 		}
 		at = (at + slotSize - 1) &^ (slotSize - 1)
 		head, tail := b.headSize(i), b.tailSize(i)
@@ -159,8 +158,11 @@ func (b *Builder) layOut(deviceSize int64) (layout, error) {
 		}
 		i.nid = uint32(at / slotSize)
 		at += head + tail
-		blocks += b.blocks(i)
-		l.order = append(l.order, n)
+		if own := b.blocks(i); own > 0 {
+			blocks += own
+			l.owners.add(n)
+		}
+		l.order.add(n)
 		return nil
 	}
 	if err := place(Root); err != nil {
@@ -186,7 +188,7 @@ func (b *Builder) layOut(deviceSize int64) (layout, error) {
 	}
 	l.inodes = b.roundUp(at)
 	l.own = l.inodes + blocks<<b.bits
-	l.end = l.own + int64(len(b.own))
+	l.end = l.own + b.ownSize()
 	if l.end>>b.bits >= noBlock {
 		return l, fmt.Errorf("%w: an EROFS index of more than 2^32 blocks", container.ErrNotSupported)
 	}
@@ -218,8 +220,8 @@ func (b *Builder) check(n *node, deviceSize int64) error {
 // headSize is the size of an inode with its attributes and chunk indexes.
 func (b *Builder) headSize(n *node) int64 {
 	size := int64(inodeSize)
-	if body := b.bodies.at(n.xattrs); body != "" {
-		size += xattrHeader + int64(len(body))
+	if body := b.bodies.size(n.xattrs); body > 0 {
+		size += xattrHeader + body
 	}
 	if n.kind() == syscall.S_IFREG && n.size > 0 {
 		_, count := b.chunkFormat(n)
@@ -253,117 +255,6 @@ func (b *Builder) blocks(n *node) int64 {
 // target is where a symbolic link leads.
 func (b *Builder) target(n *node) []byte { return b.text.at(n.at, int(n.size)) }
 
-// named is an entry of a directory.
-type named struct {
-	name   []byte
-	node   Node
-	number uint32
-}
-
-// sorted returns the entries of a directory in order, "." and ".." at their place
-// among them, and leaves the names linked in that order. They are good until the next
-// call.
-func (b *Builder) sorted(dir Node) []named {
-	d := b.nodes.at(uint32(dir))
-	names := b.scratch[:0]
-	for i := d.at; i != none; i = b.names.at(i).next {
-		b.memory.used()
-		if e := b.names.at(i); e.node != none {
-			names = append(names, named{b.text.at(e.text, int(e.length)), e.node, i})
-		}
-	}
-	byName := func(one, other named) int {
-		b.memory.used()
-		return bytes.Compare(one.name, other.name)
-	}
-	if !slices.IsSortedFunc(names, byName) {
-		slices.SortFunc(names, byName)
-		b.relink(d, names)
-	}
-	for _, dot := range []named{{name: []byte("."), node: dir}, {name: []byte(".."), node: Node(d.count)}} {
-		at, _ := slices.BinarySearchFunc(names, dot, byName)
-		names = slices.Insert(names, at, dot)
-	}
-	b.scratch = names
-	return names
-}
-
-// relink links the names of a directory in a new order, and those that were removed
-// after them: they may be given to other inodes yet.
-func (b *Builder) relink(d *node, names []named) {
-	removed := uint32(none)
-	for i := d.at; i != none; {
-		b.memory.used()
-		e := b.names.at(i)
-		next := e.next
-		if e.node == none {
-			e.next, removed = removed, i
-		}
-		i = next
-	}
-	d.at = removed
-	for _, e := range slices.Backward(names) {
-		b.memory.used()
-		b.names.at(e.number).next, d.at = d.at, e.number
-	}
-}
-
-// fit returns how many of the names the next block has, and the bytes that these take.
-func (b *Builder) fit(names []named) (count int, size int64) {
-	for _, e := range names {
-		next := size + direntSize + int64(len(e.name))
-		if next > 1<<b.bits {
-			break
-		}
-		count, size = count+1, next
-	}
-	return count, size
-}
-
-// lastBlock returns the names that the last block has.
-func (b *Builder) lastBlock(names []named) []named {
-	for {
-		count, _ := b.fit(names)
-		if count == len(names) {
-			return names
-		}
-		names = names[count:]
-	}
-}
-
-func (b *Builder) dirSize(names []named) (size int64) {
-	for {
-		count, last := b.fit(names)
-		if names = names[count:]; len(names) == 0 {
-			return size + last
-		}
-		size += 1 << b.bits
-	}
-}
-
-// appendNames appends a block of a directory and returns the names that come after it. First
-// are the fixed parts, then the names. Where a block that is not the last has room left, a NUL
-// ends the last one.
-func (b *Builder) appendNames(buf []byte, names []named) ([]byte, []named) {
-	count, size := b.fit(names)
-	offset := uint16(count * direntSize)
-	for _, e := range names[:count] {
-		b.memory.used()
-		i := b.nodes.at(uint32(e.node))
-		buf = append64(buf, uint64(i.nid))
-		buf = append16(buf, offset)
-		buf = append(buf, fileTypes[i.kind()>>12], 0)
-		offset += uint16(len(e.name))
-	}
-	for _, e := range names[:count] {
-		buf = append(buf, e.name...)
-	}
-	if count < len(names) {
-		buf = append(buf, make([]byte, 1<<b.bits-size)...)
-	}
-	return buf, names[count:]
-}
-
 // appendInode appends an inode, the number of which in the order is ino, with all that
 // stands beside it. block is where its own blocks will be, own where the data of AddData begin.
 func (b *Builder) appendInode(buf []byte, n Node, ino, block, own uint32) []byte {
@@ -371,7 +262,7 @@ func (b *Builder) appendInode(buf []byte, n Node, ino, block, own uint32) []byte
 	start := len(buf)
 	body := b.bodies.at(i.xattrs)
 	words := 0
-	if body != "" {
+	if len(body) > 0 {
 		words = 1 + len(body)/4
 	}
 	chunked := i.kind() == syscall.S_IFREG && i.size > 0
@@ -393,7 +284,7 @@ func (b *Builder) appendInode(buf []byte, n Node, ino, block, own uint32) []byte
 	buf = append32(buf, u, ino, i.uid, i.gid)
 	buf = append64(buf, uint64(i.sec))
 	buf = append32(buf, i.nsec, i.links, 0, 0, 0, 0)
-	if body != "" {
+	if len(body) > 0 {
 		buf = append(append(buf, make([]byte, xattrHeader)...), body...)
 	}
 	if chunked {
@@ -403,7 +294,11 @@ func (b *Builder) appendInode(buf []byte, n Node, ino, block, own uint32) []byte
 	switch {
 	case tail == 0:
 	case i.isDir():
-		buf, _ = b.appendNames(buf, b.lastBlock(b.sorted(n)))
+		l := b.list(n)
+		for range b.blocks(i) {
+			l.block()
+		}
+		buf = b.appendNames(buf, l.block())
 	default:
 		buf = append(buf, b.target(i)[i.size-tail:]...)
 	}
@@ -416,7 +311,7 @@ func (b *Builder) appendSuper(buf []byte, l layout, deviceSize int64) []byte {
 	buf = append32(buf, magic, 0, compatChecksum|compatMtime)
 	buf = append(buf, byte(b.bits), 0)
 	buf = append16(buf, uint16(b.nodes.at(uint32(Root)).nid))
-	buf = append64(buf, uint64(len(l.order)))
+	buf = append64(buf, uint64(l.order.n))
 	buf = append64(buf, 0) // time of the build: no inode goes by it
 	buf = append32(buf, 0, uint32(l.end>>b.bits), 0, 0)
 	buf = append(buf, b.uuid[:]...)

@@ -1,8 +1,10 @@
 package erofs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"math"
 	"slices"
@@ -35,33 +37,55 @@ const (
 	maxBody = (65535 - 1) * 4
 )
 
-// bodies are the encoded attributes of inodes. Inodes with the same have the same body.
+// bodies are the encoded attributes of inodes. Inodes with the same share a body, mostly.
 type bodies struct {
-	list  []string
-	known map[string]uint32
-	size  int64
+	text  *texts
+	list  pages[body]
+	seed  maphash.Seed
+	known map[uint64]uint32 // numbers of the last ones, by hashes
 }
+
+// body is where the text of a body is.
+type body struct{ text, length uint32 }
+
+// maxKnown bounds the memory for finding bodies again: where many are different, each file has a
+// signature of its own, say, and there is nothing to be found.
+const maxKnown = 1 << 14
+
+func (b *bodies) init(t *texts) { b.text, b.list.memory, b.seed = t, t.memory, maphash.MakeSeed() }
 
 // number returns a body's number, which is not 0.
-func (b *bodies) number(body string) uint32 {
-	if n, ok := b.known[body]; ok {
-		return n
+func (b *bodies) number(text []byte) (uint32, error) {
+	hash := maphash.Bytes(b.seed, text)
+	if n, ok := b.known[hash]; ok && bytes.Equal(b.at(n), text) {
+		return n, nil
 	}
-	if b.known == nil {
-		b.known = map[string]uint32{}
+	at, err := b.text.add(string(text))
+	if err != nil {
+		return 0, err
 	}
-	b.list = append(b.list, body)
-	b.size += int64(len(body)) + 64
-	n := uint32(len(b.list))
-	b.known[body] = n
-	return n
+	if b.known == nil || len(b.known) == maxKnown {
+		b.known = make(map[uint64]uint32)
+	}
+	n := b.list.add(body{at, uint32(len(text))}) + 1
+	b.known[hash] = n
+	return n, nil
 }
 
-func (b *bodies) at(number uint32) string {
+func (b *bodies) at(number uint32) []byte {
 	if number == 0 {
-		return ""
+		return nil
 	}
-	return b.list[number-1]
+	one := b.list.at(number - 1)
+	return b.text.at(one.text, int(one.length))
+}
+
+// size is the length of at(number).
+func (b *bodies) size(number uint32) int64 {
+	if number == 0 {
+		return 0
+	}
+	return int64(b.list.at(number - 1).length)
 }
 
 // SetXattrs sets the extended attributes of an inode in place of those that it has.
@@ -98,10 +122,15 @@ func (b *Builder) SetXattrs(n Node, xattrs map[string]string) error {
 		return fmt.Errorf("%w: %d extended attributes, names of %d bytes (at most %d), %d bytes in all (at most %d)",
 			container.ErrInvalid, len(xattrs), list, maxXattrs, len(body), maxBody)
 	}
-	i.xattrs = 0
-	if len(body) > 0 {
-		i.xattrs = b.bodies.number(string(body))
+	if len(body) == 0 {
+		i.xattrs = 0
+		return nil
 	}
+	made, err := b.bodies.number(body)
+	if err != nil {
+		return err
+	}
+	i.xattrs = made
 	return nil
 }
 
@@ -115,12 +144,12 @@ func (b *Builder) AddXattr(n Node, name, value string) error {
 // Xattrs returns the extended attributes of an inode, in a map of the caller's own.
 func (b *Builder) Xattrs(n Node) map[string]string {
 	xattrs := map[string]string{}
-	for body := b.bodies.at(b.nodes.at(uint32(n)).xattrs); body != ""; {
+	for body := b.bodies.at(b.nodes.at(uint32(n)).xattrs); len(body) > 0; {
 		nameEnd := 4 + int(body[0])
-		end := nameEnd + int(binary.LittleEndian.Uint16([]byte(body[2:4])))
+		end := nameEnd + int(binary.LittleEndian.Uint16(body[2:4]))
 		for _, p := range xattrPrefixes {
 			if p.number == body[1] {
-				xattrs[p.prefix+body[4:nameEnd]] = body[nameEnd:end]
+				xattrs[p.prefix+string(body[4:nameEnd])] = string(body[nameEnd:end])
 			}
 		}
 		body = body[(end+3)&^3:]
