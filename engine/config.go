@@ -14,6 +14,7 @@ import (
 
 	"berth/containerizer"
 	"berth/isolator"
+	"berth/layer"
 	"berth/provisioner/store"
 	"berth/registry"
 	"berth/state"
@@ -154,6 +155,14 @@ type NamedIsolator struct {
 	Isolator isolator.Isolator
 }
 
+// readAheadMemory leaves a decoder with a large window what it takes of the 64 MB that a pull has.
+func readAheadMemory() int64 {
+	if layer.HasLargeWindow() {
+		return 4 << 20
+	}
+	return 16 << 20
+}
+
 // DefaultConfig returns what the flags default to.
 func DefaultConfig() Config {
 	return Config{
@@ -167,6 +176,8 @@ func DefaultConfig() Config {
 			CertDirs:       []string{"/etc/containers/certs.d", "/etc/docker/certs.d"},
 			HostsDir:       "/etc/containerd/certs.d",
 			RegistriesConf: "/etc/containers/registries.conf",
+
+			ReadAheadMemory: readAheadMemory,
 		},
 		CgroupsRoot:      "berth",
 		SandboxDirectory: "/mnt/mesos/sandbox",

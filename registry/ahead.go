@@ -23,7 +23,7 @@ type aheadLimits struct {
 	// lead is how long the connection that there is goes on alone, until the further ones
 	// have to bring something.
 	lead time.Duration
-	// piece is what one request asks for, and connections how many do at a time. Memory has
+	// piece is what one request asks for at most, and connections how many do at a time. Memory has
 	// one piece more than that: it is read while they fill the others.
 	piece       int64
 	connections int
@@ -151,17 +151,29 @@ func (a *ahead) begin() *piece {
 	if a.failed || a.closed || a.next == a.size {
 		return nil
 	}
-	var buffer []byte
-	if last := len(a.free) - 1; last >= 0 {
-		buffer, a.free = a.free[last], a.free[:last]
-	} else {
-		buffer = make([]byte, a.limits.piece)
-	}
-	p := &piece{from: a.next, buffer: buffer[:min(a.limits.piece, a.size-a.next)]}
+	buffer := a.buffer(a.pieceSize())
+	p := &piece{from: a.next, buffer: buffer[:min(int64(len(buffer)), a.size-a.next)]}
 	a.next += int64(len(p.buffer))
 	a.pieces = append(a.pieces, p)
 	a.changed.Broadcast()
 	return p
+}
+
+// buffer returns one of a size, and gives up those of another one.
+func (a *ahead) buffer(size int64) []byte {
+	for last := len(a.free) - 1; last >= 0; last-- {
+		var buffer []byte
+		if buffer, a.free = a.free[last], a.free[:last]; int64(len(buffer)) == size {
+			return buffer
+		}
+	}
+	return make([]byte, size)
+}
+
+// pieceSize is how much one request asks for now: less than usual where there is little memory.
+func (a *ahead) pieceSize() int64 {
+	const least = 64 << 10
+	return min(a.limits.piece, max(least, a.client.aheadMemory()/int64(a.limits.connections+1)))
 }
 
 // fill fetches a piece, and goes on where it breaks off.

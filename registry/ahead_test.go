@@ -320,6 +320,31 @@ func TestOneBlobIsReadAhead(t *testing.T) {
 	}
 }
 
+// With less memory the pieces are smaller, also of a blob that is being read ahead.
+func TestPiecesFitIntoTheMemory(t *testing.T) {
+	const small = 64 << 10
+	server := newSlowServer()
+	host := serve(t, server.ServeHTTP)
+	o := Options{ReadAheadMemory: func() int64 {
+		if len(server.asked()) < 8 {
+			return 1 << 30
+		}
+		return 4 * small
+	}}
+	got, err := readBlob(aheadClient(o), mustName(t, host+"/a"), server.descriptor())
+	server.check(t, got, err)
+	sizes := make(map[int]int)
+	for _, asked := range server.asked() {
+		var from, last int
+		if n, _ := fmt.Sscanf(asked, "bytes=%d-%d", &from, &last); n == 2 {
+			sizes[last-from+1]++
+		}
+	}
+	if sizes[testPiece] < 2 || sizes[small] < 10 || len(sizes) > 3 { // the last one is shorter
+		t.Errorf("pieces of these sizes: %v", sizes)
+	}
+}
+
 // Whatever is wrong with further connections is no error of the blob.
 func TestReadingAheadIsGivenUp(t *testing.T) {
 	answers := map[string]func(w http.ResponseWriter, r *http.Request) http.ResponseWriter{

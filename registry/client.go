@@ -3,6 +3,7 @@ package registry
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -49,6 +50,11 @@ type Options struct {
 	Attempts int
 	Backoff  time.Duration
 
+	// ReadAheadMemory is asked again and again how many bytes of memory there are for what is
+	// read ahead of a large blob that a single connection brings too slowly: the less, the more
+	// requests there are. More than 16 MiB are not used; nil: there are as many.
+	ReadAheadMemory func() int64
+
 	// CertDirs have directories HOST or HOST:PORT with the authorities *.crt to trust
 	// beside the system's, and client certificates *.cert with their *.key.
 	CertDirs []string
@@ -88,13 +94,17 @@ type common struct {
 	registries     registriesConf
 	distrusted     distrusted
 
-	ahead      aheadLimits
-	readsAhead atomic.Bool // a blob is read ahead, one at a time
+	ahead       aheadLimits
+	aheadMemory func() int64
+	readsAhead  atomic.Bool // a blob is read ahead, one at a time
 }
 
 // NewClient returns a client. It makes no connection, and reads no configuration yet:
 // what is wrong with that is an error of those who need it.
 func NewClient(o Options) *Client {
+	if o.ReadAheadMemory == nil {
+		o.ReadAheadMemory = func() int64 { return math.MaxInt64 }
+	}
 	return &Client{
 		common: &common{
 			transports:     newTransports(o),
@@ -107,6 +117,7 @@ func NewClient(o Options) *Client {
 			hostsDir:       o.HostsDir,
 			registriesConf: o.RegistriesConf,
 			ahead:          defaultAhead,
+			aheadMemory:    o.ReadAheadMemory,
 		},
 		keychain: cmp.Or[Keychain](o.Keychain, UserCredentials()),
 		sessions: map[string]*session{},
