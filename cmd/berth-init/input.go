@@ -4,8 +4,9 @@ package main
 
 import (
 	"errors"
-	"io"
 	"os"
+	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +24,11 @@ func startInput(p plan.Plan, files plan.Files, s *streams) error {
 	if !p.Input && s.kept == nil {
 		return errors.Join(files.Input.Close(), files.Control.Close())
 	}
-	control, err := polled(files.Control)
+	pipe, err := polled(files.Control)
+	if err != nil {
+		return step("open the control pipe", err)
+	}
+	conn, err := pipe.SyscallConn()
 	if err != nil {
 		return step("open the control pipe", err)
 	}
@@ -37,9 +42,12 @@ func startInput(p plan.Plan, files plan.Files, s *streams) error {
 		if input, err = polled(input); err != nil {
 			return step("open the input", err)
 		}
-		go typeAt(s.kept, input)
 	}
-	go obey(control, input, s.kept)
+	c := &controls{pipe: conn, input: input, terminal: s.kept}
+	if p.Input && s.kept != nil {
+		go c.typeAt(s.kept)
+	}
+	go c.obey()
 	return nil
 }
 
@@ -70,33 +78,54 @@ func polled(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// typeAt types what comes by the pipe.
-func typeAt(t *terminal, typed *os.File) {
+// controls are what the pipe of Controls says, about the input or the terminal of the command.
+type controls struct {
+	pipe     syscall.RawConn
+	input    *os.File
+	terminal *terminal // or nil
+
+	mu sync.Mutex // of who does what has been said
+}
+
+// typeAt types what comes by the input, each after what was said before it was sent.
+func (c *controls) typeAt(t *terminal) {
 	buffer := make([]byte, typeBuffer)
 	for {
-		n, err := typed.Read(buffer)
+		n, err := c.input.Read(buffer)
 		if err != nil {
 			return
 		}
+		_ = c.pipe.Control(func(fd uintptr) { c.do(int(fd)) })
 		if _, err := t.Write(buffer[:n]); err != nil {
 			return
 		}
 	}
 }
 
-// obey does what the Controls say. A size that the terminal does not take is that of a
-// command that has ended.
-func obey(control, input *os.File, t *terminal) {
-	var text [plan.ControlSize]byte
+// obey does what is said, until nobody can say anything.
+func (c *controls) obey() {
+	_ = c.pipe.Read(func(fd uintptr) (ended bool) { return c.do(int(fd)) })
+}
+
+// do does what has been said. A size that the terminal does not take is that of a command that
+// has ended.
+func (c *controls) do(pipe int) (ended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for {
-		if _, err := io.ReadFull(control, text[:]); err != nil {
-			return
+		var text [plan.ControlSize]byte
+		n, err := unix.Read(pipe, text[:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil || n < len(text):
+			return !errors.Is(err, unix.EAGAIN)
 		}
-		switch c := plan.DecodeControl(text); {
-		case t == nil && c.CloseInput:
-			input.Close()
-		case t != nil && !c.CloseInput:
-			_ = t.Resize(pty.Size{Rows: c.Rows, Columns: c.Columns})
+		switch said := plan.DecodeControl(text); {
+		case c.terminal == nil && said.CloseInput:
+			c.input.Close()
+		case c.terminal != nil && !said.CloseInput:
+			_ = c.terminal.Resize(pty.Size{Rows: said.Rows, Columns: said.Columns})
 		}
 	}
 }

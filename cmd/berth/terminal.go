@@ -89,6 +89,9 @@ func (t *terminal) join(m master) error {
 			signal.Stop(changes)
 			return err
 		}
+	}
+	t.resize() // before any key; and it may have changed since the request
+	if t.interactive {
 		// Ends with berth: a read of a terminal cannot be cut short.
 		go t.copyKeys()
 	}
@@ -155,7 +158,6 @@ func (t *terminal) copyOutput() error {
 // that berth was started from.
 func (t *terminal) followChanges(changes chan os.Signal) {
 	defer signal.Stop(changes)
-	t.resize() // it may have changed since the request
 	for {
 		select {
 		case <-t.stop:
