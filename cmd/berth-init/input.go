@@ -32,20 +32,17 @@ func startInput(p plan.Plan, files plan.Files, s *streams) error {
 	if err != nil {
 		return step("open the control pipe", err)
 	}
-	input := files.Input
-	if p.Input && s.kept == nil {
+	c := &controls{pipe: conn, input: files.Input, terminal: s.kept}
+	switch {
+	case p.Input && s.kept == nil:
 		if err := s.leaveInput(); err != nil {
 			return step("leave the input to the command", err)
 		}
-	}
-	if p.Input && s.kept != nil {
-		if input, err = polled(input); err != nil {
+	case p.Input:
+		if c.input, err = polled(files.Input); err != nil {
 			return step("open the input", err)
 		}
-	}
-	c := &controls{pipe: conn, input: input, terminal: s.kept}
-	if p.Input && s.kept != nil {
-		go c.typeAt(s.kept)
+		go c.typeInput()
 	}
 	go c.obey()
 	return nil
@@ -87,8 +84,9 @@ type controls struct {
 	mu sync.Mutex // of who does what has been said
 }
 
-// typeAt types what comes by the input, each after what was said before it was sent.
-func (c *controls) typeAt(t *terminal) {
+// typeInput types what comes by the input at the terminal, each after what was said before it was
+// sent.
+func (c *controls) typeInput() {
 	buffer := make([]byte, typeBuffer)
 	for {
 		n, err := c.input.Read(buffer)
@@ -96,7 +94,7 @@ func (c *controls) typeAt(t *terminal) {
 			return
 		}
 		_ = c.pipe.Control(func(fd uintptr) { c.do(int(fd)) })
-		if _, err := t.Write(buffer[:n]); err != nil {
+		if _, err := c.terminal.Write(buffer[:n]); err != nil {
 			return
 		}
 	}
