@@ -247,7 +247,8 @@ func random(seed uint64, size int) []byte {
 
 // silentKernel fails the test if the kernel has anything to say about EROFS, or about
 // layers of an overlay with one identity, that is a warning or worse. It is not of this test alone, so no other test of the machine may
-// provoke any.
+// provoke any; but that something is no EROFS at all is what `berth info` asks the kernel to find, and a test that mounts such fails by
+// that itself.
 func silentKernel(tb testing.TB) {
 	tb.Helper()
 	mounttest.RequireRoot(tb)
@@ -271,7 +272,7 @@ func silentKernel(tb testing.TB) {
 			}
 			priority, text, _ := strings.Cut(string(record[:n]), ",")
 			level, _ := strconv.Atoi(priority)
-			if level&7 <= 4 && (strings.Contains(text, "erofs") || strings.Contains(text, "uuid detected in lower fs")) {
+			if level&7 <= 4 && !strings.Contains(text, "cannot find valid erofs superblock") && (strings.Contains(text, "erofs") || strings.Contains(text, "uuid detected in lower fs")) {
 				tb.Errorf("the kernel says: %s", text)
 			}
 		}
